@@ -1,0 +1,354 @@
+"""What a composed configuration must be, and how to say in one line that it is not."""
+
+import difflib
+import functools
+import hashlib
+import inspect
+import json
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+P, R = ParamSpec("P"), TypeVar("R")
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "tracking")
+MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Size = Annotated[int, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Text = Annotated[str, Field(strict=True)]
+
+# What each value may be. A key that is not here (one of a class of your own) is held against the
+# annotation in its target's signature.
+LIMITS: dict[str, Any] = {
+    "seed": Annotated[int, Field(strict=True, ge=0, lt=2**63)],
+    "epochs": Count,
+    "log_interval": Count,
+    "clip_norm": Positive | None,
+    "patience": Count | None,
+    "objective": Literal[MEASURES + BESTS] | None,
+    "profile": Flag,
+    "tags": dict[Text, str | int | float | bool],
+    "note": str | None,
+    "data.name": Text,
+    "data.root": Text,
+    "data.split": Text | None,
+    "data.download": Flag,
+    "data.mirror": Annotated[str, Field(pattern="^https?://.")] | None,
+    "data.train": list[Text],
+    "data.test": list[Text],
+    "data.classes": list[Text | int] | None,
+    "data.first_label": Size,
+    "data.train_size": Count | None,
+    "data.val_size": Size,
+    "data.image_size": Annotated[int, Field(strict=True, ge=16, le=256)],
+    "data.mean": Fraction | None,
+    "data.std": Positive | None,
+    "data.batch_size": Count,
+    "data.test_batch_size": Count,
+    "loss.label_smoothing": Fraction,
+    "optimizer.lr": Positive,
+    "optimizer.momentum": BelowOne,
+    "optimizer.dampening": BelowOne,
+    "optimizer.weight_decay": NotNegative,
+    "optimizer.alpha": BelowOne,
+    "optimizer.eps": NotNegative,
+    "optimizer.betas": Annotated[list[BelowOne], Field(min_length=2, max_length=2)],
+    "schedule.step_size": Count,
+    "schedule.gamma": Positive,
+    "schedule.warmup_epochs": NotNegative,
+    "schedule.final_factor": Fraction,
+    "schedule.pct_start": Fraction,
+    "schedule.base_momentum": BelowOne,
+    "schedule.max_momentum": BelowOne,
+    "schedule.div_factor": Positive,
+    "schedule.final_div_factor": Positive,
+    "device.type": Literal["auto", "cpu", "cuda", "mps"],
+    "device.threads": Count | None,
+    "tracking.uri": Text | None,
+    "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
+    "tracking.run_name": Text | None,
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run: one line with the key, the value and what is accepted."""
+
+
+def check(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with every interpolation resolved.
+
+    Raises: ConfigError at the first key that is unknown, missing, or holds what it may not.
+    """
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from None
+    assert isinstance(config, dict)
+    known = {key for key in LIMITS if "." not in key} | set(GROUPS)
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key}: no such key{_nearest(str(key), known)}")
+    for group in GROUPS:
+        if not isinstance(config.get(group), dict):
+            raise ConfigError(f"{group}={_show(config.get(group))}: expected one of its options")
+    if "test/" in str(config.get("objective")):
+        raise ConfigError(
+            f"objective={config['objective']}: the test set is scored once, at the end, and nothing "
+            "is chosen by it; take val/loss or val/accuracy and set data.val_size"
+        )
+    for key, kind in LIMITS.items():
+        if "." not in key:
+            _accept(key, kind, config.get(key))
+    for group in GROUPS:
+        _check_node(group, config[group])
+    _check_choices(config)
+    return config
+
+
+def _check_node(path: str, node: dict[str, Any]) -> None:
+    hints = _hints(path, node)
+    for key, value in node.items():
+        full = f"{path}.{key}"
+        if isinstance(value, dict) and "_target_" in value:
+            _check_node(full, value)
+        elif full in LIMITS:
+            _accept(full, LIMITS[full], value)
+        elif key in hints:
+            _accept(full, hints[key], value)
+
+
+def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
+    target = node.get("_target_")
+    if target is None:
+        raise ConfigError(f"{path}: expected a _target_ to build it from, found none")
+    try:
+        call = get_method(target)
+    except Exception as error:
+        raise ConfigError(f"{path}._target_={target}: {_first_line(error)}") from None
+    function = call.__init__ if inspect.isclass(call) else call
+    names = [name for name in inspect.signature(call).parameters if name != "self"]
+    given = [key for key in node if key not in ("_target_", "_partial_", "_convert_", "_args_")]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(call).parameters.values())
+    for key in given:
+        if key not in names and not takes_any:
+            raise ConfigError(f"{path}.{key}: no such key{_nearest(key, names, path)}")
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # an annotation that can't be resolved promises nothing
+        return {}
+
+
+def _accept(key: str, kind: Any, value: Any) -> None:
+    try:
+        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        wants = " or ".join(dict.fromkeys(_lower(part["msg"]) for part in error.errors()))
+        if type(None) in typing.get_args(kind):
+            wants += " or null"
+        raise ConfigError(f"{key}={_show(value)}: {wants}") from None
+    except Exception:  # a hint that pydantic has no schema for promises nothing
+        return
+
+
+def _check_choices(config: dict[str, Any]) -> None:
+    """What single values can't say."""
+    held_out = config["data"]["val_size"]
+    if config["patience"] is not None and not held_out:
+        raise ConfigError("patience: stopping early needs a validation set; set data.val_size")
+    if "val/" in (config["objective"] or "") and not held_out:
+        raise ConfigError(
+            f"objective={config['objective']}: needs a validation set; set data.val_size"
+        )
+    optimizer = config["optimizer"]
+    if optimizer.get("nesterov") and (not optimizer["momentum"] or optimizer["dampening"]):
+        raise ConfigError("optimizer.nesterov=true: needs a momentum above 0 and no dampening")
+
+
+def _lower(text: str) -> str:
+    text = text.removeprefix("Input ")
+    return text[0].lower() + text[1:]
+
+
+def _show(value: Any) -> str:
+    """A value as it is written in YAML and on the command line."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+# ---- Records of a configuration --------------------------------------------------------------
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined with dots; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# Where a run reads and writes, and what it is called, change nothing in what it computes.
+_NO_EFFECT = ("tracking", "tags", "note", "profile", "objective")
+_NO_EFFECT_DATA = ("root", "mirror", "download")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a run's result depends on, code, data and machine aside."""
+    kept = {key: value for key, value in config.items() if key not in _NO_EFFECT}
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in _NO_EFFECT_DATA}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def tree_lines(config: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The configuration as a tree, a line a key; an object is shown as what it is made by."""
+    items = [(key, value) for key, value in config.items() if not key.startswith("_")]
+    for key, value in items:
+        last = key == items[-1][0]
+        branch, deeper = ("└── ", "    ") if last else ("├── ", "│   ")
+        if isinstance(value, Mapping) and value:
+            made_by = f": {value['_target_']}" if "_target_" in value else ""
+            yield f"{indent}{branch}{key}{made_by}"
+            yield from tree_lines(value, indent + deeper)
+        else:
+            yield f"{indent}{branch}{key}: {_show(value)}"
+
+
+# ---- Mistakes in one line --------------------------------------------------------------------
+
+
+def build(config: Mapping[str, Any], group: str, *args: Any, **kwargs: Any) -> Any:
+    """The group's object. Its target is called with what only the run knows, if that is anything.
+
+    Raises: ConfigError where the target refuses what it was given.
+    """
+    node = config[group]
+    for key in kwargs.keys() & node.keys():
+        raise ConfigError(
+            f"{group}.{key}={node[key]}: follows from the data or the run; leave it out"
+        )
+    try:
+        part = instantiate(node)
+        return part(*args, **kwargs) if node.get("_partial_") else part
+    except InstantiationException as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValueError | TypeError):
+            raise
+        raise ConfigError(_of_group(group, cause)) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(_of_group(group, error)) from error
+
+
+def _of_group(group: str, error: BaseException) -> str:
+    return _first_line(error) if _is_own(error) else f"{group}: {_first_line(error)}"
+
+
+def _is_own(error: BaseException) -> bool:
+    """Errors of this package name the key or file they are about; torch's don't know it."""
+    return type(error).__module__.startswith("lenet.")
+
+
+def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a command: a user's mistake becomes one line on standard error and exit status 2,
+    a training that failed one line and 1, Ctrl-C 130. `conf` is the folder of the groups.
+
+    With HYDRA_FULL_ERROR=1 in the environment errors keep their traceback.
+    """
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and what is said is said here
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def answered(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except KeyboardInterrupt:
+                print("Interrupted.", file=sys.stderr)
+                sys.exit(130)
+            except Exception as error:
+                line = explain(error, conf)
+                if traceback_wanted or line is None:
+                    raise
+                print(f"error: {line}", file=sys.stderr)
+                sys.exit(1 if isinstance(error, ArithmeticError) else 2)
+
+        return answered
+
+    return decorate
+
+
+def explain(error: BaseException, conf: Path) -> str | None:
+    """A user's mistake in one line, or None where the error is no such thing.
+
+    `conf` is the folder of the groups.
+    """
+    if isinstance(error, MissingConfigException):
+        return _no_such_option(error, conf)
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        key = str(cause.full_key or cause.key)
+        if key == "tags" or key.startswith("tags."):
+            return f"{key}: to add a tag write +{key}=..."
+        parent = cause.parent_node
+        names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+        prefix = key.rpartition(".")[0]
+        if not prefix:
+            names += _groups(conf)
+        return f"{key}: no such key{_nearest(str(cause.key), names, prefix)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is no KEY=VALUE ({_first_line(error)})"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(str(error).split())
+    if isinstance(error, ValueError | ArithmeticError) and _is_own(error):
+        return _first_line(error)
+    if type(error) is ValueError and "Config group override" in str(error):
+        return _first_line(error)
+    return None
+
+
+def _no_such_option(error: MissingConfigException, conf: Path) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if not group:
+        return f"--config-name={option}: no such file in {conf} or the folder given with -cd"
+    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    if not options:
+        return f"{group}={option}: no such group{_nearest(group, _groups(conf))}"
+    return f"{group}={option}: no such option; expected one of {', '.join(options)}"
+
+
+def _groups(conf: Path) -> list[str]:
+    folders = [path for path in conf.rglob("*") if path.is_dir()]
+    return [path.relative_to(conf).as_posix() for path in folders if any(path.glob("*.yaml"))]
+
+
+def _nearest(key: str, names: typing.Iterable[str], prefix: str = "") -> str:
+    names = sorted(set(names))
+    full = [f"{prefix}.{name}" if prefix else name for name in names if not name.startswith("_")]
+    close = difflib.get_close_matches(f"{prefix}.{key}" if prefix else key, full, n=1, cutoff=0.7)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(full)}" if full else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

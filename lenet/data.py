@@ -1,0 +1,436 @@
+"""Data sets: files -> checked tensors in memory -> splits -> batches.
+
+    python -m lenet.data mnist              fetch or verify a set, print what is there
+
+A set is decoded once, to float32; a batch is an index into it. No worker processes, no PIL.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lenet import sources
+from lenet.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.sources import Pair, Raw
+
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+VALIDATION_SEED = 1998  # fixed: the validation split is the same for every run's seed
+MOST_CLASSES = 1000
+
+
+class Batches:
+    """Examples in memory, as batches: in their own order, or shuffled anew each epoch.
+
+    The order of an epoch follows from (seed, epoch) alone, so a run that starts again in the
+    middle sees what it would have seen.
+
+    Shapes: images (N, C, H, W), labels (N); iterating gives them batch by batch, the last short.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, seed: int | None = None
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 1
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.seed is None:
+            yield from zip(
+                self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+            )
+            return
+        order = permutation(self.count, self.seed, self.epoch).to(self.labels.device)
+        for index in order.split(self.batch_size):
+            yield self.images[index], self.labels[index]
+
+    def to(self, device: torch.device) -> "Batches":
+        moved = self.images.to(device), self.labels.to(device)
+        return Batches(*moved, self.batch_size, self.seed)
+
+
+def permutation(count: int, *seeds: int) -> Tensor:
+    """A random order of `count` things that follows from the seeds alone."""
+    state = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(state))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A set ready for training: normalised, split, in batches. `val` is None without a split."""
+
+    name: str
+    where: str
+    classes: tuple[str, ...]
+    mean: float
+    std: float
+    sha256: str
+    val_sha256: str | None
+    train: Batches
+    val: Batches | None
+    test: Batches
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        return self.train.images.shape[2]
+
+    def line(self) -> str:
+        """The set in a few words."""
+        parts = [f"{self.train.count:,} training images", f"{self.test.count:,} test images"]
+        if self.val:
+            parts.insert(1, f"{self.val.count:,} validation images")
+        return f"{self.name}: {', '.join(parts)}, {self.num_classes} classes"
+
+    def to(self, device: torch.device) -> "Data":
+        val = self.val.to(device) if self.val else None
+        parts = {"train": self.train.to(device), "val": val, "test": self.test.to(device)}
+        return Data(**(vars(self) | parts))
+
+
+def load(
+    name: str,
+    root: str,
+    split: str | None = None,
+    download: bool = True,
+    mirror: str | None = None,
+    train_size: int | None = None,
+    val_size: int = 0,
+    image_size: int = 32,
+    mean: float | None = None,
+    std: float | None = None,
+    batch_size: int = 64,
+    test_batch_size: int = 1000,
+    seed: int = 0,
+) -> Data:
+    """A published set by name: found under `root`, or downloaded to there; `split` is EMNIST's.
+
+    `auto` is MNIST where it is on disk or can be downloaded, else the embedded digits, said in one
+    line on standard error. The rest is as in `prepare`.
+
+    Raises: DataError where the set can't be had, or is not what it claims to be.
+    """
+    raw = _fetch(name, Path(root).expanduser(), split, download, mirror)
+    return prepare(
+        raw, train_size, val_size, image_size, mean, std, batch_size, test_batch_size, seed
+    )
+
+
+def load_files(
+    name: str,
+    train: Sequence[str],
+    test: Sequence[str],
+    classes: Sequence[str] | None = None,
+    first_label: int = 0,
+    train_size: int | None = None,
+    val_size: int = 0,
+    image_size: int = 32,
+    mean: float | None = None,
+    std: float | None = None,
+    batch_size: int = 64,
+    test_batch_size: int = 1000,
+    seed: int = 0,
+) -> Data:
+    """A set of one's own: `train` and `test` each name one `.pt` or an IDX file of images and one
+    of labels. Classes are the labels' names in order, counted from `first_label`; without them
+    there are as many as the highest training label says.
+
+    Raises: DataError where a file can't be read, or the files don't fit each other.
+    """
+    pairs = []
+    for paths in (train, test):
+        images, labels = _read_pair([Path(path).expanduser() for path in paths])
+        pairs.append((images, labels - first_label))
+    raw = Raw(name, pairs[0], pairs[1], tuple(map(str, classes)) if classes else None, train[0])
+    return prepare(
+        raw, train_size, val_size, image_size, mean, std, batch_size, test_batch_size, seed
+    )
+
+
+def _read_pair(paths: Sequence[Path]) -> Pair:
+    if len(paths) == 1 and paths[0].suffix in (".pt", ".pth"):
+        return checked(*read_pt(paths[0]), str(paths[0]))
+    if len(paths) != 2:
+        given = ", ".join(map(str, paths)) or "nothing"
+        raise DataError(f"expected one .pt file or two IDX files (images, labels), found {given}")
+    return checked(read_idx(paths[0]), read_idx(paths[1]), str(paths[0]))
+
+
+SET_NAMES = ("auto", "mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "digits")
+
+
+def _fetch(name: str, root: Path, split: str | None, download: bool, mirror: str | None) -> Raw:
+    if name not in SET_NAMES:
+        raise DataError(f"data.name={name}: expected one of {', '.join(SET_NAMES)}")
+    if name != "emnist" and split is not None:
+        raise DataError(f"data.split={split}: only emnist has splits, {name} has none")
+    if name == "emnist" and split not in sources.EMNIST_SPLITS:
+        splits = ", ".join(sources.EMNIST_SPLITS)
+        raise DataError(f"data.split={split}: expected one of {splits}")
+    if name == "digits":
+        return sources.embedded_digits()
+    wanted = {"auto": "mnist", "emnist": f"emnist_{split}"}.get(name, name)
+    if raw := sources.find(wanted, root):
+        return raw
+    reason = f"no {wanted} under {root}"
+    if download:
+        try:
+            return sources.download(wanted, root, mirror)
+        except DataError as error:
+            reason += f", and {error}"
+    if name != "auto":
+        raise DataError(reason)
+    print(f"Warning: using the 1,797 embedded digits: {reason}", file=sys.stderr)
+    return sources.embedded_digits()
+
+
+def prepare(
+    raw: Raw,
+    train_size: int | None = None,
+    val_size: int = 0,
+    image_size: int = 32,
+    mean: float | None = None,
+    std: float | None = None,
+    batch_size: int = 64,
+    test_batch_size: int = 1000,
+    seed: int = 0,
+) -> Data:
+    """Splits and normalises. The validation split is drawn once for ever from the training set;
+    `train_size` keeps that many of what remains. Mean and standard deviation of pixels (0 to 1)
+    come from all training images, to four decimals as is the custom, unless given.
+
+    Raises: DataError where labels don't fit the classes, or there are too few images.
+    """
+    classes = _class_names(raw)
+    images = raw.train[0]
+    if images.shape[1:] != raw.test[0].shape[1:]:
+        shapes = f"{list(images.shape[1:])} and {list(raw.test[0].shape[1:])}"
+        raise DataError(f"{raw.where}: expected images of one shape, found {shapes}")
+    if mean is None or std is None:
+        own_mean, own_std = _pixel_statistics(images)
+        mean = own_mean if mean is None else mean
+        std = own_std if std is None else std
+
+    rest = len(images) - val_size
+    train_size = rest if train_size is None else train_size
+    if not 0 < train_size <= rest:
+        raise DataError(
+            f"data.train_size={train_size} and data.val_size={val_size}: expected at least one "
+            f"training image and at most {len(images):,} in all, which is what {raw.name} has"
+        )
+    order = permutation(len(images), VALIDATION_SEED)
+    held_out, kept = order[:val_size].sort().values, order[val_size:][:train_size].sort().values
+
+    def batches(part: Pair, index: Tensor | None, size: int, seed: int | None) -> Batches:
+        images, labels = part if index is None else (part[0][index], part[1][index])
+        return Batches(as_input(images, image_size, mean, std), labels, size, seed)
+
+    whole = len(kept) == len(images)
+    checksums = [idx_sha256(tensor) for tensor in (*raw.train, *raw.test)]
+    return Data(
+        name=raw.name,
+        where=raw.where,
+        classes=classes,
+        mean=mean,
+        std=std,
+        sha256=hashlib.sha256("".join(checksums).encode()).hexdigest(),
+        val_sha256=hashlib.sha256(held_out.numpy().tobytes()).hexdigest() if val_size else None,
+        train=batches(raw.train, None if whole else kept, batch_size, seed),
+        val=batches(raw.train, held_out, test_batch_size, None) if val_size else None,
+        test=batches(raw.test, None, test_batch_size, None),
+    )
+
+
+def _pixel_statistics(images: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation, from the counts of the 256 levels: exact and without a copy."""
+    counts = np.zeros(256)
+    for part in images.split(1000):
+        counts += np.bincount(part.numpy().reshape(-1), minlength=256)
+    levels = np.arange(256) / 255
+    mean = np.average(levels, weights=counts)
+    std = np.sqrt(np.average((levels - mean) ** 2, weights=counts))
+    return round(float(mean), 4), round(float(std), 4) or 1.0
+
+
+def _class_names(raw: Raw) -> tuple[str, ...]:
+    lowest = min(int(raw.train[1].min()), int(raw.test[1].min()))
+    highest = int(raw.train[1].max())
+    if raw.classes is None and highest >= MOST_CLASSES:
+        raise DataError(f"{raw.where}: expected labels below {MOST_CLASSES}, found {highest}")
+    classes = raw.classes or tuple(str(k) for k in range(highest + 1))
+    highest = max(highest, int(raw.test[1].max()))
+    if lowest < 0 or highest >= len(classes):
+        found = lowest if lowest < 0 else highest
+        raise DataError(
+            f"{raw.where}: expected labels from 0 to {len(classes) - 1}, found {found}"
+            " (labels that count from 1 want data.first_label=1)"
+        )
+    return classes
+
+
+def as_input(images: Tensor, image_size: int, mean: float, std: float) -> Tensor:
+    """Bytes -> what a network reads: smaller images get an even border of 0, larger ones are
+    resized, pixels are scaled to 0 to 1 and normalised.
+
+    Shapes: uint8 (N, H, W) or (N, C, H, W) -> float32 (N, C, image_size, image_size).
+    """
+    images = images[:, None] if images.ndim == 3 else images
+    count, channels, height, width = images.shape
+    output = torch.zeros(count, channels, image_size, image_size)
+    if max(height, width) > image_size:
+        # In parts: a float copy of the whole at its full size would double the memory.
+        size = (image_size, image_size)
+        for out, part in zip(output.split(1000), images.split(1000), strict=True):
+            out.copy_(
+                torch.nn.functional.interpolate(part.float(), size, mode="bilinear", antialias=True)
+            )
+    else:
+        top, left = (image_size - height) // 2, (image_size - width) // 2
+        output[:, :, top : top + height, left : left + width] = images
+    return output.div_(255).sub_(mean).div_(std)
+
+
+# ---- The tutorial's names --------------------------------------------------------------------
+
+
+class MNISTDataset(Dataset[tuple[Any, int]]):
+    """The examples of one of the tutorial's `.pt` files; `transform` is given a PIL image.
+
+    Raises: DataError where the file is missing, damaged, or holds anything but images and labels.
+    """
+
+    def __init__(
+        self, data_path: str | Path, transform: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.data, self.targets = checked(*read_pt(Path(data_path)), str(data_path))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, idx: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        image = Image.fromarray(self.data[idx].numpy())
+        return self.transform(image) if self.transform else image, int(self.targets[idx])
+
+
+class _InMemory(TensorDataset):
+    """A DataLoader asks for a batch of it in one call, not for its examples one by one."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        return tuple(tensor[indices] for tensor in self.tensors)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def get_data_loaders(
+    data_dir: str | Path = "./data", batch_size: int = 64, test_batch_size: int = 1000
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Training and test images of MNIST at 32x32, normalised; training images are shuffled.
+
+    The tutorial's `.pt` files are taken as they are; without them MNIST is looked for in the other
+    layouts and downloaded.
+
+    Raises: DataError where there is none, or a file is damaged.
+    """
+    processed = Path("MNIST", "processed")
+    paths = [
+        Path(data_dir, "train", processed, "training.pt"),
+        Path(data_dir, "test", processed, "test.pt"),
+    ]
+    if any(path.is_file() for path in paths):
+        train, test = (_read_pair([path]) for path in paths)
+    else:
+        raw = _fetch("mnist", Path(data_dir), split=None, download=True, mirror=None)
+        train, test = raw.train, raw.test
+    train_set, test_set = (
+        _InMemory(as_input(images, 32, MNIST_MEAN, MNIST_STD), labels)
+        for images, labels in (train, test)
+    )
+    return (
+        DataLoader(train_set, batch_size, shuffle=True, collate_fn=_as_it_is),
+        DataLoader(test_set, test_batch_size, collate_fn=_as_it_is),
+    )
+
+
+# ---- python -m lenet.data --------------------------------------------------------------------
+
+
+def describe(data: Data) -> str:
+    """What is in a set: counts, classes, normalisation, checksum."""
+    parts = {"train": data.train, "validation": data.val, "test": data.test}
+    shape = f"{data.in_channels}x{data.image_size}x{data.image_size}"
+    lines = [f"{data.name} from {data.where}"]
+    lines += [f"  {name:<10} {part.count:>7,} images" for name, part in parts.items() if part]
+    lines += [
+        f"  network    {shape} pixels, mean {data.mean:.4f}, std {data.std:.4f}",
+        f"  SHA-256    {data.sha256}",
+        f"  classes    {data.num_classes}, with training and test images of each:",
+    ]
+    sizes = [part.labels.bincount(minlength=data.num_classes) for part in (data.train, data.test)]
+    width = max(len(name) for name in data.classes)
+    for name, train, test in zip(data.classes, *(s.tolist() for s in sizes), strict=True):
+        lines.append(f"    {name:<{width}} {train:>7,} {test:>7,}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lenet.data",
+        description="Fetch or verify a data set and print what is there.",
+        epilog="Example: python -m lenet.data fashion_mnist --root data",
+    )
+    parser.add_argument("name", choices=SET_NAMES, help="which set", metavar="NAME")
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("LENET_DATA", "data"),
+        help="where it lies (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--split", help="which split of emnist: " + ", ".join(sources.EMNIST_SPLITS)
+    )
+    parser.add_argument("--no-download", action="store_true", help="only look on disk")
+    parser.add_argument("--mirror", help="a base URL to ask before the official ones")
+    args = parser.parse_args(argv)
+    try:
+        print(describe(load(args.name, args.root, args.split, not args.no_download, args.mirror)))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""A model and a set -> sums and counts, and what is read off them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lenet.model import probabilities
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model said of every example of a set; each figure below is derived from it.
+
+    Shapes: labels, predicted int64 (N); confidence float32 (N), the probability of `predicted`.
+    """
+
+    loss_sum: float
+    labels: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    num_classes: int
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.count
+
+    @property
+    def correct(self) -> int:
+        return int((self.predicted == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """Shapes: int64 (K, K); row = truth, column = prediction."""
+        cells = self.labels * self.num_classes + self.predicted
+        size = self.num_classes
+        return torch.bincount(cells, minlength=size * size).reshape(size, size)
+
+    @cached_property
+    def class_accuracy(self) -> list[float | None]:
+        """Accuracy of each class, None where the set has no example of it."""
+        totals = self.confusion.sum(dim=1).tolist()
+        hits = self.confusion.diagonal().tolist()
+        return [hit / total if total else None for hit, total in zip(hits, totals, strict=True)]
+
+    @cached_property
+    def calibration_error(self) -> float:
+        """Expected calibration error: |accuracy - confidence|, averaged over examples by bins.
+
+        Source: Guo et al. 2017, "On calibration of modern neural networks", 15 equal bins.
+        """
+        bins = (self.confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+        right = (self.predicted == self.labels).double()
+        gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
+        gaps.index_add_(0, bins, right - self.confidence.double())
+        return float(gaps.abs().sum()) / self.count
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    criterion: Criterion,
+    device: torch.device | str = "cpu",
+) -> Score:
+    """Scores a model on every batch, in evaluation mode; the mode it had is put back.
+
+    `criterion` returns a batch's mean, so each batch weighs by its size.
+
+    Raises: ValueError where there is no batch.
+    """
+    was_training = model.training
+    model.eval()
+    loss_sum, num_classes = 0.0, 0
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    try:
+        for inputs, labels in batches:
+            inputs, labels = inputs.to(device), labels.to(device)
+            logits = model(inputs)
+            num_classes = logits.shape[1]
+            loss_sum += float(criterion(logits, labels)) * len(labels)
+            confidence, predicted = probabilities(logits).max(dim=1)
+            parts.append((labels.cpu(), predicted.cpu(), confidence.float().cpu()))
+    finally:
+        model.train(was_training)
+    if not parts:
+        raise ValueError("evaluate: expected at least one batch, got none")
+    labels, predicted, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Score(loss_sum, labels, predicted, confidence, num_classes)
+
+
+def class_lines(accuracies: Iterable[float | None], classes: Iterable[str]) -> list[str]:
+    """One line a class, in the tutorial's words."""
+    return [
+        f"No samples for class {name}." if part is None else f"Accuracy of {name}: {part:.2%}"
+        for name, part in zip(classes, accuracies, strict=True)
+    ]
+
+
+def score_lines(score: Score, classes: Iterable[str]) -> list[str]:
+    """What a test came to, for people: the tutorial's lines, then loss and calibration."""
+    return [
+        accuracy_line(score),
+        *class_lines(score.class_accuracy, classes),
+        f"Test loss {score.loss:.4f}, expected calibration error {score.calibration_error:.2%}",
+    ]
+
+
+def accuracy_line(score: Score) -> str:
+    return f"Accuracy of the network on the {score.count} test images: {score.accuracy:.2%}"
+
+
+def evaluate_model(
+    model: nn.Module,
+    test_loader: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device | str,
+) -> float:
+    """Prints and returns the accuracy in percent."""
+    score = evaluate(model, test_loader, nn.functional.cross_entropy, device)
+    print(accuracy_line(score))
+    return 100 * score.accuracy
+
+
+def evaluate_per_class(
+    model: nn.Module,
+    test_loader: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device | str,
+    num_classes: int = 10,
+) -> list[float | None]:
+    """Prints one line a class and returns the accuracies in percent, None for an empty class.
+
+    Raises: ValueError where an example's label is not below `num_classes`.
+    """
+    score = evaluate(model, test_loader, nn.functional.cross_entropy, device)
+    if (highest := int(score.labels.max())) >= num_classes:
+        raise ValueError(f"num_classes: expected more than the label {highest}, got {num_classes}")
+    missing: list[float | None] = [None] * (num_classes - score.num_classes)
+    accuracies = (score.class_accuracy + missing)[:num_classes]
+    print("\n".join(class_lines(accuracies, [str(k) for k in range(num_classes)])))
+    return [None if part is None else 100 * part for part in accuracies]

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: the first asks the training to end at a step, the second ends the process."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupt:
+    """Takes over both signals while it is entered.
+
+    Calling it says whether a stop was asked for. Inside `deferred()` the first signal only asks;
+    a second one, and any outside, raises KeyboardInterrupt. Off the main thread, where Python
+    allows no handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell expects of a process that a signal ended: 130 or 143."""
+        return 128 + (self.signal or signal.SIGINT)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.signal is not None
+        self.signal = number
+        if again or not self._deferred:
+            raise KeyboardInterrupt
+        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)

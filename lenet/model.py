@@ -1,0 +1,75 @@
+"""LeNet-5: wiring only.
+
+Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
+Proc. IEEE 86(11), 1998. This is the tutorial's modern form of it: every S2 map feeds every C3 map,
+pooling has no parameters, the output is linear, 61,706 parameters in all.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+average_pooling = partial(nn.AvgPool2d, kernel_size=2, stride=2)
+
+
+class LeNet5(nn.Module):
+    """Two rounds of convolution, activation and pooling, then three dense layers, to logits.
+
+    `activation` and `pooling` make a module each time they are called with nothing.
+
+    Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
+    Raises: ValueError where image_size leaves nothing for S4 (16 is the least).
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: int = 32,
+        activation: Callable[[], nn.Module] = nn.Tanh,
+        pooling: Callable[[], nn.Module] = average_pooling,
+    ) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(f"image_size: expected 16 or more, got {image_size}")
+        side = ((image_size - 4) // 2 - 4) // 2  # 32 -> C1 28 -> S2 14 -> C3 10 -> S4 5
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5)
+        self.pool1 = pooling()
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.pool2 = pooling()
+        self.fc1 = nn.Linear(16 * side * side, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)["output"]
+
+    def stages(self, x: Tensor) -> dict[str, Tensor]:
+        """Every layer's output under the paper's name for it; trailing shapes are for 32x32."""
+        c1 = self.activation(self.conv1(x))  # (N, 6, 28, 28)
+        s2 = self.pool1(c1)  # (N, 6, 14, 14)
+        c3 = self.activation(self.conv2(s2))  # (N, 16, 10, 10)
+        s4 = self.pool2(c3)  # (N, 16, 5, 5)
+        # flatten, not view: an image in channels-last order has no such view.
+        c5 = self.activation(self.fc1(s4.flatten(1)))  # (N, 120)
+        f6 = self.activation(self.fc2(c5))  # (N, 84)
+        output = self.fc3(f6)  # (N, num_classes)
+        return {"C1": c1, "S2": s2, "C3": c3, "S4": s4, "C5": c5, "F6": f6, "output": output}
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the last axis: the only place where scores become probabilities.
+
+    A model returns logits, because cross entropy takes them; whoever shows a probability
+    (evaluation, prediction, plots) asks here.
+
+    Shapes: (..., K) -> (..., K), each row summing to 1.
+    """
+    return logits.softmax(dim=-1)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,78 @@
+"""Learning rate schedules, each a function of the optimizer step over a known length of training.
+
+`optimizer.lr` is always the highest rate a schedule reaches. The caller steps the schedule after
+each optimizer step.
+"""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+
+def constant(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> LambdaLR:
+    """The learning rate stays."""
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
+def step(
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    step_size: int = 3,
+    gamma: float = 0.1,
+) -> LambdaLR:
+    """The learning rate is multiplied by `gamma` every `step_size` epochs."""
+    return LambdaLR(optimizer, lambda step: gamma ** (step // (step_size * steps_per_epoch)))
+
+
+def cosine(
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 1.0,
+    final_factor: float = 0.0,
+) -> LambdaLR:
+    """Rises in a straight line over `warmup_epochs`, then falls along half a cosine to
+    `final_factor` times the peak at the last step.
+
+    Source: Loshchilov and Hutter 2017, SGDR (one period, no restart).
+    """
+    total = epochs * steps_per_epoch
+    warmup = min(round(warmup_epochs * steps_per_epoch), total)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(total - warmup - 1, 1)
+        return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    pct_start: float = 0.3,
+    cycle_momentum: bool = True,
+    base_momentum: float = 0.85,
+    max_momentum: float = 0.95,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> OneCycleLR:
+    """torch's OneCycleLR with its peak at the optimizer's own learning rate.
+
+    Source: Smith and Topin 2018, super-convergence.
+    """
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=epochs * steps_per_epoch,
+        pct_start=pct_start,
+        cycle_momentum=cycle_momentum,
+        base_momentum=base_momentum,
+        max_momentum=max_momentum,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+    )

@@ -1,0 +1,448 @@
+"""Records of a run -> MLflow. Only importer of mlflow."""
+
+import functools
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+# A server that does not answer is given seconds, not minutes; MLflow reads these as it starts.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+import mlflow
+import numpy as np
+import psutil
+import torch
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from torch import nn
+
+from lenet import checkpoint
+from lenet.config import config_hash, flatten
+from lenet.data import Data
+from lenet.evaluate import Score
+from lenet.model import count_parameters
+from lenet.train import Epoch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+PROCESS_TAG = "lenet.process"
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+class TrackingError(ValueError):
+    """A tracking store or a run that can't be reached: one line that says which, and why."""
+
+
+def home() -> Path:
+    """Where mlflow.db and mlruns/ lie: beside run.py, or here where the package is installed."""
+    return ROOT if (ROOT / "run.py").is_file() else Path.cwd()
+
+
+def connect(uri: str | None) -> str:
+    """Makes `uri`, or else the database beside run.py, the store of this process.
+
+    A new database is made under a lock: MLflow's first use of one is not safe between processes.
+
+    Raises: TrackingError where there is no reaching it.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    try:
+        if uri.startswith("sqlite:///"):
+            database = Path(uri.removeprefix("sqlite:///"))
+            if not database.exists():
+                with FileLock(Path(tempfile.gettempdir(), f"lenet-{abs(hash(uri)) % 10**9}.lock")):
+                    MlflowClient().search_experiments(max_results=1)
+        MlflowClient().search_experiments(max_results=1)
+    except Exception as error:  # sqlalchemy's, requests' and MLflow's own
+        raise TrackingError(f"tracking.uri={uri}: cannot be used ({_reason(error)})") from None
+    return uri
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+
+
+def _timed(
+    method: Callable[Concatenate["Run", P], R],
+) -> Callable[Concatenate["Run", P], R]:
+    @functools.wraps(method)
+    def timed(self: "Run", *args: P.args, **kwargs: P.kwargs) -> R:
+        start = time.perf_counter()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    return timed
+
+
+class Run:
+    """One MLflow run: entering starts it, leaving sets the status that is true.
+
+    FINISHED; KILLED after KeyboardInterrupt or where `killed` was set; FAILED after any other
+    exception, with its text as tag `error` and its traceback as an artifact. Metrics wait in
+    memory and are sent in batches; `seconds` is the time spent here.
+
+    Raises: TrackingError on entering, where the store can't be used; no run is left then.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        overrides: Sequence[str],
+        started: float,
+        uri: str | None = None,
+        experiment: str = "lenet5",
+        run_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        note: str | None = None,
+        pictures: bool = True,
+        model: bool = True,
+    ) -> None:
+        self.config = config
+        self.overrides = list(overrides)
+        self.started = started
+        self.uri = uri
+        self.experiment = experiment
+        self.name = run_name or " ".join(overrides)[:250] or "defaults"
+        self.tags = dict(tags or {})
+        self.note = note
+        self.pictures = pictures  # whether whoever makes them should
+        self.model = model
+        self.seconds = 0.0
+        self.killed = False
+        self.id = ""
+        self._waiting: list[Metric] = []
+        self._latest: dict[str, float] = {}
+
+    @_timed
+    def __enter__(self) -> "Run":
+        self.uri = connect(self.uri)
+        self._client = MlflowClient()
+        try:
+            experiment_id = self._experiment_id()
+            mend_orphans(self._client)
+            tags = {
+                **{key: str(value) for key, value in self.tags.items()},
+                **({"mlflow.note.content": self.note} if self.note else {}),
+                "host": platform.node(),
+                "config.sha256": config_hash(self.config),
+                PROCESS_TAG: process_identity(),
+            }
+            run = mlflow.start_run(experiment_id=experiment_id, run_name=self.name, tags=tags)
+        except Exception as error:
+            raise TrackingError(f"tracking.uri={self.uri}: {_reason(error)}") from None
+        self.id = run.info.run_id
+        params = [Param(key, str(value)[:6000]) for key, value in flatten(self.config).items()]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(self.id, params=params[start : start + 100])
+        mlflow.log_text(_yaml(self.config), "config.yaml")
+        mlflow.log_text(_yaml(self.overrides), "overrides.yaml")
+        mlflow.log_text(environment(), "environment.txt")
+        self._log_git()
+        return self
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self.experiment)
+        if found is None:
+            own = self.uri == f"sqlite:///{home() / 'mlflow.db'}"
+            location = (home() / "mlruns").as_uri() if own else None
+            try:
+                return self._client.create_experiment(self.experiment, artifact_location=location)
+            except MlflowException:  # another process was first
+                found = self._client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {self.experiment!r} is deleted; restore it or give another name "
+                "(tracking.experiment)"
+            )
+        return found.experiment_id
+
+    def _log_git(self) -> None:
+        status = _git("status", "--porcelain")
+        if status is None:
+            return
+        self.tag("git.commit", _git("rev-parse", "HEAD") or "none yet")
+        self.tag("git.dirty", str(bool(status)).lower())
+        if patch := _git("diff", "HEAD"):
+            mlflow.log_text(patch, "uncommitted.patch")
+
+    def tag(self, key: str, value: str) -> None:
+        self._client.set_tag(self.id, key, value)
+
+    @_timed
+    def log_setup(self, data: Data, model: nn.Module, device: torch.device) -> None:
+        """What the run is made of, beyond its configuration."""
+        if device.type == "cuda":
+            device_name = torch.cuda.get_device_name(device)
+        else:
+            device_name = f"{device.type}, {torch.get_num_threads()} threads"
+        tags = {
+            "dataset": data.name,
+            "dataset.sha256": data.sha256,
+            "dataset.val_sha256": data.val_sha256 or "none",
+            "model": type(model).__name__,
+            "model.parameters": str(count_parameters(model)),
+            "device": device_name,
+            "kernels": "eager",
+        }
+        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+        dataset = Dataset(
+            name=data.name,
+            digest=data.sha256[:36],
+            source_type="local",
+            source=str(data.where),
+            profile=f'{{"train": {data.train.count}, "test": {data.test.count}}}',
+        )
+        contexts = ["training", "evaluation"]
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", c)]) for c in contexts]
+        self._client.log_inputs(self.id, inputs[:1])
+
+    @_timed
+    def log_epoch(self, record: Epoch) -> None:
+        """Step = epoch; for `train/loss_step`, step = optimizer step."""
+        for step, loss in record.steps:
+            self._add({"train/loss_step": loss}, step)
+        values = {
+            "train/loss": record.loss,
+            "train/accuracy": record.accuracy,
+            "learning_rate": record.learning_rate,
+            "seconds/epoch": record.seconds,
+            "images_per_second": record.images_per_second,
+        }
+        if record.val is not None:
+            values |= {"val/loss": record.val.loss, "val/accuracy": record.val.accuracy}
+            for name, better in (("val/loss", min), ("val/accuracy", max)):
+                best = self._latest.get(f"best/{name}", values[name])
+                values[f"best/{name}"] = better(best, values[name])
+        self._add(values, record.epoch)
+        self._flush()
+
+    @_timed
+    def log_test(self, score: Score, epoch: int) -> None:
+        """The test set's figures, at the step of the last epoch."""
+        values = {
+            "test/loss": score.loss,
+            "test/accuracy": score.accuracy,
+            "test/calibration_error": score.calibration_error,
+        }
+        for k, accuracy in enumerate(score.class_accuracy):
+            if accuracy is not None:
+                values[f"test/class_accuracy/{k}"] = accuracy
+        self._add(values, epoch)
+        self._flush()
+
+    def end(self, history: Sequence[Epoch], killed: bool = False) -> None:
+        """Logs where the time went, in seconds since `started`, and says where the run is."""
+        self.killed = killed
+        training = sum(record.seconds for record in history)
+        seconds = {
+            "total": time.time() - self.started,
+            "training": training,
+            "logging": self.seconds,
+        }
+        self._add({f"seconds/{name}": value for name, value in seconds.items()}, len(history))
+        self._flush()
+        rest = seconds["total"] - training - self.seconds
+        print(
+            f"Time: {seconds['total']:.1f} s, of it {training:.1f} training, {self.seconds:.1f} "
+            f"logging, {rest:.1f} start, data and evaluation"
+        )
+        print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self._latest |= values
+        self._waiting += [Metric(key, float(v), now, step) for key, v in values.items()]
+
+    def _flush(self) -> None:
+        """Sends what waits. A store that fails costs a warning; the points wait for the next."""
+        try:
+            while self._waiting:
+                self._client.log_batch(self.id, metrics=self._waiting[:1000])
+                del self._waiting[:1000]
+        except Exception as error:
+            print(f"Warning: MLflow does not take metrics ({_reason(error)})", file=sys.stderr)
+
+    def metric(self, name: str | None) -> float | None:
+        """The newest value of a metric, None where it was never logged."""
+        return self._latest.get(name) if name else None
+
+    @_timed
+    def log_text(self, text: str, name: str) -> None:
+        mlflow.log_text(text, name)
+
+    @_timed
+    def log_figures(self, figures: Iterable[tuple[str, "Figure"]]) -> None:
+        for name, figure in figures:
+            mlflow.log_figure(figure, f"pictures/{name}.png")
+
+    @_timed
+    def log_file(self, write: Callable[[Path], None], name: str) -> None:
+        """An artifact that `write` puts at the path it is given."""
+        self._log_file(write, name)
+
+    def _log_file(self, write: Callable[[Path], None], name: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, Path(name).name)
+            write(path)
+            mlflow.log_artifact(str(path), str(Path(name).parent) if "/" in name else None)
+
+    @_timed
+    def log_checkpoint(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
+    ) -> None:
+        state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        self._log_file(lambda path: checkpoint.save(state, path), "checkpoint.pt")
+
+    @_timed
+    def log_model(self, model: nn.Module, data: Data) -> None:
+        """The network as a `pt2` program over a batch of any size: no pickle to load it.
+
+        Its metadata holds what a picture needs to become an input, and the classes' names.
+        """
+        import mlflow.pytorch
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        def tensor(*shape: int) -> Schema:
+            return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
+
+        example = data.test.images[:2].cpu()
+        was_training, device = model.training, data.test.images.device
+        mlflow.pytorch.log_model(
+            model.cpu().eval(),
+            name="model",
+            signature=ModelSignature(tensor(*example.shape[1:]), tensor(data.num_classes)),
+            # One row would fix the batch axis at 1.
+            input_example=example.expand(2, -1, -1, -1).numpy(),
+            # Given, because finding them out takes MLflow a subprocess and nine seconds.
+            pip_requirements=[f"{name}=={_version(name)}" for name in ("torch", "numpy")],
+            serialization_format="pt2",
+            metadata={
+                "classes": list(data.classes),
+                "mean": data.mean,
+                "std": data.std,
+                "image_size": data.image_size,
+            },
+        )
+        model.to(device).train(was_training)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = RunStatus.FINISHED
+        if self.killed or isinstance(error, KeyboardInterrupt | SystemExit):
+            status = RunStatus.KILLED
+        elif error is not None:
+            status = RunStatus.FAILED
+        self._flush()
+        try:
+            if error is not None:
+                self.tag("error", f"{type(error).__name__}: {_reason(error)}"[:5000])
+                mlflow.log_text("".join(traceback.format_exception(error)), "error.txt")
+        finally:
+            mlflow.end_run(RunStatus.to_string(status))
+
+
+def process_identity() -> str:
+    """Host, process id and start time: together no two processes share them."""
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def mend_orphans(client: MlflowClient) -> list[str]:
+    """Marks as KILLED the runs of this machine whose process is gone. Returns their ids."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
+    mended = []
+    for run in running:
+        host, _, process = run.data.tags.get(PROCESS_TAG, "").partition(" ")
+        if host != platform.node() or _alive(*process.split()):
+            continue
+        client.set_tag(run.info.run_id, "error", "its process ended without setting a status")
+        client.set_terminated(run.info.run_id, "KILLED")
+        mended.append(run.info.run_id)
+    return mended
+
+
+def _alive(pid: str, started: str) -> bool:
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" == started
+    except psutil.NoSuchProcess:
+        return False
+
+
+def load_run_model(run_id: str, uri: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that a run logged, and its metadata. No pickle is read.
+
+    Raises: TrackingError where there is no such run, or it logged no model.
+    """
+    import mlflow.pytorch
+
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    connect(uri)
+    model_uri = f"runs:/{run_id}/model"
+    try:
+        metadata = mlflow.models.get_model_info(model_uri).metadata or {}
+        return mlflow.pytorch.load_model(model_uri), metadata
+    except Exception as error:
+        raise TrackingError(f"{run_id}: no model of such a run ({_reason(error)})") from None
+
+
+def environment() -> str:
+    """Python, machine and the version of every installed package, a line each."""
+    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    lines = [
+        f"python {platform.python_version()}",
+        f"platform {platform.platform()}",
+        f"cores {os.cpu_count()}",
+        f"threads {torch.get_num_threads()}",
+        f"command {' '.join(sys.argv)}",
+    ]
+    return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,90 @@
+"""Compose a configuration, build its objects, train, evaluate, log. `python run.py --help`"""
+
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import psutil
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lenet.config import answering, build, check, tree_lines
+
+CONF = Path(__file__).resolve().parent / "conf"
+ANSWERING = answering(CONF)
+STARTS = [psutil.Process().create_time()]  # the first job's; a sweep's others start in main
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@ANSWERING
+def main(cfg: DictConfig) -> float | None:
+    started = STARTS.pop() if STARTS else time.time()
+    config = check(cfg)
+    print("\n".join(["Configuration", *tree_lines(config)]))
+
+    # After the check, so that a wrong override is answered before torch and MLflow are read in.
+    import torch
+
+    from lenet.evaluate import evaluate, score_lines
+    from lenet.interrupt import Interrupt
+    from lenet.profiling import profiled, save_trace, table
+    from lenet.train import epoch_line, fit
+
+    device = build(config, "device")
+    data = build(config, "data").to(device)
+    torch.manual_seed(config["seed"])
+    shape = {name: getattr(data, name) for name in ("num_classes", "in_channels", "image_size")}
+    model = build(config, "model", **shape).to(device)
+    criterion = build(config, "loss")
+    optimizer = build(config, "optimizer", model.parameters())
+    length = {"epochs": config["epochs"], "steps_per_epoch": len(data.train)}
+    schedule = build(config, "schedule", optimizer, **length)
+    print(data.line(), f"on {device}")
+
+    overrides = list(HydraConfig.get().overrides.task)
+    with Interrupt() as interrupt, build(config, "tracking", config, overrides, started) as run:
+        run.log_setup(data, model, device)
+        history = []
+        with profiled(config["profile"]) as recording, interrupt.deferred():
+            for record in fit(
+                model,
+                data.train,
+                criterion,
+                optimizer,
+                epochs=config["epochs"],
+                device=device,
+                schedule=schedule,
+                val=data.val,
+                clip_norm=config["clip_norm"],
+                patience=config["patience"],
+                log_interval=config["log_interval"],
+                progress=sys.stderr.isatty(),
+                stop=interrupt,
+            ):
+                history.append(record)
+                run.log_epoch(record)
+                print(epoch_line(record, config["epochs"]))
+        run.log_checkpoint(model, optimizer, len(history))
+        if interrupt():
+            run.end(history, killed=True)
+            sys.exit(interrupt.exit_status)
+
+        score = evaluate(model, data.test, criterion, device)
+        print("\n".join(score_lines(score, data.classes)))
+        run.log_test(score, len(history))
+        if recording:
+            run.log_text(table(recording), "profile/table.txt")
+            run.log_file(lambda path: save_trace(recording, path), "profile/trace.json")
+        if run.pictures:
+            from lenet.plots import gallery
+
+            run.log_figures(gallery(model, data, history, score))
+        if run.model:
+            run.log_model(model, data)
+        run.end(history)
+        return run.metric(config["objective"])
+
+
+if __name__ == "__main__":
+    ANSWERING(main)()
