@@ -44,7 +44,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
     pickled code; nothing of it is run.
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: expected a file of weights, found nothing there")
+        found = "a folder" if Path(path).is_dir() else "nothing there"
+        raise CheckpointError(f"{path}: expected a file of weights, found {found}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -84,8 +85,12 @@ def load_model(
     """
     state = load(path, device)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a state_dict, found {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise CheckpointError(f"{path}: expected a state_dict, found {name!r}, a {kind}")
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in expected | found:
         if expected.get(name) != found.get(name):

@@ -23,7 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-P, R = ParamSpec("P"), TypeVar("R")
+TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+P = ParamSpec("P")
+R = TypeVar("R")
 GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "tracking")
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
@@ -63,6 +65,7 @@ LIMITS: dict[str, Any] = {
     "data.image_size": Annotated[int, Field(strict=True, ge=16, le=256)],
     "data.mean": Fraction | None,
     "data.std": Positive | None,
+    "data.seed": Size,
     "data.batch_size": Count,
     "data.test_batch_size": Count,
     "loss.label_smoothing": Fraction,
@@ -100,10 +103,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     Raises: ConfigError at the first key that is unknown, missing, or holds what it may not.
     """
     try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from None
-    assert isinstance(config, dict)
     known = {key for key in LIMITS if "." not in key} | set(GROUPS)
     for key in config:
         if key not in known:
@@ -113,8 +115,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
             raise ConfigError(f"{group}={_show(config.get(group))}: expected one of its options")
     if "test/" in str(config.get("objective")):
         raise ConfigError(
-            f"objective={config['objective']}: the test set is scored once, at the end, and nothing "
-            "is chosen by it; take val/loss or val/accuracy and set data.val_size"
+            f"objective={config['objective']}: the test set is scored once, at the end, and "
+            "nothing is chosen by it; take val/loss or val/accuracy and set data.val_size"
         )
     for key, kind in LIMITS.items():
         if "." not in key:
@@ -191,7 +193,9 @@ def _lower(text: str) -> str:
 
 def _show(value: Any) -> str:
     """A value as it is written in YAML and on the command line."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool) or not str(value).isprintable():
+        return json.dumps(value)
+    return str(value)
 
 
 # ---- Records of a configuration --------------------------------------------------------------
@@ -274,7 +278,6 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     With HYDRA_FULL_ERROR=1 in the environment errors keep their traceback.
     """
-    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and what is said is said here
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -287,7 +290,7 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 sys.exit(130)
             except Exception as error:
                 line = explain(error, conf)
-                if traceback_wanted or line is None:
+                if TRACEBACK_WANTED or line is None:
                     raise
                 print(f"error: {line}", file=sys.stderr)
                 sys.exit(1 if isinstance(error, ArithmeticError) else 2)
@@ -342,12 +345,11 @@ def _groups(conf: Path) -> list[str]:
 
 
 def _nearest(key: str, names: typing.Iterable[str], prefix: str = "") -> str:
-    names = sorted(set(names))
-    full = [f"{prefix}.{name}" if prefix else name for name in names if not name.startswith("_")]
-    close = difflib.get_close_matches(f"{prefix}.{key}" if prefix else key, full, n=1, cutoff=0.7)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(full)}" if full else ""
+    dotted = f"{prefix}." if prefix else ""
+    names = sorted({name for name in names if not name.startswith("_")})
+    if close := difflib.get_close_matches(key, names, n=1):
+        return f"; did you mean {dotted}{close[0]}?"
+    return f"; there are {', '.join(dotted + name for name in names)}" if names else ""
 
 
 def _first_line(error: BaseException) -> str:

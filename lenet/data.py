@@ -67,8 +67,10 @@ class Batches:
             yield self.images[index], self.labels[index]
 
     def to(self, device: torch.device) -> "Batches":
-        moved = self.images.to(device), self.labels.to(device)
-        return Batches(*moved, self.batch_size, self.seed)
+        images, labels = self.images.to(device), self.labels.to(device)
+        moved = Batches(images, labels, self.batch_size, self.seed)
+        moved.epoch = self.epoch
+        return moved
 
 
 def permutation(count: int, *seeds: int) -> Tensor:
@@ -139,7 +141,7 @@ def load(
 
     Raises: DataError where the set can't be had, or is not what it claims to be.
     """
-    raw = _fetch(name, Path(root).expanduser(), split, download, mirror)
+    raw = _fetch(name, Path(os.path.expanduser(root)), split, download, mirror)
     return prepare(
         raw, train_size, val_size, image_size, mean, std, batch_size, test_batch_size, seed
     )
@@ -168,9 +170,10 @@ def load_files(
     """
     pairs = []
     for paths in (train, test):
-        images, labels = _read_pair([Path(path).expanduser() for path in paths])
+        images, labels = _read_pair([Path(os.path.expanduser(path)) for path in paths])
         pairs.append((images, labels - first_label))
-    raw = Raw(name, pairs[0], pairs[1], tuple(map(str, classes)) if classes else None, train[0])
+    names = tuple(map(str, classes)) if classes else None
+    raw = Raw(name, pairs[0], pairs[1], names, ", ".join((*train, *test)))
     return prepare(
         raw, train_size, val_size, image_size, mean, std, batch_size, test_batch_size, seed
     )
@@ -242,7 +245,7 @@ def prepare(
 
     rest = len(images) - val_size
     train_size = rest if train_size is None else train_size
-    if not 0 < train_size <= rest:
+    if not 0 < train_size <= rest <= len(images):
         raise DataError(
             f"data.train_size={train_size} and data.val_size={val_size}: expected at least one "
             f"training image and at most {len(images):,} in all, which is what {raw.name} has"
@@ -282,18 +285,17 @@ def _pixel_statistics(images: Tensor) -> tuple[float, float]:
 
 
 def _class_names(raw: Raw) -> tuple[str, ...]:
-    lowest = min(int(raw.train[1].min()), int(raw.test[1].min()))
     highest = int(raw.train[1].max())
     if raw.classes is None and highest >= MOST_CLASSES:
         raise DataError(f"{raw.where}: expected labels below {MOST_CLASSES}, found {highest}")
     classes = raw.classes or tuple(str(k) for k in range(highest + 1))
-    highest = max(highest, int(raw.test[1].max()))
-    if lowest < 0 or highest >= len(classes):
-        found = lowest if lowest < 0 else highest
-        raise DataError(
-            f"{raw.where}: expected labels from 0 to {len(classes) - 1}, found {found}"
-            " (labels that count from 1 want data.first_label=1)"
-        )
+    for part, (_, labels) in (("training", raw.train), ("test", raw.test)):
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= len(classes):
+            raise DataError(
+                f"{raw.where}: expected labels from 0 to {len(classes) - 1} once data.first_label "
+                f"is taken off, found {lowest if lowest < 0 else highest} among the {part} labels"
+            )
     return classes
 
 

@@ -29,8 +29,8 @@ def select(type: str = "auto", threads: int | None = None) -> torch.device:
         type = "cuda" if there["cuda"] else "cpu"
     if not there.get(type, False):
         available = ", ".join(name for name, is_there in there.items() if is_there)
-        known = "has no such device" if type in there else "is no device"
-        raise DeviceError(f"device={type}: this machine {known}; expected auto, {available}")
+        problem = "this machine has none" if type in there else "there is no such device"
+        raise DeviceError(f"device={type}: {problem}; expected auto, {available}")
     if threads is not None:
         torch.set_num_threads(threads)
     if type == "cuda":

@@ -62,7 +62,7 @@ class Score:
 
         Source: Guo et al. 2017, "On calibration of modern neural networks", 15 equal bins.
         """
-        bins = (self.confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+        bins = (self.confidence * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)
         right = (self.predicted == self.labels).double()
         gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
         gaps.index_add_(0, bins, right - self.confidence.double())
@@ -80,7 +80,7 @@ def evaluate(
 
     `criterion` returns a batch's mean, so each batch weighs by its size.
 
-    Raises: ValueError where there is no batch.
+    Raises: ValueError where there is no batch, or a label that is none of the model's classes.
     """
     was_training = model.training
     model.eval()
@@ -91,6 +91,11 @@ def evaluate(
             inputs, labels = inputs.to(device), labels.to(device)
             logits = model(inputs)
             num_classes = logits.shape[1]
+            # Before the criterion: on a GPU a wrong label would end the whole process' CUDA.
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= num_classes:
+                found = low if low < 0 else high
+                raise ValueError(f"labels: expected 0 to {num_classes - 1}, found {found}")
             loss_sum += float(criterion(logits, labels)) * len(labels)
             confidence, predicted = probabilities(logits).max(dim=1)
             parts.append((labels.cpu(), predicted.cpu(), confidence.float().cpu()))
@@ -131,7 +136,7 @@ def evaluate_model(
     """Prints and returns the accuracy in percent."""
     score = evaluate(model, test_loader, nn.functional.cross_entropy, device)
     print(accuracy_line(score))
-    return 100 * score.accuracy
+    return 100 * score.correct / score.count
 
 
 def evaluate_per_class(
@@ -142,7 +147,7 @@ def evaluate_per_class(
 ) -> list[float | None]:
     """Prints one line a class and returns the accuracies in percent, None for an empty class.
 
-    Raises: ValueError where an example's label is not below `num_classes`.
+    Raises: ValueError where an example's label is not below `num_classes`, or the model's.
     """
     score = evaluate(model, test_loader, nn.functional.cross_entropy, device)
     if (highest := int(score.labels.max())) >= num_classes:

@@ -11,10 +11,12 @@ import hashlib
 import io
 import math
 import pickle
+import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ class DataError(ValueError):
 # The third byte of an IDX file gives its element type, the fourth the number of dimensions.
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 IDX_NAMES = {0x08: "unsigned byte", 0x09: "signed byte", 0x0B: "short", 0x0C: "int"}
+MOST_DIMENSIONS = 8
 
 
 def read_idx(path: Path) -> Tensor:
@@ -49,11 +52,12 @@ def read_idx(path: Path) -> Tensor:
 
 def _parse_idx(file: BinaryIO | gzip.GzipFile, path: Path) -> Tensor:
     magic = file.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES or magic[3] == 0:
+    known = len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES
+    if not known or not 1 <= magic[3] <= MOST_DIMENSIONS:
         kinds = ", ".join(f"{code:02x} {name}" for code, name in IDX_NAMES.items())
         raise DataError(
-            f"{path}: expected an IDX file (magic number 0000, type [{kinds}], dimensions), "
-            f"found {magic.hex() or 'an empty file'}"
+            f"{path}: expected an IDX file (magic number 0000, type [{kinds}], "
+            f"1 to {MOST_DIMENSIONS} dimensions), found {magic.hex() or 'an empty file'}"
         )
     rank = magic[3]
     header = file.read(4 * rank)
@@ -62,6 +66,8 @@ def _parse_idx(file: BinaryIO | gzip.GzipFile, path: Path) -> Tensor:
     shape = struct.unpack(f">{rank}I", header)
     dtype = np.dtype(IDX_DTYPES[magic[2]])
     expected = math.prod(shape) * dtype.itemsize
+    if expected == 0:
+        raise DataError(f"{path}: expected at least one item, found shape {list(shape)}")
     # BytesIO grows with what arrives, so a header that lies costs nothing.
     body = io.BytesIO()
     while body.tell() <= expected and (chunk := file.read(min(1 << 20, expected + 1))):
@@ -84,14 +90,17 @@ def read_pt(path: Path) -> tuple[Tensor, Tensor]:
     Returns: images uint8 (N, H, W) or (N, C, H, W); labels int64 (N).
     Raises: DataError where the file is missing, damaged, or holds anything else.
     """
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: expected a .pt file, found nothing there")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks; the error says it in one line
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
+        found = f"a pickle that wants to run {asked[1]}" if asked else "damage, or another pickle"
         raise DataError(
-            f"{path}: expected tensors alone, found a pickle that wants to run code; "
-            "nothing of it was executed"
+            f"{path}: expected tensors alone, found {found}; nothing of it was executed"
         ) from None
     except Exception as error:
         # torch.load has no closed list of errors: RuntimeError, OSError, EOFError, KeyError ...
@@ -100,13 +109,26 @@ def read_pt(path: Path) -> tuple[Tensor, Tensor]:
     if (
         not isinstance(content, tuple | list)
         or len(content) != 2
-        or not all(isinstance(part, Tensor) for part in content)
+        or not all(_is_plain(part) for part in content)
     ):
         found = type(content).__name__
         if isinstance(content, tuple | list):
             found += " of " + (", ".join(type(part).__name__ for part in content[:4]) or "nothing")
-        raise DataError(f"{path}: expected a tuple of images and labels, found {found}")
+        raise DataError(
+            f"{path}: expected a tuple of images and labels as plain tensors, found {found}"
+        )
     return content[0], content[1]
+
+
+def _is_plain(part: Any) -> bool:
+    """Dense, and all there: an expanded view takes a thousand times its file's size to copy."""
+    return (
+        isinstance(part, Tensor)
+        and part.layout == torch.strided
+        and part.device.type == "cpu"
+        and not (part.is_quantized or part.is_nested)
+        and part.numel() * part.element_size() <= part.untyped_storage().nbytes()
+    )
 
 
 def checked(images: Tensor, labels: Tensor, where: str) -> tuple[Tensor, Tensor]:
@@ -145,5 +167,5 @@ def idx_sha256(tensor: Tensor) -> str:
     code, dtype = (0x08, "u1") if int(tensor.max()) < 256 else (0x0C, ">i4")
     header = bytes([0, 0, code, tensor.ndim]) + struct.pack(f">{tensor.ndim}I", *tensor.shape)
     digest = hashlib.sha256(header)
-    digest.update(np.ascontiguousarray(tensor.numpy().astype(dtype, copy=False)))
+    digest.update(np.ascontiguousarray(tensor.numpy(), dtype).data)
     return digest.hexdigest()

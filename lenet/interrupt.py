@@ -1,10 +1,10 @@
 """Ctrl-C and SIGTERM: the first asks the training to end at a step, the second ends the process."""
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,8 +13,8 @@ class Interrupt:
     """Takes over both signals while it is entered.
 
     Calling it says whether a stop was asked for. Inside `deferred()` the first signal only asks;
-    a second one, and any outside, raises KeyboardInterrupt. Off the main thread, where Python
-    allows no handlers, it does nothing.
+    a second one, and any outside, raises SystemExit with `exit_status`. Off the main thread, where
+    Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -58,5 +58,7 @@ class Interrupt:
         again = self.signal is not None
         self.signal = number
         if again or not self._deferred:
-            raise KeyboardInterrupt
-        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+            raise SystemExit(self.exit_status)
+        # Not print: a handler that comes in the middle of a print may not start another.
+        with suppress(OSError):
+            os.write(2, b"\nStopping after this step; once more to stop at once.\n")

@@ -249,7 +249,7 @@ def _panel_inches(name: str, layer: Tensor, image_side: int) -> tuple[float, flo
     if name == "input":
         return 1.9, 1.9
     if name == "output":
-        return 1.6, min(max(2.6, 0.13 * len(layer)), 4.4)
+        return 1.6, min(max(2.6, 0.13 * len(layer)), 4.3)
     if layer.ndim == 1:
         return 0.28, max(0.3, 0.032 * len(layer))
     # Maps shrink on the page as in the network, though less, or S4 couldn't be seen.
@@ -386,7 +386,7 @@ def _grid(images: Tensor, titles: Sequence[str], columns: int, heading: str = ""
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
     lines = [line for title in titles for line in title.split("\n")]
-    size = min(9.0, 160 * CELL / max(map(len, lines)))  # points, so that the longest fits its cell
+    size = min(9.0, 120 * CELL / max(map(len, lines)))  # points: a glyph is about 0.6 wide
     under = CELL + GAP + 0.17 * (1 + max(title.count("\n") for title in titles))
     width = max(columns * (CELL + GAP) + GAP, 5.5 if heading else 0.0)
     height = rows * under + GAP + (0.3 if heading else 0.0)

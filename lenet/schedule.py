@@ -64,11 +64,19 @@ def one_cycle(
     """torch's OneCycleLR with its peak at the optimizer's own learning rate.
 
     Source: Smith and Topin 2018, super-convergence.
+    Raises: ValueError where `pct_start` leaves nothing to fall in.
     """
+    total = epochs * steps_per_epoch
+    if pct_start == 1:
+        # torch would divide by zero after the last step, when all the work is done.
+        raise ValueError("pct_start: expected 0 or more and less than 1, got 1")
+    if pct_start * total == 1:
+        # The peak is the first step; torch would divide by the length of the rise before it.
+        pct_start *= 1 - 1e-9
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=epochs * steps_per_epoch,
+        total_steps=total,
         pct_start=pct_start,
         cycle_momentum=cycle_momentum,
         base_momentum=base_momentum,

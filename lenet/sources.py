@@ -1,15 +1,19 @@
 """Where the known sets come from: on disk, in any layout they are found in, or by download."""
 
 import gzip
+import hashlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -120,44 +124,45 @@ def find(name: str, root: Path) -> Raw | None:
     """
     known = KNOWN[name]
     processed = Path(known.folder, "processed")
-    pt_files = (root / "train" / processed / "training.pt", root / "test" / processed / "test.pt")
-    if any(path.is_file() for path in pt_files):
+    train, test = root / "train" / processed / "training.pt", root / "test" / processed / "test.pt"
+    if os.path.isfile(train) or os.path.isfile(test):
         where = str(root / "{train,test}" / processed)
-        return _verified(name, *(read_pt(path) for path in pt_files), where)
+        return _verified(name, [read_pt(train), read_pt(test)], [train, train, test, test], where)
     for folder in (root / known.folder / "raw", root):
         paths = [_either(folder / file) for file in known.files]
-        if any(path.is_file() for path in paths):
+        if any(os.path.isfile(path) for path in paths):
             images, labels, test_images, test_labels = (read_idx(path) for path in paths)
-            return _verified(name, (images, labels), (test_images, test_labels), str(folder))
+            pairs = [(images, labels), (test_images, test_labels)]
+            return _verified(name, pairs, paths, str(folder))
     return None
 
 
 def _either(path: Path) -> Path:
     gz = path.with_name(path.name + ".gz")
-    return gz if gz.is_file() and not path.is_file() else path
+    return gz if os.path.isfile(gz) and not os.path.isfile(path) else path
 
 
-def _verified(name: str, train: Pair, test: Pair, where: str) -> Raw:
+def _verified(name: str, pairs: Sequence[Pair], paths: Sequence[Path], where: str) -> Raw:
     """Refuses a set that claims to be another: four of them share their file names."""
     known = KNOWN[name]
-    tensors = (*train, *test)
+    parts = [checked(*pair, str(path)) for pair, path in zip(pairs, paths[::2], strict=True)]
+    tensors = [tensor for pair in parts for tensor in pair]
     expected = known.sha256 or [None] * len(tensors)
-    for file, tensor, sha256 in zip(known.files, tensors, expected, strict=True):
+    for file, path, tensor, sha256 in zip(known.files, paths, tensors, expected, strict=True):
         found = idx_sha256(tensor)
         owner = next((n for n, k in KNOWN.items() if k.sha256 and found in k.sha256), None)
         if owner not in (None, name):
-            raise DataError(f"{where}: expected {name}, found {file} of {owner}")
+            raise DataError(f"{path}: expected {name}, found {file} of {owner}")
         if sha256 not in (None, found):
             raise DataError(
-                f"{where}: expected {name}'s {file} (SHA-256 {sha256[:12]}...), found other "
+                f"{path}: expected {name}'s {file} (SHA-256 {sha256[:12]}...), found other "
                 f"contents ({found[:12]}...); for a set of your own use data=files"
             )
-    pairs = [_upright(known, pair, where) for pair in (train, test)]
-    return Raw(name, pairs[0], pairs[1], known.classes, where)
+    train, test = (_upright(known, *pair) for pair in parts)
+    return Raw(name, train, test, known.classes, where)
 
 
-def _upright(known: Known, pair: Pair, where: str) -> Pair:
-    images, labels = checked(*pair, where)
+def _upright(known: Known, images: Tensor, labels: Tensor) -> Pair:
     if known.transposed:
         images = images.transpose(-1, -2).contiguous()
     return images, labels - known.first_label
@@ -173,24 +178,23 @@ def download(name: str, root: Path, mirror: str | None = None) -> Raw:
     """
     known = KNOWN[name]
     target = root / known.folder / "raw"
-    existing = next(folder for folder in target.absolute().parents if folder.exists())
     try:
+        existing = next(folder for folder in target.absolute().parents if folder.exists())
         # Beside the target, so that the last step is a rename on one file system.
         with tempfile.TemporaryDirectory(prefix=".lenet-", dir=existing) as temporary:
             staging = Path(temporary)
             for file, md5, urls in _packed_files(known, mirror):
-                _fetch(file, md5 if known.sha256 is None else None, urls, staging)
-            _unpack(known, staging)
-            if find(name, staging) is None:
+                _fetch(known, file, md5, urls, staging)
+            raw = find(name, staging)
+            if raw is None:
                 raise DataError(f"{name}: expected {known.files[0]}, found it in no mirror's files")
             target.mkdir(parents=True, exist_ok=True)
             for file in known.files:
                 os.replace(staging / file, target / file)
     except OSError as error:
-        raise DataError(f"{root}: {name} cannot be stored there ({error.strerror})") from None
-    raw = find(name, root)
-    assert raw is not None
-    return raw
+        reason = error.strerror or error
+        raise DataError(f"{root}: {name} cannot be stored there ({reason})") from None
+    return replace(raw, where=str(target))
 
 
 def _packed_files(known: Known, mirror: str | None) -> Iterator[tuple[str, str, list[str]]]:
@@ -211,48 +215,59 @@ def _packed_files(known: Known, mirror: str | None) -> Iterator[tuple[str, str, 
         yield file, md5, [base + file for base in own] + official
 
 
-def _fetch(file: str, md5: str | None, urls: list[str], folder: Path) -> None:
+def _fetch(known: Known, file: str, md5: str, urls: list[str], folder: Path) -> None:
+    """Leaves the plain IDX files of a packed one in `folder`, from the first URL that has them."""
     import pooch
     import requests
 
     pooch.get_logger().setLevel(logging.ERROR)
+    expected = None if known.sha256 else f"md5:{md5}"
     reasons = []
     for url in urls:
         if not sys.stderr.isatty():
             print(f"Downloading {url}", file=sys.stderr)
         fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=10)
         try:
-            pooch.retrieve(url, md5 and f"md5:{md5}", file, folder, downloader=fetch)
+            pooch.retrieve(url, expected, file, folder, downloader=fetch)
+            _unpack(known, folder / file)
             return
-        except (requests.RequestException, ValueError, OSError) as error:
-            reasons.append(_reason(url, error))
+        except (requests.RequestException, *_DAMAGE, ValueError, OSError) as error:
+            (folder / file).unlink(missing_ok=True)  # or the next URL would not be asked
+            reasons.append(f"{urlsplit(url).netloc or url}: {_reason(error)}")
     raise DataError(f"{file} could not be downloaded ({'; '.join(reasons)})")
 
 
-def _reason(url: str, error: Exception) -> str:
-    host = url.split("/")[2]
-    if isinstance(error, ValueError) and "hash" in str(error):
-        return f"{host}: other contents than expected"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"{host}: {f'HTTP {status}' if status else type(error).__name__}"
+_DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile, KeyError)
 
 
-def _unpack(known: Known, folder: Path) -> None:
-    """Leaves the plain IDX files in `folder`."""
-    try:
-        for archive in folder.glob("*.zip"):
-            with zipfile.ZipFile(archive) as members:
-                for file in known.files:
-                    with members.open(f"gzip/{file}.gz") as packed:
-                        (folder / f"{file}.gz").write_bytes(packed.read())
-        for packed_path in [folder / f"{file}.gz" for file in known.files]:
-            with (
-                gzip.open(packed_path) as packed_file,
-                packed_path.with_suffix("").open("wb") as out,
-            ):
-                shutil.copyfileobj(packed_file, out)
-    except (gzip.BadGzipFile, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{known.folder}: the downloaded archive is damaged ({error})") from None
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataError) or (isinstance(error, ValueError) and "hash" in str(error)):
+        return "other contents than expected"
+    if isinstance(error, _DAMAGE):
+        return "a damaged archive"
+    if status := getattr(getattr(error, "response", None), "status_code", None):
+        return f"HTTP {status}"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _unpack(known: Known, packed: Path) -> None:
+    if packed.suffix == ".zip":
+        with zipfile.ZipFile(packed) as members:
+            for file in known.files:
+                with members.open(f"gzip/{file}.gz") as member:
+                    _gunzip(known, member, packed.with_name(file))
+    else:
+        with packed.open("rb") as stream:
+            _gunzip(known, stream, packed.with_suffix(""))
+
+
+def _gunzip(known: Known, stream: IO[bytes], path: Path) -> None:
+    with gzip.open(stream) as content, path.open("w+b") as out:
+        shutil.copyfileobj(content, out)
+        out.seek(0)
+        found = hashlib.file_digest(out, "sha256").hexdigest()
+    if known.sha256 and found != known.sha256[known.files.index(path.name)]:
+        raise DataError(f"{path.name}: other contents than expected")
 
 
 def embedded_digits() -> Raw:

@@ -1,6 +1,8 @@
 """Records of a run -> MLflow. Only importer of mlflow."""
 
 import functools
+import getpass
+import hashlib
 import importlib.metadata
 import logging
 import os
@@ -11,9 +13,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 # A server that does not answer is given seconds, not minutes; MLflow reads these as it starts.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -38,15 +41,13 @@ from lenet.evaluate import Score
 from lenet.model import count_parameters
 from lenet.train import Epoch
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 ROOT = Path(__file__).resolve().parents[1]
 PROCESS_TAG = "lenet.process"
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class TrackingError(ValueError):
@@ -58,25 +59,29 @@ def home() -> Path:
     return ROOT if (ROOT / "run.py").is_file() else Path.cwd()
 
 
-def connect(uri: str | None) -> str:
+def connect(uri: str | None, create: bool = True) -> str:
     """Makes `uri`, or else the database beside run.py, the store of this process.
 
-    A new database is made under a lock: MLflow's first use of one is not safe between processes.
+    MLflow's first use of a new database is not safe between processes, so it happens under a lock.
 
-    Raises: TrackingError where there is no reaching it.
+    Raises: TrackingError where there is no reaching it, or nothing to read with `create` false.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if database and not create and not database.is_file():
+        raise TrackingError(f"tracking.uri={uri}: no such database, so no runs to read")
     mlflow.set_tracking_uri(uri)
     try:
-        if uri.startswith("sqlite:///"):
-            database = Path(uri.removeprefix("sqlite:///"))
-            if not database.exists():
-                with FileLock(Path(tempfile.gettempdir(), f"lenet-{abs(hash(uri)) % 10**9}.lock")):
-                    MlflowClient().search_experiments(max_results=1)
-        MlflowClient().search_experiments(max_results=1)
+        with _first_use_lock(database) if database else nullcontext():
+            MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # sqlalchemy's, requests' and MLflow's own
         raise TrackingError(f"tracking.uri={uri}: cannot be used ({_reason(error)})") from None
     return uri
+
+
+def _first_use_lock(database: Path) -> FileLock:
+    name = hashlib.sha256(str(database.resolve()).encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock"))
 
 
 def _reason(error: BaseException) -> str:
@@ -296,7 +301,8 @@ class Run:
         mlflow.log_text(text, name)
 
     @_timed
-    def log_figures(self, figures: Iterable[tuple[str, "Figure"]]) -> None:
+    def log_figures(self, figures: Iterable[tuple[str, Any]]) -> None:
+        """Matplotlib figures by name; the time it takes to make them counts as logging."""
         for name, figure in figures:
             mlflow.log_figure(figure, f"pictures/{name}.png")
 
@@ -406,7 +412,7 @@ def load_run_model(run_id: str, uri: str | None = None) -> tuple[nn.Module, dict
     import mlflow.pytorch
 
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    connect(uri)
+    connect(uri, create=False)
     model_uri = f"runs:/{run_id}/model"
     try:
         metadata = mlflow.models.get_model_info(model_uri).metadata or {}

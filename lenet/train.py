@@ -34,8 +34,8 @@ class Diverged(ArithmeticError):
 class Epoch:
     """What one pass over the training set came to. Sums are over its examples.
 
-    `steps` holds (optimizer step, mean loss since the last one) at the log interval;
-    `learning_rate` is that of the last step; `complete` is False where the pass was stopped.
+    `steps` holds (optimizer step, mean loss since the last one) at the log interval and at the
+    end; `learning_rate` is that of the last step; `complete` is False where the pass was stopped.
     """
 
     epoch: int
@@ -81,10 +81,9 @@ class _Tally:
             return
         losses = torch.stack([loss for loss, _, _ in self.waiting]).tolist()
         counts = [count for _, _, count in self.waiting]
-        for back, loss in enumerate(reversed(losses)):
-            bad = None if math.isfinite(loss) else step - back
-            if bad is not None and all(map(math.isfinite, losses[: len(losses) - back - 1])):
-                raise Diverged(f"the training loss is {loss} at optimizer step {bad}")
+        for number, loss in enumerate(losses, step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise Diverged(f"the training loss is {loss} at optimizer step {number}")
         loss_sum = sum(loss * count for loss, count in zip(losses, counts, strict=True))
         self.loss_sum += loss_sum
         self.correct += int(torch.stack([hits for _, hits, _ in self.waiting]).sum())
@@ -117,10 +116,12 @@ def fit(
     record says so, and it is the last.
 
     Raises: Diverged at the log interval after a loss that is not finite; ValueError for patience
-    without `val`.
+    without `val`, or no batch at all.
     """
     if patience is not None and val is None:
         raise ValueError("patience: early stopping needs a validation set (data.val_size)")
+    if len(batches) == 0:
+        raise ValueError("batches: expected at least one, got none")
     best_loss, best_epoch, best_state = math.inf, 0, None
     for epoch in range(1, epochs + 1):
         if hasattr(batches, "set_epoch"):
@@ -129,29 +130,28 @@ def fit(
         start = time.perf_counter()
         tally, learning_rate, complete = _Tally(), math.nan, True
         model.train()
-        bar = _bar(batches, f"Epoch {epoch}/{epochs}", progress)
-        for step, (inputs, labels) in enumerate(batches, first_step):
-            inputs, labels = inputs.to(device), labels.to(device)
-            optimizer.zero_grad(set_to_none=True)
-            logits = model(inputs)
-            loss = criterion(logits, labels)
-            loss.backward()
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            learning_rate = optimizer.param_groups[0]["lr"]
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-            tally.add(loss, logits, labels)
-            bar.update(len(labels))
-            if step % log_interval == 0:
-                tally.settle(step)
-                bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
-            if stop():
-                complete = step == first_step + len(batches) - 1
-                break
-        tally.settle(step)
-        bar.close()
+        with _bar(batches, f"Epoch {epoch}/{epochs}", progress) as bar:
+            for step, (inputs, labels) in enumerate(batches, first_step):
+                inputs, labels = inputs.to(device), labels.to(device)
+                optimizer.zero_grad(set_to_none=True)
+                logits = model(inputs)
+                loss = criterion(logits, labels)
+                loss.backward()
+                if clip_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                learning_rate = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                if schedule is not None:
+                    schedule.step()
+                tally.add(loss, logits, labels)
+                bar.update()
+                if step % log_interval == 0:
+                    tally.settle(step)
+                    bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
+                if stop():
+                    complete = step == first_step + len(batches) - 1
+                    break
+            tally.settle(step)
         seconds = time.perf_counter() - start
         score = evaluate(model, val, criterion, device) if val is not None else None
         yield Epoch(
@@ -178,12 +178,8 @@ def fit(
 
 
 def _bar(batches: Loader, title: str, progress: bool) -> "tqdm[Any]":
-    total = getattr(batches, "count", None)
-    if total is None:
-        total = len(getattr(batches, "dataset", batches))
-    return tqdm(
-        total=total, desc=title, unit=" images", leave=False, disable=not progress, ncols=79
-    )
+    total, off = len(batches), not progress
+    return tqdm(total=total, desc=title, unit=" steps", leave=False, disable=off, ncols=79)
 
 
 def train_model(
@@ -197,7 +193,7 @@ def train_model(
 ) -> tuple[nn.Module, list[float]]:
     """The tutorial's training: the trained model, and the mean loss of each epoch's examples.
 
-    Prints a progress bar on a terminal, else a line an epoch.
+    Prints a line an epoch, and on a terminal a progress bar until then.
     """
     loss_history = []
     progress = sys.stderr.isatty()

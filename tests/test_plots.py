@@ -105,7 +105,7 @@ FIGURES = {
     "samples": lambda: plots.samples(images_of(10), torch.arange(10), FASHION),
     "samples of one image": lambda: plots.samples(images_of(1), torch.tensor([3]), DIGITS),
     "samples of no image": lambda: plots.samples(images_of(0), torch.arange(0), DIGITS),
-    "samples in colour": lambda: plots.samples(images_of(9, 3), torch.arange(9), DIGITS),
+    "samples in colour": lambda: plots.samples(images_of(3, 3), torch.arange(3), DIGITS),
     "samples all black": lambda: plots.samples(torch.zeros(2, 3, 8, 8), torch.arange(2), DIGITS),
     "mistakes of digits": lambda: plots.mistakes(images_of(90), random_score(10, 90), DIGITS),
     "mistakes of fashion": lambda: plots.mistakes(images_of(90), random_score(10, 90), FASHION),
@@ -362,7 +362,7 @@ def test_samples_stand_under_their_true_class():
 
 
 def test_no_more_images_than_asked_for():
-    figure = plots.samples(images_of(40), torch.zeros(40, dtype=torch.int64), DIGITS, num_samples=5)
+    figure = plots.samples(images_of(9), torch.zeros(9, dtype=torch.int64), DIGITS, num_samples=5)
     assert len(figure.axes) == 5
 
 
@@ -438,9 +438,11 @@ def test_titles_of_fashion_mistakes_are_large_enough_to_read():
 # ---- weights and activations
 
 
-def test_weights_that_are_all_zero_have_the_colour_of_zero():
-    shown = plots.filters(torch.zeros(6, 1, 5, 5)).axes[0].images[0]
-    assert shown.norm(0.0) == 0.5
+def test_a_dead_layer_has_the_colour_of_zero_not_of_its_least_value():
+    stages = stages_of()
+    stages["S2"], stages["F6"] = stages["S2"] * 0, stages["F6"] * 0
+    axes = plots.feature_maps(stages, images_of(1)).axes
+    assert axes[2].images[0].norm(0.0) == axes[6].images[0].norm(0.0) == 0.5
 
 
 def test_zero_is_the_middle_of_one_scale_for_all_filters():

@@ -1,0 +1,28 @@
+"""What several test modules need: configurations composed as run.py would, and the real data."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
+    monkeypatch.delenv("LENET_DATA", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda *overrides: compose("config", overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    root = Path(os.environ.get("LENET_DATA", ""))
+    if not (root / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip("needs MNIST's files: set LENET_DATA to their folder")
+    return root.resolve()

@@ -1,0 +1,152 @@
+"""Every YAML composes, builds, and says all that its target can be told."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+
+from lenet.config import LIMITS, build, check, flatten
+from lenet.data import SET_NAMES
+from tests.conftest import CONF, ROOT
+
+OPTIONS = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF
+)
+SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+
+# What the run supplies: an optimizer's parameters, a schedule's optimizer and length, ...
+RUNTIME = {
+    "optimizer": {"params"},
+    "schedule": {"optimizer", "epochs", "steps_per_epoch"},
+    "model": {"num_classes", "in_channels", "image_size"},
+    "tracking": {"config", "overrides", "started"},
+}
+# Deprecated by torch, or (weight, ignore_index, reduction) not to be had from a batch's mean.
+LEFT_OUT = {"loss": {"weight", "size_average", "ignore_index", "reduce", "reduction"}}
+
+
+def nodes(path, config):
+    if "_target_" in config:
+        yield path, config
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from nodes(f"{path}.{key}", value)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_passes_the_check(composed, group, option):
+    extra = (
+        ["data.train=[a.pt]", "data.test=[b.pt]"] if (group, option) == ("data", "files") else []
+    )
+    config = check(composed(f"{group}={option}", *extra))
+    assert config["epochs"] >= 1
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_a_yaml_names_every_argument_of_its_target_in_order(composed, group, option):
+    extra = (
+        ["data.train=[a.pt]", "data.test=[b.pt]"] if (group, option) == ("data", "files") else []
+    )
+    config = OmegaConf.to_container(composed(f"{group}={option}", *extra), resolve=True)
+    top = group.split("/")[0]
+    if top not in config:
+        pytest.skip("an experiment or debug file changes other groups and has no target of its own")
+    for path, node in nodes(top, config[top]):
+        parameters = inspect.signature(get_method(node["_target_"])).parameters.values()
+        arguments = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        absent = RUNTIME.get(path, set()) | LEFT_OUT.get(path, set())
+        keys = [key for key in node if not key.startswith("_")]
+        assert keys == [name for name in arguments if name not in absent], path
+        assert node["_convert_"] == "all", path
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_number_has_a_limit_or_an_annotation(composed, group, option):
+    extra = (
+        ["data.train=[a.pt]", "data.test=[b.pt]"] if (group, option) == ("data", "files") else []
+    )
+    config = check(composed(f"{group}={option}", *extra))
+    for key, value in flatten(config).items():
+        leaf = key.rpartition(".")[2]
+        if leaf.startswith("_") or isinstance(value, str | bool | dict) or value is None:
+            continue
+        if key.startswith(("model.pooling.", "model.activation.")):  # torch's own annotations
+            continue
+        assert key in LIMITS, key
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        pair
+        for pair in OPTIONS
+        if pair[0].split("/")[0] in ("model", "loss", "optimizer", "schedule")
+    ],
+)
+def test_every_part_is_built_and_takes_a_step(composed, group, option):
+    import torch
+
+    config = check(composed(f"{group}={option}"))
+    torch.manual_seed(0)
+    model = build(config, "model", num_classes=5, in_channels=1, image_size=32)
+    optimizer = build(config, "optimizer", model.parameters())
+    schedule = build(config, "schedule", optimizer, epochs=2, steps_per_epoch=3)
+    before = model.conv1.weight.detach().clone()
+    inputs, labels = torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 2, 4])
+    for _ in range(6):
+        optimizer.zero_grad()
+        build(config, "loss")(model(inputs), labels).backward()
+        optimizer.step()
+        schedule.step()
+    assert not torch.equal(model.conv1.weight, before)
+
+
+def test_the_data_groups_are_the_known_sets_and_files():
+    groups = {option for group, option in OPTIONS if group == "data"}
+    assert groups == {*SET_NAMES, "files"}
+
+
+def test_the_defaults_are_the_tutorials_recipe(composed):
+    config = check(composed())
+    assert config["epochs"] == 10
+    assert config["log_interval"] == 100
+    assert config["data"]["batch_size"] == 64
+    assert config["data"]["test_batch_size"] == 1000
+    assert (config["optimizer"]["lr"], config["optimizer"]["momentum"]) == (0.01, 0.9)
+    assert config["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert config["model"]["activation"]["_target_"] == "torch.nn.Tanh"
+    assert config["model"]["pooling"]["_target_"] == "torch.nn.AvgPool2d"
+
+
+def test_the_tutorials_experiment_is_the_default_run_on_mnist(composed):
+    experiment = flatten(check(composed("experiment=tutorial")))
+    defaults = flatten(check(composed("data=mnist")))
+    assert experiment == defaults
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_composes_and_begins_with_its_question(name):
+    lines = (ROOT / "sweeps" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert lines[0].endswith("?")
+    assert f"-cn {name}" in "".join(lines[:6])
+    overrides = [f"hydra.searchpath=[file://{CONF}]"]
+    with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
+        cfg = compose(name, overrides=overrides, return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        known = flatten(OmegaConf.to_container(compose("config")))
+    for key in cfg.hydra.sweeper.params:
+        assert key in known or (CONF / key).is_dir(), key
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_states_claim_expectation_cost_and_command(path: Path):
+    head = "".join(path.read_text().splitlines(keepends=True)[:6])
+    for word in ("@package _global_", "Claim:", "Expected:", "Cost:", "Command:"):
+        assert word in head

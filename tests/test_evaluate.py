@@ -1,0 +1,302 @@
+"""Every figure against a slow loop, and the sets on which means and `squeeze` go wrong."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lenet.data import Batches
+from lenet.evaluate import (
+    Score,
+    accuracy_line,
+    class_lines,
+    evaluate,
+    evaluate_model,
+    evaluate_per_class,
+    score_lines,
+)
+
+MEAN = F.cross_entropy
+
+
+class Echo(nn.Module):
+    """Logits are the inputs; remembers the mode and the gradient mode it was called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append((self.training, torch.is_grad_enabled()))
+        return x
+
+
+def batches_of(logits, labels, size):
+    return Batches(torch.as_tensor(logits), torch.as_tensor(labels), size)
+
+
+def guesses(predicted, num_classes, sure=5.0):
+    """Logits whose highest is at `predicted`."""
+    return sure * F.one_hot(torch.tensor(predicted), num_classes).float()
+
+
+@st.composite
+def scored_sets(draw):
+    num_classes = draw(st.integers(2, 6))
+    count = draw(st.integers(1, 30))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    logits = torch.randn(count, num_classes, generator=random) * draw(st.sampled_from([0.1, 3, 60]))
+    labels = torch.randint(num_classes, (count,), generator=random)
+    return logits, labels, draw(st.integers(1, count + 2))
+
+
+def slow_loss(logits, labels):
+    """Sum of -log softmax, in float64 with Python's floats."""
+    total = 0.0
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        top = max(row)
+        total += top + math.log(sum(math.exp(value - top) for value in row)) - row[label]
+    return total
+
+
+def slow_calibration(confidences, hits):
+    """Guo et al. 2017, eq. 3: sum over bins of |B|/n * |acc(B) - conf(B)|."""
+    bins = [[] for _ in range(15)]
+    for confidence, hit in zip(confidences, hits, strict=True):
+        place = int(float(torch.tensor(confidence) * 15))
+        bins[min(place, 14)].append((confidence, hit))
+    total = 0.0
+    for members in filter(None, bins):
+        accuracy = sum(hit for _, hit in members) / len(members)
+        confidence = sum(confidence for confidence, _ in members) / len(members)
+        total += len(members) / len(hits) * abs(accuracy - confidence)
+    return total
+
+
+@settings(deadline=None)
+@given(scored=scored_sets())
+def test_every_figure_agrees_with_a_slow_loop(scored):
+    logits, labels, size = scored
+    score = evaluate(Echo(), batches_of(logits, labels, size), MEAN)
+    count, num_classes = logits.shape
+    predicted = [row.index(max(row)) for row in logits.tolist()]
+    hits = [guess == label for guess, label in zip(predicted, labels.tolist(), strict=True)]
+
+    assert score.num_classes == num_classes
+    assert score.count == count
+    assert score.correct == sum(hits)
+    assert score.accuracy == sum(hits) / count
+    assert score.loss_sum == pytest.approx(slow_loss(logits, labels), rel=1e-4, abs=1e-4)
+    assert score.loss == pytest.approx(slow_loss(logits, labels) / count, rel=1e-4, abs=1e-4)
+    assert score.predicted.tolist() == predicted
+    assert score.labels.tolist() == labels.tolist()
+
+    confusion = [[0] * num_classes for _ in range(num_classes)]
+    for label, guess in zip(labels.tolist(), predicted, strict=True):
+        confusion[label][guess] += 1
+    assert score.confusion.tolist() == confusion
+    for k, accuracy in enumerate(score.class_accuracy):
+        of_class = [hit for hit, label in zip(hits, labels.tolist(), strict=True) if label == k]
+        assert accuracy == (sum(of_class) / len(of_class) if of_class else None)
+
+    confidence = [float(row.softmax(0).max()) for row in logits]
+    assert score.confidence.tolist() == pytest.approx(confidence, rel=1e-5)
+    slow = slow_calibration(score.confidence.tolist(), hits)
+    assert score.calibration_error == pytest.approx(slow, abs=1e-6)
+
+
+@settings(deadline=None)
+@given(
+    examples=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 0.91, 0.99, 1.0]) | st.floats(0, 1), st.booleans()),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_calibration_agrees_with_the_papers_formula(examples):
+    confidence = torch.tensor([c for c, _ in examples], dtype=torch.float32)
+    hits = [hit for _, hit in examples]
+    labels = torch.tensor(hits).long()
+    score = Score(0.0, labels, torch.ones(len(hits), dtype=torch.long), confidence, 2)
+    slow = slow_calibration(confidence.tolist(), hits)
+    assert score.calibration_error == pytest.approx(slow, abs=1e-6)
+
+
+def test_a_confidence_of_exactly_one_counts():
+    """1.0 * 15 is a sixteenth bin unless it is taken into the last."""
+    score = evaluate(Echo(), batches_of(guesses([0, 0, 1, 1], 2, 500.0), [0, 1, 1, 0], 4), MEAN)
+    assert score.confidence.tolist() == [1.0] * 4
+    assert score.calibration_error == 0.5
+
+
+def test_gaps_of_opposite_sign_cancel_within_a_bin_only():
+    labels, predicted = torch.tensor([0, 1]), torch.tensor([0, 0])
+    within = Score(0.0, labels, predicted, torch.tensor([0.5, 0.5]), 2)
+    across = Score(0.0, labels, predicted, torch.tensor([0.55, 0.45]), 2)
+    assert within.calibration_error == 0
+    assert across.calibration_error == pytest.approx(0.45)
+
+
+def test_a_diverged_models_calibration_is_nan_and_no_crash():
+    score = evaluate(Echo(), batches_of(torch.full((3, 4), math.nan), [0, 1, 2], 2), MEAN)
+    assert math.isnan(score.loss)
+    assert math.isnan(score.calibration_error)
+    assert 0 <= score.accuracy <= 1
+
+
+def test_last_short_batch_weighs_by_its_size():
+    """Batches of 4 and 1: a mean of the two means would be 0.75, the mean of five is 0.4."""
+
+    def criterion(logits, labels):
+        return logits[:, 0].mean()
+
+    inputs = torch.tensor([[0.0, 0], [0, 0], [1, 0], [1, 0], [1, 0]])[[0, 1, 2, 0, 3]]
+    assert inputs[:, 0].tolist() == [0, 0, 1, 0, 1]
+    score = evaluate(Echo(), batches_of(inputs, [0] * 5, 4), criterion)
+    assert score.loss == pytest.approx(0.4)
+    assert score.loss_sum == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_figures_do_not_depend_on_the_batch_size(size):
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 3, generator=random)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    whole = evaluate(Echo(), batches_of(logits, labels, 7), MEAN)
+    parts = evaluate(Echo(), batches_of(logits, labels, size), MEAN)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert torch.equal(parts.confusion, whole.confusion)
+    assert parts.calibration_error == pytest.approx(whole.calibration_error)
+
+
+def test_rows_of_the_confusion_are_the_truth():
+    score = evaluate(Echo(), batches_of(guesses([2, 2], 3), [0, 0], 2), MEAN)
+    assert score.confusion.tolist() == [[0, 0, 2], [0, 0, 0], [0, 0, 0]]
+    assert score.class_accuracy == [0.0, None, None]
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_the_model_is_evaluated_in_eval_mode_without_gradients_and_put_back(was_training):
+    model = Echo().train(was_training)
+    evaluate(model, batches_of(guesses([0, 1, 1], 2), [0, 1, 0], 2), MEAN)
+    assert model.seen == [(False, False)] * 2
+    assert model.training is was_training
+    assert torch.is_grad_enabled()
+
+
+def test_the_mode_is_put_back_after_an_error_too():
+    model = Echo().train()
+    with pytest.raises(ValueError, match="labels"):
+        evaluate(model, batches_of(guesses([0], 2), [7], 1), MEAN)
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+def test_dropout_is_off():
+    logits = guesses([1] * 50, 3)
+    score = evaluate(nn.Dropout(0.9).train(), batches_of(logits, [1] * 50, 10), MEAN)
+    assert score.correct == 50
+
+
+def test_no_batch_is_an_error():
+    with pytest.raises(ValueError, match="expected at least one batch, got none"):
+        evaluate(Echo(), [], MEAN)
+
+
+@pytest.mark.parametrize("label", [-1, -100, 3, 10])
+def test_a_label_that_is_no_class_of_the_model_is_named(label):
+    """-100 is the one that cross entropy passes over in silence."""
+    batches = batches_of(guesses([0, 1, 2], 3), [0, label, 2], 2)
+    with pytest.raises(ValueError, match=rf"^labels: expected 0 to 2, found {label}$"):
+        evaluate(Echo(), batches, MEAN)
+    with pytest.raises(ValueError, match=rf"found {label}$"):
+        evaluate_per_class(Echo(), batches, "cpu", num_classes=20)
+
+
+def test_percent_are_the_exact_quotient(capsys):
+    """100 * (29 / 100) is 28.999999999999996."""
+    batches = batches_of(guesses([0] * 100, 2), [0] * 29 + [1] * 71, 30)
+    assert evaluate_model(Echo(), batches, "cpu") == 29.0
+    out = capsys.readouterr().out
+    assert out == "Accuracy of the network on the 100 test images: 29.00%\n"
+
+
+def test_the_count_is_the_sets_own_and_not_always_10000():
+    score = Score(0.0, torch.zeros(10_000).long(), torch.zeros(10_000).long(), torch.ones(1), 10)
+    score.predicted[:124] = 1
+    assert accuracy_line(score) == "Accuracy of the network on the 10000 test images: 98.76%"
+
+
+def test_an_empty_class_is_said_and_returned_as_none(capsys):
+    batches = batches_of(guesses([0, 1, 1, 3], 4), [0, 0, 1, 3], 3)
+    assert evaluate_per_class(Echo(), batches, "cpu", 4) == [50.0, 100.0, None, 100.0]
+    assert capsys.readouterr().out.splitlines() == [
+        "Accuracy of 0: 50.00%",
+        "Accuracy of 1: 100.00%",
+        "No samples for class 2.",
+        "Accuracy of 3: 100.00%",
+    ]
+
+
+def test_classes_beyond_the_models_are_empty(capsys):
+    batches = batches_of(guesses([0, 1], 2), [0, 1], 2)
+    assert evaluate_per_class(Echo(), batches, "cpu") == [100.0, 100.0] + [None] * 8
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [f"No samples for class {k}." for k in range(2, 10)]
+
+
+def test_fewer_classes_than_the_models_will_do_where_no_label_needs_more(capsys):
+    batches = batches_of(guesses([0, 9, 1], 10), [0, 1, 1], 2)
+    assert evaluate_per_class(Echo(), batches, "cpu", num_classes=2) == [100.0, 50.0]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("num_classes", [2, 0, -1])
+def test_a_label_beyond_num_classes_is_an_error(num_classes):
+    batches = batches_of(guesses([0, 2], 3), [0, 2], 2)
+    with pytest.raises(ValueError, match=rf"more than the label 2, got {num_classes}$"):
+        evaluate_per_class(Echo(), batches, "cpu", num_classes)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_batch_of_one_example_counts(size, capsys):
+    """The tutorial's `squeeze` made a scalar of it, and indexing that raises."""
+    batches = batches_of(guesses([0, 1, 1, 0, 0], 2), [0, 1, 0, 0, 1], size)
+    assert [len(labels) for _, labels in batches][-1] == 1
+    assert evaluate_model(Echo(), batches, "cpu") == 60.0
+    assert evaluate_per_class(Echo(), batches, "cpu", 2) == [pytest.approx(200 / 3), 50.0]
+    assert "Accuracy of 0: 66.67%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_dataloader_and_batches_give_the_same_figures(shuffle):
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(23, 4, generator=random)
+    labels = torch.randint(4, (23,), generator=random)
+    loader = DataLoader(TensorDataset(logits, labels), batch_size=5, shuffle=shuffle)
+    theirs = evaluate(Echo(), loader, MEAN)
+    ours = evaluate(Echo(), batches_of(logits, labels, 5), MEAN, torch.device("cpu"))
+    assert torch.equal(theirs.confusion, ours.confusion)
+    assert theirs.loss == pytest.approx(ours.loss)
+
+
+def test_lines_for_people_use_the_classes_names():
+    labels, predicted = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 2])
+    score = Score(1.5, labels, predicted, torch.tensor([0.9, 0.9, 0.9]), 3)
+    assert score_lines(score, ["Sandal", "Bag", "Coat"]) == [
+        "Accuracy of the network on the 3 test images: 66.67%",
+        "Accuracy of Sandal: 50.00%",
+        "No samples for class Bag.",
+        "Accuracy of Coat: 100.00%",
+        "Test loss 0.5000, expected calibration error 23.33%",
+    ]
+
+
+def test_names_and_accuracies_of_unequal_number_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        class_lines([0.5, None], ["a", "b", "c"])

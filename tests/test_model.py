@@ -1,0 +1,206 @@
+"""The network is the tutorial's, number for number, and bends only where its options say."""
+
+import ast
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lenet.layers import ScaledTanh
+from lenet.model import LeNet5, average_pooling, count_parameters, probabilities
+from tests.conftest import ROOT
+
+SHAPES = {
+    "conv1.weight": (6, 1, 5, 5),
+    "conv1.bias": (6,),
+    "conv2.weight": (16, 6, 5, 5),
+    "conv2.bias": (16,),
+    "fc1.weight": (120, 400),
+    "fc1.bias": (120,),
+    "fc2.weight": (84, 120),
+    "fc2.bias": (84,),
+    "fc3.weight": (10, 84),
+    "fc3.bias": (10,),
+}
+
+
+def images(count=3, channels=1, size=32):
+    random = torch.Generator().manual_seed(count)
+    return torch.randn(count, channels, size, size, generator=random)
+
+
+def by_hand(weights, x, squash=torch.tanh, pool=lambda x: F.avg_pool2d(x, 2)):
+    """LeNet-5 in functions: weights of a state_dict, an image batch -> logits."""
+    w = weights
+    x = pool(squash(F.conv2d(x, w["conv1.weight"], w["conv1.bias"])))
+    x = pool(squash(F.conv2d(x, w["conv2.weight"], w["conv2.bias"])))
+    x = x.reshape(len(x), -1)
+    x = squash(F.linear(x, w["fc1.weight"], w["fc1.bias"]))
+    x = squash(F.linear(x, w["fc2.weight"], w["fc2.bias"]))
+    return F.linear(x, w["fc3.weight"], w["fc3.bias"])
+
+
+def test_it_has_the_modern_61706_parameters():
+    model = LeNet5()
+    assert sum(p.numel() for p in model.parameters()) == 61_706
+    assert count_parameters(model) == 61_706
+
+
+def test_frozen_parameters_are_not_counted():
+    model = LeNet5()
+    model.fc3.requires_grad_(False)
+    assert count_parameters(model) == 61_706 - 850
+
+
+def test_weights_have_the_tutorials_names_and_shapes_in_its_order():
+    state = LeNet5().state_dict()
+    assert list(state) == list(SHAPES)
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == SHAPES
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_layers_have_the_tutorials_names_in_its_order():
+    names = [name for name, _ in LeNet5().named_children()]
+    assert names[:7] == ["conv1", "pool1", "conv2", "pool2", "fc1", "fc2", "fc3"]
+
+
+def test_the_default_is_the_tutorials_forward_bit_for_bit():
+    model, x = LeNet5(), images()
+    assert torch.equal(model(x), by_hand(model.state_dict(), x))
+
+
+def test_a_seed_gives_the_weights_it_gave_the_tutorial():
+    """Layers draw their first weights in the order they are made, and no other layer draws."""
+    torch.manual_seed(5)
+    layers = [
+        nn.Conv2d(1, 6, 5),
+        nn.Conv2d(6, 16, 5),
+        nn.Linear(400, 120),
+        nn.Linear(120, 84),
+        nn.Linear(84, 10),
+    ]
+    expected = [p for layer in layers for p in layer.parameters()]
+    torch.manual_seed(5)
+    for ours, theirs in zip(LeNet5().parameters(), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_channels_last_images_are_read():
+    """Where the tutorial's `view` raises: NHWC strides make no flat view."""
+    model, x = LeNet5(in_channels=3).to(memory_format=torch.channels_last), images(channels=3)
+    plain = model(x)
+    last = model(x.to(memory_format=torch.channels_last))
+    last.sum().backward()
+    assert torch.allclose(last, plain, atol=1e-5)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+ACTIVATIONS = {
+    "tanh": (nn.Tanh, torch.tanh),
+    "scaled_tanh": (ScaledTanh, lambda x: 1.7159 * torch.tanh(x * (2 / 3))),
+    "relu": (nn.ReLU, torch.relu),
+    "relu in place": (partial(nn.ReLU, inplace=True), torch.relu),
+    "leaky_relu": (partial(nn.LeakyReLU, 0.2), lambda x: F.leaky_relu(x, 0.2)),
+    "sigmoid": (nn.Sigmoid, torch.sigmoid),
+    "gelu": (nn.GELU, F.gelu),
+}
+POOLINGS = {
+    "avg": (average_pooling, lambda x: F.avg_pool2d(x, 2)),
+    "max": (partial(nn.MaxPool2d, 2), lambda x: F.max_pool2d(x, 2)),
+}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_and_pooling_are_used_in_each_of_their_places(activation, pooling):
+    make_activation, squash = ACTIVATIONS[activation]
+    make_pooling, pool = POOLINGS[pooling]
+    model, x = LeNet5(activation=make_activation, pooling=make_pooling), images()
+    with torch.no_grad():
+        assert torch.equal(model(x), by_hand(model.state_dict(), x, squash, pool))
+    model(x).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "in_channels", "image_size", "side"),
+    [(10, 1, 16, 1), (2, 3, 28, 4), (47, 1, 32, 5), (62, 4, 33, 5), (1, 2, 64, 13)],
+)
+def test_classes_channels_and_size_follow_the_data(num_classes, in_channels, image_size, side):
+    model = LeNet5(num_classes, in_channels, image_size)
+    stages = model.stages(images(2, in_channels, image_size))
+    assert stages["S4"].shape == (2, 16, side, side)
+    assert stages["output"].shape == (2, num_classes)
+
+
+@pytest.mark.parametrize("image_size", [15, 8, 4, 0, -32])
+def test_an_image_too_small_for_s4_is_refused(image_size):
+    with pytest.raises(ValueError, match=rf"image_size: expected 16 or more, got {image_size}$"):
+        LeNet5(image_size=image_size)
+
+
+def test_an_image_of_another_size_than_promised_is_an_error():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        LeNet5(image_size=32)(images(size=28))
+
+
+def test_stages_carry_the_papers_names_and_shapes():
+    model, x = LeNet5(), images()
+    stages = model.stages(x)
+    assert {name: tuple(value.shape[1:]) for name, value in stages.items()} == {
+        "C1": (6, 28, 28),
+        "S2": (6, 14, 14),
+        "C3": (16, 10, 10),
+        "S4": (16, 5, 5),
+        "C5": (120,),
+        "F6": (84,),
+        "output": (10,),
+    }
+    assert list(stages) == ["C1", "S2", "C3", "S4", "C5", "F6", "output"]
+    assert torch.equal(stages["output"], model(x))
+    assert torch.equal(stages["C1"], torch.tanh(model.conv1(x)))
+    assert torch.equal(stages["F6"], torch.tanh(model.fc2(stages["C5"])))
+
+
+def test_the_output_is_logits():
+    model = LeNet5()
+    with torch.no_grad():
+        model.fc3.bias.add_(100)
+    assert float(model(images()).detach().min()) > 50
+
+
+@settings(deadline=None)
+@given(
+    logits=st.lists(
+        st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5
+    )
+)
+def test_probabilities_of_each_row_sum_to_one(logits):
+    p = probabilities(torch.tensor(logits))
+    assert p.shape == (len(logits), 3)
+    assert p.min() >= 0
+    assert torch.allclose(p.sum(dim=1), torch.ones(len(logits)))
+
+
+def test_probabilities_are_over_the_last_axis():
+    """Two axes of one length: a softmax over the wrong one has the same shape."""
+    logits = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+    p = probabilities(logits)
+    assert p[1].tolist() == [0.5, 0.5]
+    assert float(p[0, 1] / p[0, 0]) == pytest.approx(7.389056)
+    assert probabilities(logits[0]).shape == (2,)
+
+
+def test_softmax_is_taken_in_one_place_only():
+    """A softmax inside a model that is trained by cross entropy is the best-known LeNet bug."""
+    found = []
+    for path in (ROOT / "lenet").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", None)))
+            if "softmax" in str(name).lower():
+                found.append((path.stem, name))
+    assert found == [("model", "softmax")]

@@ -1,0 +1,201 @@
+"""Learning rates step by step against closed forms, and the lengths at which they break."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD, Adam, RMSprop
+
+from lenet.schedule import constant, cosine, one_cycle, step
+
+PEAK = 0.4
+
+
+def optimizer_of(kind=SGD, **options):
+    return kind([nn.Parameter(torch.zeros(1))], lr=PEAK, **options)
+
+
+def rates(make, epochs, steps_per_epoch, optimizer=None, **options):
+    """The learning rate of every optimizer step, stepped as `fit` does: once after each."""
+    optimizer = optimizer or optimizer_of()
+    schedule = make(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch, **options)
+    found = []
+    for _ in range(epochs * steps_per_epoch):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+LENGTHS = st.tuples(st.integers(1, 6), st.integers(1, 12))
+
+
+@settings(deadline=None)
+@given(length=LENGTHS)
+def test_constant_stays(length):
+    assert rates(constant, *length) == [PEAK] * math.prod(length)
+
+
+@settings(deadline=None)
+@given(length=LENGTHS, step_size=st.integers(1, 4), gamma=st.sampled_from([0.1, 0.5, 1.0]))
+def test_step_falls_at_epochs_ends_alone(length, step_size, gamma):
+    epochs, steps_per_epoch = length
+    expected = [
+        PEAK * gamma ** (epoch // step_size)
+        for epoch in range(epochs)
+        for _ in range(steps_per_epoch)
+    ]
+    found = rates(step, epochs, steps_per_epoch, step_size=step_size, gamma=gamma)
+    assert found == pytest.approx(expected)
+
+
+def test_step_by_default_divides_by_ten_every_three_epochs():
+    found = rates(step, 7, 2)
+    assert found == pytest.approx([PEAK] * 6 + [PEAK / 10] * 6 + [PEAK / 100] * 2)
+
+
+def test_cosine_at_its_landmarks():
+    """10 epochs of 10 steps, one of warm-up: 11 steps up to the peak, 90 down to the end."""
+    found = rates(cosine, 10, 10, warmup_epochs=1.0, final_factor=0.1)
+    assert found[0] == pytest.approx(PEAK / 11)
+    assert found[9] == pytest.approx(PEAK * 10 / 11)
+    assert found[10] == PEAK
+    assert max(found) == PEAK
+    middle = 0.1 + 0.9 * (1 + math.cos(math.pi * 45 / 89)) / 2
+    assert found[55] == pytest.approx(PEAK * middle)
+    assert found[-1] == pytest.approx(PEAK * 0.1)
+    assert found[-2] > found[-1]
+
+
+@settings(deadline=None)
+@given(
+    length=LENGTHS,
+    warmup_epochs=st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0, 50.0]),
+    final_factor=st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_cosine_rises_to_the_peak_and_falls_to_the_final_factor(
+    length, warmup_epochs, final_factor
+):
+    total = math.prod(length)
+    warmup = min(round(warmup_epochs * length[1]), total)
+    found = rates(cosine, *length, warmup_epochs=warmup_epochs, final_factor=final_factor)
+    up = [PEAK * (i + 1) / (warmup + 1) for i in range(warmup)]
+    assert found[:warmup] == pytest.approx(up)
+    for i, rate in enumerate(found[warmup:]):
+        part = i / (total - warmup - 1) if i else 0
+        cos = math.cos(math.pi * part)
+        assert rate == pytest.approx(PEAK * (final_factor + (1 - final_factor) * (1 + cos) / 2))
+    if total - warmup >= 2:
+        assert found[warmup] == PEAK
+        assert found[-1] == pytest.approx(PEAK * final_factor, abs=1e-12)
+
+
+def test_a_warm_up_longer_than_the_training_rises_to_its_end():
+    found = rates(cosine, 2, 5, warmup_epochs=99.0)
+    assert all(a < b for a, b in pairwise(found))
+    assert found[-1] == pytest.approx(PEAK * 10 / 11)
+
+
+def test_no_learning_rate_is_zero_before_the_last_step():
+    found = rates(cosine, 3, 4, warmup_epochs=1.0, final_factor=0.0)
+    assert min(found[:-1]) > 0
+    assert found[-1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("make", [constant, step, cosine, one_cycle])
+@pytest.mark.parametrize("length", [(1, 1), (1, 2), (2, 1)])
+def test_the_shortest_trainings_have_a_finite_rate(make, length):
+    found = rates(make, *length, optimizer_of(momentum=0.9))
+    assert len(found) == math.prod(length)
+    assert all(0 <= rate <= PEAK for rate in found)
+
+
+def annealed(start, end, part):
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+
+def one_cycle_by_hand(total, pct_start=0.3):
+    """Cosine from PEAK/25 to PEAK at the rise's last step, then to PEAK/25/10000 at the last."""
+    top = pct_start * total - 1
+    return [
+        annealed(PEAK / 25, PEAK, i / top)
+        if i <= top
+        else annealed(PEAK, PEAK / 25 / 1e4, (i - top) / (total - 1 - top))
+        for i in range(total)
+    ]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: optimizer_of(SGD, momentum=0.9),
+        lambda: optimizer_of(SGD, momentum=0.9, nesterov=True),
+        lambda: optimizer_of(Adam),
+        lambda: optimizer_of(RMSprop),
+    ],
+    ids=["sgd", "nesterov", "adam", "rmsprop"],
+)
+def test_one_cycle_is_stepped_through_exactly(optimizer):
+    found = rates(one_cycle, 4, 25, optimizer())
+    assert found == pytest.approx(one_cycle_by_hand(100), rel=1e-6)
+    assert max(found) == found[29] == pytest.approx(PEAK)
+    assert found[0] == pytest.approx(PEAK / 25)
+    assert found[-1] == pytest.approx(PEAK / 25 / 1e4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "momentum"),
+    [
+        (SGD, lambda group: group["momentum"]),
+        (Adam, lambda group: group["betas"][0]),
+        (RMSprop, lambda group: group["momentum"]),
+    ],
+)
+def test_one_cycle_moves_momentum_against_the_rate_where_asked(kind, momentum):
+    options = {"momentum": 0.9} if kind is not Adam else {}
+    for wanted, first in ((True, 0.95), (False, 0.9)):
+        optimizer = optimizer_of(kind, **options)
+        schedule = one_cycle(optimizer, 2, 10, cycle_momentum=wanted)
+        assert momentum(optimizer.param_groups[0]) == first
+        for _ in range(5):
+            optimizer.step()
+            schedule.step()
+        assert momentum(optimizer.param_groups[0]) == pytest.approx(0.85 if wanted else 0.9)
+
+
+def test_one_cycle_keeps_each_groups_own_peak():
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.5)]
+    optimizer = SGD(groups, lr=1.0, momentum=0.9)
+    schedule = one_cycle(optimizer, 1, 20)
+    highest = [0.0, 0.0]
+    for _ in range(20):
+        highest = [max(h, g["lr"]) for h, g in zip(highest, optimizer.param_groups, strict=True)]
+        optimizer.step()
+        schedule.step()
+    assert highest == pytest.approx([0.1, 0.5])
+
+
+@settings(deadline=None)
+@given(total=st.integers(1, 60), pct_start=st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.5, 0.9, 0.99]))
+def test_one_cycle_ends_at_any_length(total, pct_start):
+    """torch divides by zero where the rise is one step long, as 0.1 of ten steps is."""
+    found = rates(one_cycle, 1, total, optimizer_of(momentum=0.9), pct_start=pct_start)
+    assert all(0 < rate <= PEAK * (1 + 1e-9) for rate in found)
+    assert found[-1] == pytest.approx(PEAK / 25 / 1e4)
+
+
+def test_a_rise_of_one_step_begins_at_the_peak():
+    found = rates(one_cycle, 1, 10, optimizer_of(momentum=0.9), pct_start=0.1)
+    assert found[0] == pytest.approx(PEAK)
+    assert found == pytest.approx(sorted(found, reverse=True))
+
+
+@pytest.mark.parametrize("pct_start", [1, 1.0, 1.5, -0.1])
+def test_one_cycle_refuses_a_rise_that_leaves_no_fall(pct_start):
+    """torch takes 1.0 and divides by zero after the very last step of the training."""
+    with pytest.raises(ValueError, match="pct_start"):
+        one_cycle(optimizer_of(momentum=0.9), 2, 5, pct_start=pct_start)
