@@ -3,6 +3,7 @@
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +54,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
                     raise CheckpointError(
                         f"{path}: expected intact weights, found a checksum that fails ({damaged})"
                     )
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of a pickle that it then refuses; the error says it.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=device, weights_only=True)
     except CheckpointError:
         raise
     except pickle.UnpicklingError:

@@ -6,6 +6,8 @@ A set is decoded once, to float32; a batch is an index into it. No worker proces
 """
 
 import argparse
+import copy
+import functools
 import hashlib
 import os
 import sys
@@ -31,24 +33,36 @@ MOST_CLASSES = 1000
 class Batches:
     """Examples in memory, as batches: in their own order, or shuffled anew each epoch.
 
-    The order of an epoch follows from (seed, epoch) alone, so a run that starts again in the
-    middle sees what it would have seen.
+    `transform` makes of a batch of images what the network reads, so the set itself can stay
+    bytes, a quarter of the memory. The order of an epoch follows from (seed, epoch) alone, so a
+    run that starts again in the middle sees what it would have seen.
 
-    Shapes: images (N, C, H, W), labels (N); iterating gives them batch by batch, the last short.
+    Shapes: images (N, ...), labels (N); iterating gives them batch by batch, the last one short.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, batch_size: int, seed: int | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
+        self.transform = transform
         self.epoch = 1
 
     @property
     def count(self) -> int:
         return len(self.labels)
+
+    @property
+    def inputs(self) -> Tensor:
+        """All that the network reads, in the set's own order, made anew each time."""
+        return self.transform(self.images) if self.transform else self.images
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
@@ -57,19 +71,16 @@ class Batches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.seed is None:
-            yield from zip(
-                self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-            )
-            return
-        order = permutation(self.count, self.seed, self.epoch).to(self.labels.device)
-        for index in order.split(self.batch_size):
-            yield self.images[index], self.labels[index]
+        order = torch.arange(self.count)
+        if self.seed is not None:
+            order = permutation(self.count, self.seed, self.epoch)
+        for index in order.to(self.labels.device).split(self.batch_size):
+            images = self.images[index]
+            yield self.transform(images) if self.transform else images, self.labels[index]
 
     def to(self, device: torch.device) -> "Batches":
-        images, labels = self.images.to(device), self.labels.to(device)
-        moved = Batches(images, labels, self.batch_size, self.seed)
-        moved.epoch = self.epoch
+        moved = copy.copy(self)
+        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
         return moved
 
 
@@ -253,9 +264,11 @@ def prepare(
     order = permutation(len(images), VALIDATION_SEED)
     held_out, kept = order[:val_size].sort().values, order[val_size:][:train_size].sort().values
 
+    transform = functools.partial(normalised, mean=mean, std=std)
+
     def batches(part: Pair, index: Tensor | None, size: int, seed: int | None) -> Batches:
         images, labels = part if index is None else (part[0][index], part[1][index])
-        return Batches(as_input(images, image_size, mean, std), labels, size, seed)
+        return Batches(as_pixels(images, image_size), labels, size, seed, transform)
 
     whole = len(kept) == len(images)
     checksums = [idx_sha256(tensor) for tensor in (*raw.train, *raw.test)]
@@ -300,25 +313,38 @@ def _class_names(raw: Raw) -> tuple[str, ...]:
 
 
 def as_input(images: Tensor, image_size: int, mean: float, std: float) -> Tensor:
-    """Bytes -> what a network reads: smaller images get an even border of 0, larger ones are
-    resized, pixels are scaled to 0 to 1 and normalised.
+    """Bytes of any size -> what a network reads.
 
     Shapes: uint8 (N, H, W) or (N, C, H, W) -> float32 (N, C, image_size, image_size).
     """
+    return normalised(as_pixels(images, image_size), mean, std)
+
+
+def as_pixels(images: Tensor, image_size: int) -> Tensor:
+    """Bytes of one size: smaller images get an even border of 0, larger ones are resized.
+
+    Shapes: uint8 (N, H, W) or (N, C, H, W) -> uint8 (N, C, image_size, image_size).
+    """
     images = images[:, None] if images.ndim == 3 else images
     count, channels, height, width = images.shape
-    output = torch.zeros(count, channels, image_size, image_size)
+    output = torch.zeros(count, channels, image_size, image_size, dtype=torch.uint8)
     if max(height, width) > image_size:
-        # In parts: a float copy of the whole at its full size would double the memory.
         size = (image_size, image_size)
         for out, part in zip(output.split(1000), images.split(1000), strict=True):
-            out.copy_(
-                torch.nn.functional.interpolate(part.float(), size, mode="bilinear", antialias=True)
-            )
+            resize = torch.nn.functional.interpolate
+            out.copy_(resize(part.float(), size, mode="bilinear", antialias=True).round())
     else:
         top, left = (image_size - height) // 2, (image_size - width) // 2
         output[:, :, top : top + height, left : left + width] = images
-    return output.div_(255).sub_(mean).div_(std)
+    return output
+
+
+def normalised(pixels: Tensor, mean: float, std: float) -> Tensor:
+    """Pixels from 0 to 1, less `mean`, divided by `std`: bit for bit what torchvision makes.
+
+    Shapes: uint8 (...) -> float32 (...).
+    """
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 # ---- The tutorial's names --------------------------------------------------------------------

@@ -79,9 +79,7 @@ def _parse_idx(file: BinaryIO | gzip.GzipFile, path: Path) -> Tensor:
             f"{path}: expected {expected:,} bytes for shape {list(shape)}, found {more}{found:,}"
         )
     array = np.frombuffer(body.getbuffer(), dtype).reshape(shape)
-    if dtype == np.uint8:
-        return torch.from_numpy(array.copy())
-    return torch.from_numpy(array.astype(np.int64))
+    return torch.from_numpy(array if dtype == np.uint8 else array.astype(np.int64))
 
 
 def read_pt(path: Path) -> tuple[Tensor, Tensor]:

@@ -414,7 +414,9 @@ def gallery(
     yield "class_accuracy", class_accuracy(score, data.classes)
     yield "samples", samples(data.train.images.cpu(), data.train.labels.cpu(), data.classes)
     yield "mistakes", mistakes(test.images.cpu(), score, data.classes)
-    yield "filters", filters(model.conv1.weight)
-    with torch.no_grad():
-        maps = model.eval().stages(test.images[:1])
-    yield "feature_maps", feature_maps(maps, test.images[0], data.classes[test.labels[0]])
+    if hasattr(model, "conv1"):
+        yield "filters", filters(model.conv1.weight)
+    if hasattr(model, "stages"):
+        with torch.no_grad():
+            maps = model.eval().stages(next(iter(test))[0][:1])
+        yield "feature_maps", feature_maps(maps, test.images[0], data.classes[test.labels[0]])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec
 
 # A server that does not answer is given seconds, not minutes; MLflow reads these as it starts.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -47,7 +47,6 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class TrackingError(ValueError):
@@ -88,18 +87,22 @@ def _reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
-def _timed(
-    method: Callable[Concatenate["Run", P], R],
-) -> Callable[Concatenate["Run", P], R]:
+def _recording(
+    method: Callable[Concatenate["Run", P], None],
+) -> Callable[Concatenate["Run", P], None]:
+    """Counts a method's time as logging; its failure costs a warning, never the training."""
+
     @functools.wraps(method)
-    def timed(self: "Run", *args: P.args, **kwargs: P.kwargs) -> R:
+    def recording(self: "Run", *args: P.args, **kwargs: P.kwargs) -> None:
         start = time.perf_counter()
         try:
-            return method(self, *args, **kwargs)
+            method(self, *args, **kwargs)
+        except Exception as error:
+            print(f"Warning: {method.__name__} failed ({_reason(error)})", file=sys.stderr)
         finally:
             self.seconds += time.perf_counter() - start
 
-    return timed
+    return recording
 
 
 class Run:
@@ -141,8 +144,8 @@ class Run:
         self._waiting: list[Metric] = []
         self._latest: dict[str, float] = {}
 
-    @_timed
     def __enter__(self) -> "Run":
+        start = time.perf_counter()
         self.uri = connect(self.uri)
         self._client = MlflowClient()
         try:
@@ -160,12 +163,13 @@ class Run:
             raise TrackingError(f"tracking.uri={self.uri}: {_reason(error)}") from None
         self.id = run.info.run_id
         params = [Param(key, str(value)[:6000]) for key, value in flatten(self.config).items()]
-        for start in range(0, len(params), 100):
-            self._client.log_batch(self.id, params=params[start : start + 100])
+        for first in range(0, len(params), 100):
+            self._client.log_batch(self.id, params=params[first : first + 100])
         mlflow.log_text(_yaml(self.config), "config.yaml")
         mlflow.log_text(_yaml(self.overrides), "overrides.yaml")
         mlflow.log_text(environment(), "environment.txt")
         self._log_git()
+        self.seconds += time.perf_counter() - start
         return self
 
     def _experiment_id(self) -> str:
@@ -198,7 +202,7 @@ class Run:
     def tag(self, key: str, value: str) -> None:
         self._client.set_tag(self.id, key, value)
 
-    @_timed
+    @_recording
     def log_setup(self, data: Data, model: nn.Module, device: torch.device) -> None:
         """What the run is made of, beyond its configuration."""
         if device.type == "cuda":
@@ -226,7 +230,7 @@ class Run:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", c)]) for c in contexts]
         self._client.log_inputs(self.id, inputs[:1])
 
-    @_timed
+    @_recording
     def log_epoch(self, record: Epoch) -> None:
         """Step = epoch; for `train/loss_step`, step = optimizer step."""
         for step, loss in record.steps:
@@ -246,7 +250,7 @@ class Run:
         self._add(values, record.epoch)
         self._flush()
 
-    @_timed
+    @_recording
     def log_test(self, score: Score, epoch: int) -> None:
         """The test set's figures, at the step of the last epoch."""
         values = {
@@ -296,17 +300,17 @@ class Run:
         """The newest value of a metric, None where it was never logged."""
         return self._latest.get(name) if name else None
 
-    @_timed
+    @_recording
     def log_text(self, text: str, name: str) -> None:
         mlflow.log_text(text, name)
 
-    @_timed
+    @_recording
     def log_figures(self, figures: Iterable[tuple[str, Any]]) -> None:
         """Matplotlib figures by name; the time it takes to make them counts as logging."""
         for name, figure in figures:
             mlflow.log_figure(figure, f"pictures/{name}.png")
 
-    @_timed
+    @_recording
     def log_file(self, write: Callable[[Path], None], name: str) -> None:
         """An artifact that `write` puts at the path it is given."""
         self._log_file(write, name)
@@ -317,14 +321,14 @@ class Run:
             write(path)
             mlflow.log_artifact(str(path), str(Path(name).parent) if "/" in name else None)
 
-    @_timed
+    @_recording
     def log_checkpoint(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
     ) -> None:
         state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         self._log_file(lambda path: checkpoint.save(state, path), "checkpoint.pt")
 
-    @_timed
+    @_recording
     def log_model(self, model: nn.Module, data: Data) -> None:
         """The network as a `pt2` program over a batch of any size: no pickle to load it.
 
@@ -337,8 +341,8 @@ class Run:
         def tensor(*shape: int) -> Schema:
             return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
 
-        example = data.test.images[:2].cpu()
-        was_training, device = model.training, data.test.images.device
+        example = next(iter(data.test))[0][:2].cpu()
+        was_training, device = model.training, data.test.labels.device
         mlflow.pytorch.log_model(
             model.cpu().eval(),
             name="model",

@@ -213,7 +213,7 @@ def test_the_validation_split_is_the_same_for_all_seeds_and_batch_sizes() -> Non
     splits = [
         plain(raw, val_size=60, seed=seed, batch_size=size) for seed, size in ((0, 64), (1, 7))
     ]
-    held_out = [numbers(data.val.images) for data in splits if data.val]
+    held_out = [numbers(data.val.inputs) for data in splits if data.val]
     assert held_out[0] == held_out[1]
     assert len(set(held_out[0])) == 60
     assert splits[0].val_sha256 == splits[1].val_sha256
@@ -222,7 +222,7 @@ def test_the_validation_split_is_the_same_for_all_seeds_and_batch_sizes() -> Non
 def test_training_and_validation_images_are_disjoint_and_together_all() -> None:
     data = plain(numbered(300), val_size=60)
     assert data.val is not None
-    held_out, kept = numbers(data.val.images), numbers(data.train.images)
+    held_out, kept = numbers(data.val.inputs), numbers(data.train.inputs)
     assert sorted(held_out + kept) == list(range(300))
     assert data.val.labels.tolist() == [n % 10 for n in held_out]
     assert data.train.labels.tolist() == [n % 10 for n in kept]
@@ -233,7 +233,7 @@ def test_training_and_validation_images_are_disjoint_and_together_all() -> None:
 def test_the_hash_of_the_split_is_that_of_its_indices() -> None:
     data = plain(numbered(300), val_size=60)
     assert data.val is not None
-    indices = np.array(numbers(data.val.images), np.int64)
+    indices = np.array(numbers(data.val.inputs), np.int64)
     assert data.val_sha256 == hashlib.sha256(indices.tobytes()).hexdigest()
     assert plain(numbered(300), val_size=61).val_sha256 != data.val_sha256
     assert plain(numbered(300)).val_sha256 is None
@@ -241,19 +241,19 @@ def test_the_hash_of_the_split_is_that_of_its_indices() -> None:
 
 def test_a_smaller_training_set_is_part_of_a_larger_and_never_touches_validation() -> None:
     parts = [plain(numbered(300), train_size=size, val_size=60) for size in (50, 100, 240)]
-    kept = [set(numbers(data.train.images)) for data in parts]
+    kept = [set(numbers(data.train.inputs)) for data in parts]
     assert [len(each) for each in kept] == [50, 100, 240]
     assert kept[0] < kept[1] < kept[2]
     assert len({data.val_sha256 for data in parts}) == 1
     assert parts[0].val is not None
-    assert kept[2].isdisjoint(numbers(parts[0].val.images))
+    assert kept[2].isdisjoint(numbers(parts[0].val.inputs))
 
 
 def test_without_a_split_all_images_are_trained_on_in_their_order() -> None:
     data = plain(numbered(300))
     assert data.val is None
-    assert numbers(data.train.images) == list(range(300))
-    assert numbers(plain(numbered(300), train_size=300).train.images) == list(range(300))
+    assert numbers(data.train.inputs) == list(range(300))
+    assert numbers(plain(numbered(300), train_size=300).train.inputs) == list(range(300))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_mean_and_deviation_are_those_of_all_training_pixels() -> None:
 def test_images_without_any_contrast_stay_finite() -> None:
     blank = torch.full((20, 8, 8), 7, dtype=torch.uint8)
     data = prepare(Raw("blank", (blank, cycle(20)), (blank, cycle(20)), DIGITS, "memory"))
-    assert data.train.images.isfinite().all()
+    assert data.train.inputs.isfinite().all()
 
 
 # ---- sets by name ----------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_digits_are_the_same_every_time_with_all_classes_in_all_parts(tmp_path: 
     for part in (first.train, first.val, first.test):
         assert part.images.shape[1:] == (1, 32, 32)
         assert (part.labels.bincount(minlength=10) > 0).all()
-    assert first.train.images.equal(second.train.images)
+    assert first.train.inputs.equal(second.train.inputs)
     assert first.line() == (
         "digits: 1,237 training images, 200 validation images, 360 test images, 10 classes"
     )
@@ -431,7 +431,7 @@ def test_letters_of_ones_own_work_through_config_alone(
     )
     assert (data.train.count, data.val.count, data.test.count) == (78, 26, 52)
     assert data.test.labels.tolist() == [*range(26)] * 2
-    assert data.test.images.equal(as_input(noise(52, 28, 28, seed=1), 32, data.mean, data.std))
+    assert data.test.inputs.equal(as_input(noise(52, 28, 28, seed=1), 32, data.mean, data.std))
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (28, 28), (48, 48), (3, 24, 30), (21, 27)])
@@ -449,17 +449,17 @@ def test_a_set_of_any_image_size_is_read_from_pt_and_idx(
         for path, array in zip(files[-1], (images.numpy(), labels.byte().numpy()), strict=True):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             Path(path).write_bytes(header + array.tobytes())
-    data = load_files("own", *files, image_size=32)
-    assert data.train.images.shape == (30, 3 if len(shape) == 3 else 1, 32, 32)
-    assert data.train.images.equal(as_input(train[0], 32, data.mean, data.std))
-    assert data.test.images.equal(as_input(test[0], 32, data.mean, data.std))
+    data = load_files("own", files[0], files[1], image_size=32)
+    assert data.train.inputs.shape == (30, 3 if len(shape) == 3 else 1, 32, 32)
+    assert data.train.inputs.equal(as_input(train[0], 32, data.mean, data.std))
+    assert data.test.inputs.equal(as_input(test[0], 32, data.mean, data.std))
     assert data.test.labels.equal(test[1])
     assert data.classes == DIGITS
 
 
 def own(tmp_path: Path, train: Pair, test: Pair, **options: Any) -> Data:
     files = [[saved(tmp_path / "a.pt", train)], [saved(tmp_path / "b.pt", test)]]
-    return load_files("own", *files, **options)
+    return load_files("own", files[0], files[1], **options)
 
 
 def test_classes_are_counted_where_they_are_not_named(tmp_path: Path) -> None:
@@ -732,7 +732,7 @@ def test_mnist_is_normalised_and_recorded_by_its_published_numbers(mnist_root: P
     assert KNOWN["mnist"].sha256 is not None
     joined = "".join(KNOWN["mnist"].sha256)
     assert data.sha256 == hashlib.sha256(joined.encode()).hexdigest()
-    images = (data.test.images[:50, 0, 2:-2, 2:-2] * data.std + data.mean) * 255
-    assert as_input(images.round().byte(), 32, data.mean, data.std).equal(data.test.images[:50])
-    assert data.train.images.mean().abs() < 0.5
+    images = (data.test.inputs[:50, 0, 2:-2, 2:-2] * data.std + data.mean) * 255
+    assert as_input(images.round().byte(), 32, data.mean, data.std).equal(data.test.inputs[:50])
+    assert data.train.inputs.mean().abs() < 0.5
     assert idx_sha256(data.test.labels) == KNOWN["mnist"].sha256[3]

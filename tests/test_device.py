@@ -1,5 +1,6 @@
 """Which device is taken, on how many threads, and what is said where there is none."""
 
+import importlib
 import os
 
 import pytest
@@ -18,13 +19,17 @@ def _torch_as_it_was(monkeypatch):
     yield
     # select() sets the variable by itself, which monkeypatch does not know of.
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = benchmark
     torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def machine(monkeypatch):
+    # Turning on deterministic algorithms imports this, which must not meet the faked functions.
+    importlib.import_module("torch._dynamo")
+
     def has(cuda=False, mps=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)

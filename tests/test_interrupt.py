@@ -36,9 +36,8 @@ def test_the_second_signal_ends_the_process(first, second, status):
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 def test_outside_the_deferred_part_the_first_ends_the_process(number, status):
-    with Interrupt() as interrupt:
-        with pytest.raises(SystemExit) as before:
-            signal.raise_signal(number)
+    with Interrupt(), pytest.raises(SystemExit) as before:
+        signal.raise_signal(number)
     assert before.value.code == status
     with Interrupt() as interrupt:
         with interrupt.deferred():
@@ -118,7 +117,12 @@ with Interrupt() as interrupt, interrupt.deferred():
 
 @pytest.mark.parametrize(
     ("numbers", "out", "status"),
-    [([], "not asked\n", 0), (["15"], "asked\n", 0), (["15", "15"], "", 143), (["2", "2"], "", 130)],
+    [
+        ([], "not asked\n", 0),
+        (["15"], "asked\n", 0),
+        (["15", "15"], "", 143),
+        (["2", "2"], "", 130),
+    ],
 )
 def test_a_shell_sees_the_status_and_no_traceback(numbers, out, status):
     done = subprocess.run(
