@@ -47,15 +47,15 @@ def test_every_option_composes_and_passes_the_check(composed, group, option):
     assert config["epochs"] >= 1
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("experiment", "debug")]
+)
 def test_a_yaml_names_every_argument_of_its_target_in_order(composed, group, option):
     extra = (
         ["data.train=[a.pt]", "data.test=[b.pt]"] if (group, option) == ("data", "files") else []
     )
     config = OmegaConf.to_container(composed(f"{group}={option}", *extra), resolve=True)
     top = group.split("/")[0]
-    if top not in config:
-        pytest.skip("an experiment or debug file changes other groups and has no target of its own")
     for path, node in nodes(top, config[top]):
         parameters = inspect.signature(get_method(node["_target_"])).parameters.values()
         arguments = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
