@@ -118,9 +118,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
             f"objective={config['objective']}: the test set is scored once, at the end, and "
             "nothing is chosen by it; take val/loss or val/accuracy and set data.val_size"
         )
+    # What the table knows is checked before the signatures, for which torch must be read in.
+    flat = flatten(config)
     for key, kind in LIMITS.items():
-        if "." not in key:
-            _accept(key, kind, config.get(key))
+        if key in flat or "." not in key:
+            _accept(key, kind, flat[key] if key in flat else config.get(key))
     for group in GROUPS:
         _check_node(group, config[group])
     _check_choices(config)
@@ -133,9 +135,7 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         full = f"{path}.{key}"
         if isinstance(value, dict) and "_target_" in value:
             _check_node(full, value)
-        elif full in LIMITS:
-            _accept(full, LIMITS[full], value)
-        elif key in hints:
+        elif full not in LIMITS and key in hints:
             _accept(full, hints[key], value)
 
 
