@@ -179,7 +179,9 @@ class Run:
             own = self.uri == f"sqlite:///{home() / 'mlflow.db'}"
             location = (home() / "mlruns").as_uri() if own else None
             try:
-                return self._client.create_experiment(self.experiment, artifact_location=location)
+                # The tag makes `mlflow ui` open the experiment as one of training, with its charts.
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                return self._client.create_experiment(self.experiment, location, kind)
             except MlflowException:  # another process was first
                 found = self._client.get_experiment_by_name(self.experiment)
                 if found is None:

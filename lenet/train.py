@@ -144,7 +144,7 @@ def fit(
                 if schedule is not None:
                     schedule.step()
                 tally.add(loss, logits, labels)
-                bar.update()
+                bar.update(len(labels))
                 if step % log_interval == 0:
                     tally.settle(step)
                     bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
@@ -178,8 +178,18 @@ def fit(
 
 
 def _bar(batches: Loader, title: str, progress: bool) -> "tqdm[Any]":
-    total, off = len(batches), not progress
-    return tqdm(total=total, desc=title, unit=" steps", leave=False, disable=off, ncols=79)
+    """In images, with their number where the batches tell it: a list of batches does not."""
+    dataset = getattr(batches, "dataset", None)
+    count = getattr(batches, "count", None) if dataset is None else len(dataset)
+    return tqdm(
+        total=count if isinstance(count, int) else None,
+        desc=title,
+        unit=" images",
+        unit_scale=True,
+        leave=False,
+        disable=not progress,
+        ncols=90,
+    )
 
 
 def train_model(
