@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # Torch's threads wait for each other in a loop. Beside another busy process that loop takes away
-# the time it waits for; libgomp's own choice for such a machine, 1000 turns, costs little elsewhere.
+# the time it waits for; 1000 turns, libgomp's own choice for such machines, cost little elsewhere.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 STARTS = [time.time()]  # the first job's, imports included; a sweep's others start in main
 gc.set_threshold(50_000, 20, 1000)  # Imports leave little to collect: looking took 1.5 s of 9.
