@@ -1,10 +1,7 @@
-"""A picture of a digit -> MNIST's form of it -> a class and its probabilities. Writes nothing.
+"""Pictures of digits -> classes and their probabilities. Writes nothing.
 
-    python -m lenet.predict RUN_ID picture.png
-    python -m lenet.predict lenet5.pth --show *.jpg
-
-Source of the form: the MNIST page of LeCun, Cortes and Burges: size normalised to fit a 20x20 box,
-its aspect ratio kept, antialiased; then placed in 28x28 by its centre of mass.
+python -m lenet.predict RUN_ID picture.png
+python -m lenet.predict lenet5.pth --show *.jpg
 """
 
 import argparse
@@ -12,37 +9,19 @@ import contextlib
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 
 from lenet import checkpoint
 from lenet.data import MNIST_MEAN, MNIST_STD, as_input
-from lenet.idx import DataError
 from lenet.layers import ScaledTanh
 from lenet.model import LeNet5, probabilities
-
-Floats = NDArray[np.float32]
-
-# Pictures of pixels alone: Pillow's EPS, for one, starts Ghostscript.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "QOI")
-MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that this one speaks
-WORKING_SIDE = 512  # a digit a tenth as high as its picture still has 51 pixels
-BOX, SIDE = 20, 28
-MASS_CENTRE = 14  # as an index: MNIST's digits have theirs at 13.5 ... 14.5, measured
-
-# Shares of full ink: what is ground, what is full, where the digit's edge is, what is 255. Then of
-# a blob: its extent's share that a square fills, and what at most a better ground leaves of it.
-# All found by trial on digits of MNIST enlarged and cropped, on drawings and made-up photos.
-LOW, HIGH, EDGE, FULL_INK, BLOB, LEFT = 0.2, 0.9, 0.25, 1.1, 0.35, 0.15
+from lenet.picture import one_line, read_picture
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -67,216 +46,6 @@ class Classifier:
     mean: float
     std: float
     image_size: int
-
-
-def read_picture(path: Path) -> Tensor:
-    """Reads a picture of one digit, whatever its size, colours and polarity, as MNIST has it.
-
-    Shapes: -> uint8 (28, 28), light ink on a ground of 0.
-    Raises: DataError, one line, where there is no picture or no ink in it.
-    """
-    picture = _over_ground(_decoded(path))
-    ink = _ink(picture, _ground(picture))
-    if ink is not None and _is_blob(ink):
-        local = _ink(picture, _local_ground(picture))
-        # What was a sheet or a shadow is gone then; thick strokes are not.
-        if local is not None and (local > 0.5).sum() < LEFT * (ink > 0.5).sum():
-            ink = local
-    if ink is None:
-        raise DataError(f"{_line(path)}: expected a digit, found a blank picture")
-    return _as_mnist(_digit(ink))
-
-
-def _line(text: object) -> str:
-    """One line that any terminal shows as it is, whatever is in a file's name."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def _decoded(path: Path) -> Floats:
-    """Returns: 0..255 (H, W, 4), red, green, blue, opacity; at most WORKING_SIDE high and wide."""
-    name = _line(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no file" if not path.exists() else "a device"
-        raise DataError(f"{name}: expected a picture, found {found}")
-    Image.init()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about broken metadata, of which orientation alone counts
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"{width} x {height} pixels")
-                image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
-                image.load()
-                return _reduced(image)
-        except Image.UnidentifiedImageError:
-            kinds = ", ".join(FORMATS)
-            raise DataError(f"{name}: expected a picture ({kinds}), found none of these") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            limit = f"at most {MAX_PIXELS:,} pixels"
-            raise DataError(f"{name}: expected {limit}, found {error}") from None
-        except Exception as error:
-            # Pillow has no closed list of errors: OSError, SyntaxError, struct.error, KeyError ...
-            reason = _line(error).strip()[:120] or type(error).__name__
-            raise DataError(
-                f"{name}: expected a whole picture, found a damaged one ({reason})"
-            ) from None
-
-
-def _reduced(image: Image.Image) -> Floats:
-    if image.mode[0] in "IF":  # 16 bits, 32 bits or floats a pixel: their range is not known
-        levels = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-        levels -= levels.min()
-        levels *= 255 / max(levels.max(), 1e-30)
-        orientation = image.getexif()
-        image = Image.fromarray(levels.round().astype(np.uint8))
-        image.info["exif"] = orientation.tobytes()
-    elif image.mode not in ("L", "RGB", "CMYK") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    image.thumbnail((WORKING_SIDE, WORKING_SIDE))
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), np.float32)
-
-
-def _over_ground(rgba: Floats) -> Floats:
-    """Puts what is transparent on a ground that the ink shows on.
-
-    Shapes: (H, W, 4) -> (H, W, 3).
-    """
-    colour, alpha = rgba[..., :3], rgba[..., 3:] / np.float32(255)
-    if alpha.min() == 1 or alpha.max() == 0:
-        return colour * alpha
-    grey, weight = colour.mean(2).ravel(), alpha.ravel()
-    order = np.argsort(grey)
-    middle = np.searchsorted(weight[order].cumsum(), weight.sum() / 2)
-    main = grey[order[min(middle, len(order) - 1)]]
-    ground = 255 if main < 128 else 0
-    # A card with a digit on it: go on with the card. Else all that can be seen is ink. The edges of
-    # ink, half transparent, may have any colour.
-    if weight[(np.abs(grey - main) > 64) & (weight > 0.9)].sum() > 0.02 * weight.sum():
-        ground = main
-    return colour * alpha + ground * (1 - alpha)
-
-
-def _ink(rgb: Floats, ground: Floats) -> Floats | None:
-    """How far each pixel goes from the ground towards the ink's colour: 0 ground, about 1 ink.
-
-    The ground is what most of the border is, as a smooth surface, for light is seldom even.
-
-    Shapes: (H, W, 3) -> (H, W), or None where there is no ink.
-    """
-    away = rgb - ground
-    # Noise goes both ways and cancels, ink does not. One direction in colour is polarity too.
-    strength = (away**2).sum(2, keepdims=True)
-    direction = (away * strength).sum((0, 1))
-    length = np.linalg.norm(direction)
-    if length < 1e-3:
-        return None
-    ink = away @ (direction / length)
-    level = _level(ink.clip(0))
-    noise = np.quantile(np.abs(ink), 0.1) / 0.126  # a normal distribution's standard deviation
-    if level < max(2.0, 3 * noise):
-        return None
-    return ink / level
-
-
-def _is_blob(ink: Floats) -> bool:
-    """Is a square of a third of the ink's extent full of it? Few strokes are so thick."""
-    strong = ink > 0.5
-    extent = max(np.ptp(np.flatnonzero(strong.any(axis=d))) for d in (0, 1)) + 1
-    side = int(BLOB * extent)
-    if not 0 < side <= min(ink.shape):
-        return False
-    sums = np.pad(strong, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    full = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    return bool(full.max() > 0.95 * side**2)
-
-
-def _ground(rgb: Floats) -> Floats:
-    """What most of the border is: its median, or a quadratic surface where that is nearer to more.
-
-    The surface has the least absolute distance from the border's pixels, as the median has, so
-    neither minds the ink of a close crop.
-    """
-    height, width, _ = rgb.shape
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2)
-    border = np.ones((height, width), bool)
-    edge = 1 + min(height, width) // 50
-    border[edge:-edge, edge:-edge] = False
-    a, b = terms[border], rgb[border].astype(np.float64)
-    surface = np.zeros((6, 3))
-    surface[0] = np.median(b, axis=0)
-    flat = np.broadcast_to(surface[0], rgb.shape)
-    for _ in range(20):  # least squares, weighted by 1 / distance again and again
-        weight = 1 / (np.linalg.norm(b - a @ surface, axis=1) + 1)
-        surface = np.linalg.lstsq(a.T * weight @ a, a.T * weight @ b, rcond=None)[0]
-    curved = terms @ surface
-
-    def misfit(ground: NDArray[np.float64]) -> float:
-        return float(np.abs(rgb - ground).clip(max=20).sum())
-
-    return (curved if misfit(curved) < 0.8 * misfit(flat) else flat).astype(np.float32)
-
-
-def _local_ground(rgb: Floats) -> Floats:
-    """For a hard shadow or a sheet on a table: the nearest to each pixel of the medians around."""
-    height, width, _ = rgb.shape
-    image = Image.fromarray(rgb.astype(np.uint8))
-    small = image.resize((min(width, 96), min(height, 96)), Image.Resampling.BOX)
-    median = small.filter(ImageFilter.MedianFilter(21))
-    # Within reach of an edge of the ground either side of it will do.
-    low, high = (
-        np.asarray(median.filter(f).resize(image.size), np.float32)
-        for f in (ImageFilter.MinFilter(5), ImageFilter.MaxFilter(5))
-    )
-    return np.clip(rgb, low, high)
-
-
-def _digit(ink: Floats) -> Floats:
-    """Ink without specks, ruled lines and noise, cropped: 0..1."""
-    step = 1 + max(ink.shape) // 128
-    padded = torch.nn.functional.pad(
-        torch.from_numpy(ink)[None], (0, -ink.shape[1] % step, 0, -ink.shape[0] % step)
-    )
-    strong = (padded > 0.5).float()
-    cells = torch.nn.functional.max_pool2d(strong, step)
-    grow = partial(torch.nn.functional.max_pool2d, kernel_size=3, stride=1, padding=1)
-    # Connected parts: each takes the highest number among its cells.
-    parts = cells * torch.arange(1, cells.numel() + 1).reshape(cells.shape)
-    while not torch.equal(parts, grown := grow(parts) * cells):
-        parts = grown
-    mass = torch.nn.functional.avg_pool2d(strong, step)
-    masses = torch.zeros(cells.numel() + 1).index_add_(0, parts.long().flatten(), mass.flatten())
-    kept = (masses >= 0.05 * masses.max())[parts.long()].float() * cells
-    near = grow(kept).repeat_interleave(step, 1).repeat_interleave(step, 2)
-    clean = ((padded - LOW) / (HIGH - LOW)).clamp(0, 1) * near
-    clean = clean[0, : ink.shape[0], : ink.shape[1]]
-    rows, columns = ((clean > EDGE).any(dim=d).nonzero().flatten() for d in (1, 0))
-    return clean[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].numpy()
-
-
-def _as_mnist(digit: Floats) -> Tensor:
-    height, width = digit.shape
-    scale = BOX / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.BICUBIC)).clip(0)
-    small = (small / (FULL_INK * _level(small))).clip(max=1)
-    top, left = (_start(small.sum(axis)) for axis in (1, 0))
-    out = np.zeros((SIDE, SIDE), np.float32)
-    out[top : top + size[1], left : left + size[0]] = small
-    return torch.from_numpy((255 * out).round().astype(np.uint8))
-
-
-def _start(mass: Floats) -> int:
-    """Where along an axis a digit begins, so that its centre of mass is in the middle."""
-    centre = float(mass @ np.arange(len(mass), dtype=np.float32) / mass.sum())
-    return min(max(0, round(MASS_CENTRE - centre)), SIDE - len(mass))
-
-
-def _level(ink: Floats) -> float:
-    """What ink there is on average, each pixel weighing by the square of its own ink."""
-    return float((ink**3).sum() / max((ink**2).sum(), 1e-12))
 
 
 def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg") -> Classifier:
@@ -346,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             classifier = load_classifier(options.source, options.activation, options.pooling)
     except ValueError as error:
-        print(f"error: {_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     status = 0
     for path in options.pictures:
@@ -354,10 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             image = read_picture(path)
             scores = predict(classifier, image[None])[0].tolist()
         except ValueError as error:
-            print(f"error: {_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             status = 2
             continue
-        print(_report(_line(path), classifier.classes, scores))
+        print(_report(one_line(path), classifier.classes, scores))
         if options.show:
             print(_drawing(image))
     return status

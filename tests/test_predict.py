@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-import lenet.predict
 from lenet.idx import DataError, read_idx
 from lenet.layers import ScaledTanh
 from lenet.model import LeNet5
-from lenet.predict import MAX_PIXELS, Classifier, load_classifier, main, predict, read_picture
+from lenet.picture import FORMATS, MAX_PIXELS, read_picture
+from lenet.predict import Classifier, load_classifier, main, predict
 
 SEVEN = ((0.15, 0.1), (0.8, 0.08), (0.42, 0.95))
 
@@ -491,4 +491,4 @@ def test_mnist_s_own_digits_come_back_from_pictures_of_any_size_and_place(tmp_pa
 
 
 def test_every_format_that_is_read_is_one_of_pixels() -> None:
-    assert not {"EPS", "WMF", "PDF"} & set(lenet.predict.FORMATS)
+    assert not {"EPS", "WMF", "PDF"} & set(FORMATS)
