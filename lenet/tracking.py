@@ -3,11 +3,9 @@
 import functools
 import getpass
 import hashlib
-import importlib.metadata
 import logging
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,6 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
 import numpy as np
-import psutil
 import torch
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
@@ -39,6 +36,7 @@ from lenet import checkpoint
 from lenet.config import config_hash, flatten
 from lenet.data import Data
 from lenet.evaluate import Score
+from lenet.machine import environment, git, is_alive, process_identity, version
 from lenet.model import count_parameters
 from lenet.train import Epoch
 
@@ -194,12 +192,12 @@ class Run:
         return found.experiment_id
 
     def _log_git(self) -> None:
-        status = _git("status", "--porcelain")
+        status = git("status", "--porcelain")
         if status is None:
             return
-        self.tag("git.commit", _git("rev-parse", "HEAD") or "none yet")
+        self.tag("git.commit", git("rev-parse", "HEAD") or "none yet")
         self.tag("git.dirty", str(bool(status)).lower())
-        if patch := _git("diff", "HEAD"):
+        if patch := git("diff", "HEAD"):
             mlflow.log_text(patch, "uncommitted.patch")
 
     def tag(self, key: str, value: str) -> None:
@@ -353,7 +351,7 @@ class Run:
             # One row would fix the batch axis at 1.
             input_example=example.expand(2, -1, -1, -1).numpy(),
             # Given, because finding them out takes MLflow a subprocess and nine seconds.
-            pip_requirements=[f"{name}=={_version(name)}" for name in ("torch", "numpy")],
+            pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
             serialization_format="pt2",
             metadata={
                 "classes": list(data.classes),
@@ -384,11 +382,6 @@ class Run:
             mlflow.end_run(RunStatus.to_string(status))
 
 
-def process_identity() -> str:
-    """Host, process id and start time: together no two processes share them."""
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
-
-
 def mend_orphans(client: MlflowClient) -> list[str]:
     """Marks as KILLED the runs of this machine whose process is gone. Returns their ids."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -396,19 +389,12 @@ def mend_orphans(client: MlflowClient) -> list[str]:
     mended = []
     for run in running:
         host, _, process = run.data.tags.get(PROCESS_TAG, "").partition(" ")
-        if host != platform.node() or _alive(*process.split()):
+        if host != platform.node() or is_alive(*process.split()):
             continue
         client.set_tag(run.info.run_id, "error", "its process ended without setting a status")
         client.set_terminated(run.info.run_id, "KILLED")
         mended.append(run.info.run_id)
     return mended
-
-
-def _alive(pid: str, started: str) -> bool:
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" == started
-    except psutil.NoSuchProcess:
-        return False
 
 
 def load_run_model(run_id: str, uri: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -426,33 +412,6 @@ def load_run_model(run_id: str, uri: str | None = None) -> tuple[nn.Module, dict
         return mlflow.pytorch.load_model(model_uri), metadata
     except Exception as error:
         raise TrackingError(f"{run_id}: no model of such a run ({_reason(error)})") from None
-
-
-def environment() -> str:
-    """Python, machine and the version of every installed package, a line each."""
-    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
-    lines = [
-        f"python {platform.python_version()}",
-        f"platform {platform.platform()}",
-        f"cores {os.cpu_count()}",
-        f"threads {torch.get_num_threads()}",
-        f"command {' '.join(sys.argv)}",
-    ]
-    return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
-
-
-def _version(package: str) -> str:
-    return importlib.metadata.version(package).partition("+")[0]
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _yaml(value: Any) -> str:

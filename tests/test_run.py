@@ -225,7 +225,11 @@ def test_hydras_sweep_makes_a_run_a_job(lab):
 
 def test_a_wrong_value_leaves_no_run(lab):
     before = len(lab.runs())
-    for override in ("data.train_size=99999", "device=cuda", "data=mnist data.download=false"):
+    for override in (
+        "data.train_size=99999",
+        "device=cuda",
+        "data=mnist data.download=false data.root=nowhere",
+    ):
         _, err = lab.run(*BASE, *override.split(), status=2)
         assert err.startswith("error: ")
         assert err.count("\n") == 1

@@ -1,0 +1,57 @@
+"""What a run tells of the code and the machine it came from."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def environment() -> str:
+    """Python, machine and the version of every installed package, a line each."""
+    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    lines = [
+        f"python {platform.python_version()}",
+        f"platform {platform.platform()}",
+        f"cores {os.cpu_count()}",
+        f"threads {torch.get_num_threads()}",
+        f"command {' '.join(sys.argv)}",
+    ]
+    return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
+
+
+def git(*arguments: str) -> str | None:
+    """What git says of this checkout, None where there is no git or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", Path(__file__).parent, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def process_identity() -> str:
+    """Host, process id and start time: together no two processes share them."""
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def is_alive(pid: str, started: str) -> bool:
+    """Whether the process that gave this identity still runs."""
+    try:
+        # Seconds apart, not equal: start times are counted from a boot time that clocks adjust.
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 5
+    except psutil.NoSuchProcess:
+        return False
+
+
+def version(package: str) -> str:
+    """As the package index knows it: without the build (2.14.1, not 2.14.1+cpu)."""
+    return importlib.metadata.version(package).partition("+")[0]
