@@ -86,7 +86,7 @@ class Batches:
 
 def permutation(count: int, *seeds: int) -> Tensor:
     """A random order of `count` things that follows from the seeds alone."""
-    state = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)
+    state = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
     return torch.randperm(count, generator=torch.Generator().manual_seed(state))
 
 
