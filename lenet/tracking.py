@@ -161,6 +161,15 @@ class Run:
         except Exception as error:
             raise TrackingError(f"tracking.uri={self.uri}: {_reason(error)}") from None
         self.id = run.info.run_id
+        try:
+            self._log_start()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        self.seconds += time.perf_counter() - start
+        return self
+
+    def _log_start(self) -> None:
         params = [Param(key, str(value)[:6000]) for key, value in flatten(self.config).items()]
         for first in range(0, len(params), 100):
             self._client.log_batch(self.id, params=params[first : first + 100])
@@ -168,8 +177,6 @@ class Run:
         mlflow.log_text(_yaml(self.overrides), "overrides.yaml")
         mlflow.log_text(environment(), "environment.txt")
         self._log_git()
-        self.seconds += time.perf_counter() - start
-        return self
 
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)
