@@ -413,7 +413,7 @@ def gallery(
     yield "confusion_matrix", confusion_matrix(score, data.classes)
     yield "class_accuracy", class_accuracy(score, data.classes)
     yield "samples", samples(data.train.images[:16].cpu(), data.train.labels[:16], data.classes)
-    yield "mistakes", mistakes(test.images.cpu(), score, data.classes, num_samples=24)
+    yield "mistakes", mistakes(test.images.cpu(), score, data.classes, num_samples=16)
     if hasattr(model, "conv1"):
         yield "filters", filters(model.conv1.weight)
     if hasattr(model, "stages"):
