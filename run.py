@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
     config = check(cfg)
     print("\n".join(["Configuration", *tree_lines(config)]))
 
-    # After the check, so that a wrong value is answered before torch and MLflow are read in.
+    # After the check, so that most mistakes are answered before torch and MLflow are read in.
     import torch
 
     from lenet.evaluate import evaluate, score_lines

@@ -35,7 +35,8 @@ def git(*arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    # As it is: a patch without its last line break does not apply.
+    return done.stdout if done.returncode == 0 else None
 
 
 def process_identity() -> str:

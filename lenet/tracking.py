@@ -202,7 +202,7 @@ class Run:
         status = git("status", "--porcelain")
         if status is None:
             return
-        self.tag("git.commit", git("rev-parse", "HEAD") or "none yet")
+        self.tag("git.commit", (git("rev-parse", "HEAD") or "none yet").strip())
         self.tag("git.dirty", str(bool(status)).lower())
         if patch := git("diff", "HEAD"):
             mlflow.log_text(patch, "uncommitted.patch")
@@ -234,9 +234,8 @@ class Run:
             source=str(data.where),
             profile=f'{{"train": {data.train.count}, "test": {data.test.count}}}',
         )
-        contexts = ["training", "evaluation"]
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", c)]) for c in contexts]
-        self._client.log_inputs(self.id, inputs[:1])
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(self.id, [DatasetInput(dataset, context)])
 
     @_recording
     def log_epoch(self, record: Epoch) -> None:
