@@ -35,6 +35,7 @@ def main(cfg: DictConfig) -> float | None:
 
     from lenet.evaluate import evaluate, score_lines
     from lenet.interrupt import Interrupt
+    from lenet.native import equip
     from lenet.profiling import profiled, save_trace, table
     from lenet.train import epoch_line, fit
 
@@ -43,15 +44,16 @@ def main(cfg: DictConfig) -> float | None:
     torch.manual_seed(config["seed"])
     shape = {name: getattr(data, name) for name in ("num_classes", "in_channels", "image_size")}
     model = build(config, "model", **shape).to(device)
+    kernels = equip(model, device, config["device"]["kernels"])
     criterion = build(config, "loss")
     optimizer = build(config, "optimizer", model.parameters())
     length = {"epochs": config["epochs"], "steps_per_epoch": len(data.train)}
     schedule = build(config, "schedule", optimizer, **length)
-    print(data.line(), f"on {device}")
+    print(f"{data.line()} on {device}, {kernels.name} kernels ({kernels.why})")
 
     overrides = list(HydraConfig.get().overrides.task)
     with Interrupt() as interrupt, build(config, "tracking", config, overrides, started) as run:
-        run.log_setup(data, model, device)
+        run.log_setup(data, model, device, kernels)
         history = []
         if first:
             gc.freeze()  # what was imported stays, and is not looked through again

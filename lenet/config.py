@@ -87,6 +87,7 @@ LIMITS: dict[str, Any] = {
     "schedule.final_div_factor": Positive,
     "device.type": Literal["auto", "cpu", "cuda", "mps"],
     "device.threads": Count | None,
+    "device.kernels": Literal["auto", "native", "eager", "compile"],
     "tracking.uri": Text | None,
     "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
     "tracking.run_name": Text | None,

@@ -1,21 +1,24 @@
-"""Where the tensors live, and on how many threads."""
+"""Where the tensors live, on how many threads, and what computes there."""
 
 import os
 
 import torch
+
+from lenet.native import CHOICES
 
 
 class DeviceError(ValueError):
     """The machine has no such device: one line that says what it has."""
 
 
-def select(type: str = "auto", threads: int | None = None) -> torch.device:
+def select(type: str = "auto", threads: int | None = None, kernels: str = "auto") -> torch.device:
     """Sets the number of CPU threads and returns the device, ready to give the same bits again.
 
     `auto` takes CUDA where it is, else the CPU: LeNet-5 is too small for MPS to be worth its
     launches, so that is only taken when asked for. `threads` is null for torch's own choice.
+    `kernels` is what `lenet.native.equip` will be asked for; here it must only fit the device.
 
-    Raises: DeviceError where the device, or that many threads, are not to be had.
+    Raises: DeviceError where the device, or that many threads, or its kernels are not to be had.
     """
     cores = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
@@ -31,6 +34,10 @@ def select(type: str = "auto", threads: int | None = None) -> torch.device:
         available = ", ".join(name for name, is_there in there.items() if is_there)
         problem = "this machine has none" if type in there else "there is no such device"
         raise DeviceError(f"device={type}: {problem}; expected auto, {available}")
+    if kernels not in CHOICES:
+        raise DeviceError(f"device.kernels={kernels}: expected one of {', '.join(CHOICES)}")
+    if kernels == "native" and type != "cpu":
+        raise DeviceError(f"device.kernels=native: these are for the CPU, the device is {type}")
     if threads is not None:
         torch.set_num_threads(threads)
     if type == "cuda":

@@ -5,18 +5,26 @@ Proc. IEEE 86(11), 1998. This is the tutorial's modern form of it: every S2 map 
 pooling has no parameters, the output is linear, 61,706 parameters in all.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
+from lenet import native
+from lenet.layers import TABLE_I, ConnectedConv2d
+
 average_pooling = partial(nn.AvgPool2d, kernel_size=2, stride=2)
+CONNECTIONS: dict[str, Sequence[Sequence[int]] | None] = {"full": None, "table_i": TABLE_I}
 
 
 class LeNet5(nn.Module):
     """Two rounds of convolution, activation and pooling, then three dense layers, to logits.
 
-    `activation` and `pooling` make a module each time they are called with nothing.
+    `activation` makes a module each time it is called with nothing, `pooling` too, or with the
+    `channels` and the `activation` where it takes these. `connections` is `full`, or `table_i` for
+    the paper's choice of S2 maps for each C3 map. `lenet.native.equip` sets how it computes.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
     Raises: ValueError where image_size leaves nothing for S4 (16 is the least).
@@ -28,22 +36,28 @@ class LeNet5(nn.Module):
         in_channels: int = 1,
         image_size: int = 32,
         activation: Callable[[], nn.Module] = nn.Tanh,
-        pooling: Callable[[], nn.Module] = average_pooling,
+        pooling: Callable[..., nn.Module] = average_pooling,
+        connections: Literal["full", "table_i"] = "full",
     ) -> None:
         super().__init__()
         if image_size < 16:
             raise ValueError(f"image_size: expected 16 or more, got {image_size}")
         side = ((image_size - 4) // 2 - 4) // 2  # 32 -> C1 28 -> S2 14 -> C3 10 -> S4 5
+        trained = "channels" in inspect.signature(pooling).parameters
+        table = CONNECTIONS[connections]
         self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5)
-        self.pool1 = pooling()
-        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
-        self.pool2 = pooling()
+        self.pool1 = pooling(channels=6, activation=activation()) if trained else pooling()
+        self.conv2 = ConnectedConv2d(6, table, 5) if table else nn.Conv2d(6, 16, kernel_size=5)
+        self.pool2 = pooling(channels=16, activation=activation()) if trained else pooling()
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
         self.activation = activation()
+        self.kernels = "eager"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernels == "native" and (output := native.forward(self, x)) is not None:
+            return output
         return self.stages(x)["output"]
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from lenet.data import Data
 from lenet.evaluate import Score
 from lenet.machine import environment, git, is_alive, process_identity, version
 from lenet.model import count_parameters
+from lenet.native import Chosen
 from lenet.train import Epoch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,7 +212,9 @@ class Run:
         self._client.set_tag(self.id, key, value)
 
     @_recording
-    def log_setup(self, data: Data, model: nn.Module, device: torch.device) -> None:
+    def log_setup(
+        self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
+    ) -> None:
         """What the run is made of, beyond its configuration."""
         if device.type == "cuda":
             device_name = torch.cuda.get_device_name(device)
@@ -224,7 +227,8 @@ class Run:
             "model": type(model).__name__,
             "model.parameters": str(count_parameters(model)),
             "device": device_name,
-            "kernels": "eager",
+            "kernels": kernels.name,
+            "kernels.why": kernels.why,
         }
         self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
         dataset = Dataset(

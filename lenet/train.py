@@ -69,24 +69,24 @@ class _Tally:
     correct: int = 0
     count: int = 0
     steps: list[tuple[int, float]] = field(default_factory=list)
-    waiting: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
+    waiting: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        hits = (logits.detach().argmax(dim=1) == labels).sum()
-        self.waiting.append((loss.detach(), hits, len(labels)))
+        self.waiting.append((loss.detach(), logits.detach(), labels))
 
     def settle(self, step: int) -> None:
         """Takes in what waits; `step` is the number of the last optimizer step among it."""
         if not self.waiting:
             return
         losses = torch.stack([loss for loss, _, _ in self.waiting]).tolist()
-        counts = [count for _, _, count in self.waiting]
+        logits, labels = (torch.cat([entry[i] for entry in self.waiting]) for i in (1, 2))
+        counts = [len(labels) for _, _, labels in self.waiting]
         for number, loss in enumerate(losses, step - len(losses) + 1):
             if not math.isfinite(loss):
                 raise Diverged(f"the training loss is {loss} at optimizer step {number}")
         loss_sum = sum(loss * count for loss, count in zip(losses, counts, strict=True))
         self.loss_sum += loss_sum
-        self.correct += int(torch.stack([hits for _, hits, _ in self.waiting]).sum())
+        self.correct += int((logits.argmax(dim=1) == labels).sum())
         self.count += sum(counts)
         self.steps.append((step, loss_sum / sum(counts)))
         self.waiting.clear()

@@ -24,6 +24,7 @@ RUNTIME = {
     "optimizer": {"params"},
     "schedule": {"optimizer", "epochs", "steps_per_epoch"},
     "model": {"num_classes", "in_channels", "image_size"},
+    "model.pooling": {"channels", "activation"},  # where it has parameters
     "tracking": {"config", "overrides", "started"},
 }
 # Deprecated by torch, or (weight, ignore_index, reduction) not to be had from a batch's mean.

@@ -1,0 +1,341 @@
+// LeNet-5 forward and back, from 32x32 images to the last dense layer.
+//
+// Images go through the network in groups of LANES, one image a lane:
+//
+//      images  (N, 32, 32)  ->  group 0: [32][32][lane] | group 1 | ...   the last one filled with 0
+//      conv1, activation        C1 [6][28][28][lane]
+//      pooling                  S2 [6][14][14][lane]
+//      conv2, activation        C3 [16][10][10][lane]
+//      pooling                  S4 [16][5][5][lane]  =  [400][lane]
+//      dense, activation ...    [120][lane], [84][lane], [classes][lane]  ->  output (N, classes)
+//
+// A thread takes a run of neighbouring groups and adds up its own gradients; then each thread
+// adds up a part of these over all threads, in their order: the same number of threads gives the
+// same bits.
+#include <algorithm>
+#include <chrono>
+
+#include "convolution.h"
+#include "dense.h"
+#include "pooling.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num() { return 0; }
+static int omp_get_num_threads() { return 1; }
+#endif
+
+using C1 = Convolution<1, 6, 28, 3, 4>;
+using C3 = Convolution<6, 16, 10, 2, 5>;
+
+constexpr int IMAGE = 32 * 32, C1_SIZE = 6 * 28 * 28, S2_SIZE = 6 * 14 * 14, C3_SIZE = 16 * 10 * 10,
+              S4_SIZE = 16 * 5 * 5, MOST_LAYERS = 8;
+
+// Which network it is; lenet/native/__init__.py has the same.
+struct Net {
+    int32_t activation, pooling;  // see with_activation, with_pooling
+    int32_t layers;               // dense ones
+    int32_t activated;            // how many of them, the first ones, have an activation
+    int32_t units[MOST_LAYERS + 1];  // the first is S4_SIZE
+    real amplitude, slope;           // of ScaledTanh
+};
+
+// The parameters' order wherever there is an array of them; dense weight and bias follow in pairs.
+enum { WEIGHT1, BIAS1, WEIGHT2, BIAS2, COEFFICIENT1, SHIFT1, COEFFICIENT2, SHIFT2, DENSE };
+constexpr int CONV_SIZES[DENSE] = {6 * TAPS, 6, 16 * 6 * TAPS, 16, 6, 6, 16, 16};
+
+template <class F>
+void with_activation(const Net& net, F f) {
+    switch (net.activation) {
+        case 0: return f(Tanh{});
+        case 1: return f(ScaledTanh{net.amplitude, net.slope});
+        case 2: return f(Sigmoid{});
+        case 3: return f(Relu{});
+    }
+}
+
+template <class F>
+void with_pooling(const Net& net, F f) {
+    switch (net.pooling) {
+        case 0: return f(Average{});
+        case 1: return f(Maximum{});
+        case 2: return f(Subsample{});
+    }
+}
+
+// What one group makes on its way, kept for the way back. `hidden` has the outputs of the
+// activated dense layers, one after the other.
+struct Group {
+    vec *image, *c1, *s2, *c3, *s4, *hidden;
+
+    static int64_t size(const Net& net) {
+        int64_t size = IMAGE + C1_SIZE + S2_SIZE + C3_SIZE + S4_SIZE;
+        for (int l = 1; l <= net.layers; l++) size += net.units[l];
+        return size;
+    }
+    explicit Group(vec* at) {
+        image = at, c1 = image + IMAGE, s2 = c1 + C1_SIZE, c3 = s2 + S2_SIZE, s4 = c3 + C3_SIZE;
+        hidden = s4 + S4_SIZE;
+    }
+};
+
+// Each dense layer's inputs, or the gradients of its outputs, image by image: [layer][n][unit].
+static int64_t rows_offset(const Net& net, int64_t n, int layer, int first_unit) {
+    int64_t offset = 0;
+    for (int l = 0; l < layer; l++) offset += n * padded(net.units[first_unit + l]);
+    return offset;
+}
+
+static int64_t groups_of(int64_t n) { return (n + LANES - 1) / LANES; }
+
+// One thread's memory for the way back.
+struct Scratch {
+    vec *c3_grad, *s2_grad, *c1_grad, *grad, *next_grad, *sums[DENSE];
+
+    static int64_t size(const Net& net) {
+        int64_t size = C3_SIZE + S2_SIZE + 2 * 28 * 6 + 2 * widest(net);
+        for (int part : CONV_SIZES) size += part;
+        return size;
+    }
+    static int widest(const Net& net) {
+        return *std::max_element(net.units, net.units + net.layers + 1);
+    }
+    Scratch(const Net& net, vec* at) {
+        c3_grad = at, s2_grad = c3_grad + C3_SIZE, c1_grad = s2_grad + S2_SIZE;
+        grad = c1_grad + 2 * 28 * 6, next_grad = grad + widest(net);
+        sums[0] = next_grad + widest(net);
+        for (int p = 1; p < DENSE; p++) sums[p] = sums[p - 1] + CONV_SIZES[p - 1];
+    }
+    Trained pooling_sums(const real* const* parameters, int coefficient) const {
+        return {parameters[coefficient], parameters[coefficient + 1], sums[coefficient],
+                sums[coefficient + 1]};
+    }
+};
+
+// Image by image -> lane by lane; lanes without an image get 0. The other way round below.
+static void to_lanes(const real* rows, int64_t stride, int count, int units, vec* lanes) {
+    int u = 0;
+    for (; u + LANES <= units; u += LANES) {
+        vec square[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            square[lane] = lane < count ? load(rows + lane * stride + u) : vec{};
+        transpose(square);
+        std::copy_n(square, LANES, lanes + u);
+    }
+    for (; u < units; u++) {
+        lanes[u] = vec{};
+        for (int lane = 0; lane < count; lane++) lanes[u][lane] = rows[lane * stride + u];
+    }
+}
+
+static void to_rows(const vec* lanes, int64_t stride, int count, int units, real* rows) {
+    int u = 0;
+    for (; u + LANES <= units; u += LANES) {
+        vec square[LANES];
+        std::copy_n(lanes + u, LANES, square);
+        transpose(square);
+        for (int lane = 0; lane < count; lane++) store(rows + lane * stride + u, square[lane]);
+    }
+    for (; u < units; u++)
+        for (int lane = 0; lane < count; lane++) rows[lane * stride + u] = lanes[u][lane];
+}
+
+// Seconds that the first thread spends in each part, where anyone wants to know.
+struct Stopwatch {
+    double* seconds;
+    std::chrono::steady_clock::time_point start{};
+
+    explicit Stopwatch(double* s) : seconds(omp_get_thread_num() == 0 ? s : nullptr) { next(-1); }
+    void next(int part) {
+        if (!seconds) return;
+        const auto now = std::chrono::steady_clock::now();
+        if (part >= 0) seconds[part] += std::chrono::duration<double>(now - start).count();
+        start = now;
+    }
+};
+enum { CONVOLUTIONS, DENSE_LAYERS };
+
+// The first and one past the last of `count` things that are this thread's.
+struct Share {
+    int64_t begin, end;
+    explicit Share(int64_t count) {
+        const int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
+        begin = count * t / threads, end = count * (t + 1) / threads;
+    }
+};
+
+template <class A, class P>
+void forward_convolutions(const real* const* parameters, const Group& g, A f, P pooling) {
+    const Trained trained1{parameters[COEFFICIENT1], parameters[SHIFT1], nullptr, nullptr};
+    const Trained trained2{parameters[COEFFICIENT2], parameters[SHIFT2], nullptr, nullptr};
+    for (int Y = 0; Y < 14; Y++) {
+        for (int y : {2 * Y, 2 * Y + 1})
+            convolve_row<C1>(g.image, parameters[WEIGHT1], parameters[BIAS1], y, g.c1);
+        activate_and_pool<C1>(g.c1, f, pooling, trained1, Y, g.s2);
+    }
+    for (int Y = 0; Y < 5; Y++) {
+        for (int y : {2 * Y, 2 * Y + 1})
+            convolve_row<C3>(g.s2, parameters[WEIGHT2], parameters[BIAS2], y, g.c3);
+        activate_and_pool<C3>(g.c3, f, pooling, trained2, Y, g.s4);
+    }
+}
+
+// Returns the last layer's outputs.
+template <class A>
+const vec* forward_dense(const Net& net, const real* const* parameters, const Group& g, A f) {
+    const vec* in = g.s4;
+    vec* out = g.hidden;
+    for (int l = 0; l < net.layers; l++) {
+        const int ins = net.units[l], outs = net.units[l + 1];
+        dense(in, parameters[DENSE + 2 * l], parameters[DENSE + 2 * l + 1], ins, outs, out);
+        if (l < net.activated)
+            for (int j = 0; j < outs; j++) out[j] = f.of(out[j]);
+        in = out, out += outs;
+    }
+    return in;
+}
+
+template <class A, class P>
+void backward_convolutions(const real* const* parameters, const Group& g, const Scratch& s,
+                           const vec* s4_grad, A f, P pooling) {
+    const Trained trained1 = s.pooling_sums(parameters, COEFFICIENT1);
+    const Trained trained2 = s.pooling_sums(parameters, COEFFICIENT2);
+    for (int Y = 0; Y < 5; Y++)
+        unpool_and_deactivate<C3>(g.c3, g.s4, s4_grad, f, pooling, trained2, Y,
+                                  s.c3_grad + 2 * Y * 10, 10 * 10, s.sums[BIAS2]);
+    accumulate_weight_grad<C3, 10>(g.s2, s.c3_grad, 0, s.sums[WEIGHT2]);
+    input_grad<C3>(s.c3_grad, parameters[WEIGHT2], s.s2_grad);
+    for (int Y = 0; Y < 14; Y++) {
+        unpool_and_deactivate<C1>(g.c1, g.s2, s.s2_grad, f, pooling, trained1, Y, s.c1_grad,
+                                  2 * 28, s.sums[BIAS1]);
+        accumulate_weight_grad<C1, 2>(g.image, s.c1_grad, 2 * Y, s.sums[WEIGHT1]);
+    }
+}
+
+// From the gradient of the output (s.grad) to that of S4, which it returns. On the way each
+// layer's output gradients go to out_rows, for the weights.
+template <class A>
+const vec* backward_dense(const Net& net, const real* const* parameters, const Group& g,
+                          const Scratch& s, int64_t n, int64_t first, int count, A f,
+                          real* out_rows) {
+    const vec* out = g.hidden;
+    for (int l = 0; l < net.layers; l++) out += net.units[l + 1];
+    vec *grad = s.grad, *next = s.next_grad;
+    for (int l = net.layers - 1; l >= 0; l--) {
+        const int ins = net.units[l], outs = net.units[l + 1];
+        out -= outs;
+        if (l < net.activated)
+            for (int j = 0; j < outs; j++) grad[j] *= f.derivative(out[j]);
+        const int stride = padded(outs);
+        to_rows(grad, stride, count, outs, out_rows + rows_offset(net, n, l, 1) + first * stride);
+        dense_input_grad(grad, parameters[DENSE + 2 * l], ins, outs, next);
+        std::swap(grad, next);
+    }
+    return grad;
+}
+
+extern "C" {
+
+// Bytes that `lenet_forward` fills for the way back (keep), or that it works in (not keep).
+int64_t lenet_saved_bytes(const Net* net, int64_t n, int threads, int keep) {
+    const int64_t groups = keep ? groups_of(n) : threads;
+    const int64_t rows = keep ? rows_offset(*net, n, net->layers, 0) : 0;
+    return groups * Group::size(*net) * sizeof(vec) + rows * sizeof(real);
+}
+
+int64_t lenet_scratch_bytes(const Net* net, int64_t n, int threads) {
+    return threads * Scratch::size(*net) * sizeof(vec) +
+           rows_offset(*net, n, net->layers, 1) * sizeof(real);
+}
+
+// images (n, 32, 32) -> output (n, units of the last layer). `saved` is aligned to VECTOR_BYTES.
+void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const real* images,
+                   const real* const* parameters, void* saved, real* output, double* seconds) {
+    const Net net = *net_at;
+    vec* groups_at = static_cast<vec*>(saved);
+    real* rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
+#pragma omp parallel num_threads(threads)
+    {
+        const Share share(groups_of(n));
+        Stopwatch stopwatch(seconds);
+        for (int64_t i = share.begin; i < share.end; i++) {
+            const Group g(groups_at + (keep ? i : omp_get_thread_num()) * Group::size(net));
+            const int64_t first = i * LANES;
+            const int count = std::min<int64_t>(LANES, n - first);
+            to_lanes(images + first * IMAGE, IMAGE, count, IMAGE, g.image);
+            with_activation(net, [&](auto f) {
+                with_pooling(net, [&](auto p) { forward_convolutions(parameters, g, f, p); });
+                stopwatch.next(CONVOLUTIONS);
+                const vec* out = forward_dense(net, parameters, g, f);
+                const int outs = net.units[net.layers];
+                to_rows(out, outs, count, outs, output + first * outs);
+            });
+            const vec* in = g.s4;
+            for (int l = 0; keep && l < net.layers; l++) {
+                const int units = net.units[l], stride = padded(units);
+                real* to = rows + rows_offset(net, n, l, 0) + first * stride;
+                to_rows(in, stride, count, units, to);
+                for (int lane = 0; lane < count; lane++)
+                    std::fill_n(to + lane * stride + units, stride - units, real(0));
+                in = l ? in + units : g.hidden;
+            }
+            stopwatch.next(DENSE_LAYERS);
+        }
+    }
+}
+
+// output_grad (n, units of the last layer) -> grads, one array a parameter, in their order; the
+// four of the pooling may be null where it has none.
+void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const* parameters,
+                    const void* saved, const real* output_grad, void* scratch, real* const* grads,
+                    double* seconds) {
+    const Net net = *net_at;
+    vec* groups_at = static_cast<vec*>(const_cast<void*>(saved));
+    const real* in_rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
+    vec* scratch_at = static_cast<vec*>(scratch);
+    real* out_rows = reinterpret_cast<real*>(scratch_at + threads * Scratch::size(net));
+#pragma omp parallel num_threads(threads)
+    {
+        const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
+        std::fill(s.sums[0], s.sums[DENSE - 1] + CONV_SIZES[DENSE - 1], vec{});
+        const Share share(groups_of(n));
+        Stopwatch stopwatch(seconds);
+        // Backwards here too: the last group of the way there is the one the caches still have.
+        for (int64_t i = share.end - 1; i >= share.begin; i--) {
+            const Group g(groups_at + i * Group::size(net));
+            const int64_t first = i * LANES;
+            const int count = std::min<int64_t>(LANES, n - first), outs = net.units[net.layers];
+            to_lanes(output_grad + first * outs, outs, count, outs, s.grad);
+            with_activation(net, [&](auto f) {
+                const vec* s4_grad =
+                    backward_dense(net, parameters, g, s, n, first, count, f, out_rows);
+                stopwatch.next(DENSE_LAYERS);
+                with_pooling(net, [&](auto p) {
+                    backward_convolutions(parameters, g, s, s4_grad, f, p);
+                });
+                stopwatch.next(CONVOLUTIONS);
+            });
+        }
+#pragma omp barrier
+        for (int p = 0; p < DENSE; p++) {
+            const Share part(grads[p] ? CONV_SIZES[p] : 0);
+            for (int64_t k = part.begin; k < part.end; k++) {
+                vec sum = {};
+                for (int t = 0; t < omp_get_num_threads(); t++)
+                    sum += Scratch(net, scratch_at + t * Scratch::size(net)).sums[p][k];
+                grads[p][k] = sum_of_lanes(sum);
+            }
+        }
+        stopwatch.next(CONVOLUTIONS);
+        for (int l = 0; l < net.layers; l++) {
+            const int ins = net.units[l], outs = net.units[l + 1];
+            const Share part(outs);
+            dense_weight_grad(in_rows + rows_offset(net, n, l, 0),
+                              out_rows + rows_offset(net, n, l, 1), n, ins, outs, part.begin,
+                              part.end, grads[DENSE + 2 * l], grads[DENSE + 2 * l + 1]);
+        }
+        stopwatch.next(DENSE_LAYERS);
+    }
+}
+}

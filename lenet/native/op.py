@@ -1,0 +1,201 @@
+"""The kernels as an autograd function: tensors in, tensors out, nothing of LeNet5 the module."""
+
+import ctypes
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lenet.native.build import library
+
+IMAGE_SIZE = 32
+S4_UNITS = 400  # 16 maps of 5x5, what the dense layers begin with
+MOST_LAYERS = 8
+# What lenet.cpp calls them.
+ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
+POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
+# Memory that stays for the next batch: what is new to a process is zeroed page by page, which
+# takes as long as a fifth of a step. More than this is given back.
+SPARE_BYTES = 128 * 2**20
+
+_seconds: ctypes.Array[ctypes.c_double] | None = None
+
+
+@contextmanager
+def stopwatch() -> Iterator[dict[str, float]]:
+    """Gives a dict that on leaving holds the seconds spent in each part of the kernels."""
+    global _seconds
+    seconds: dict[str, float] = {}
+    _seconds = (ctypes.c_double * 2)()
+    try:
+        yield seconds
+    finally:
+        seconds |= dict(zip(("convolutions", "dense"), _seconds, strict=True))
+        _seconds = None
+
+
+@functools.cache
+def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
+    """Which network it is: lenet.cpp's `Net`, with its `real`."""
+    real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[dtype]
+
+    class Net(ctypes.Structure):
+        _fields_ = (
+            ("activation", ctypes.c_int32),
+            ("pooling", ctypes.c_int32),
+            ("layers", ctypes.c_int32),
+            ("activated", ctypes.c_int32),
+            ("units", ctypes.c_int32 * (MOST_LAYERS + 1)),
+            ("amplitude", real),
+            ("slope", real),
+        )
+
+    return Net
+
+
+class Kernels:
+    """The library for one network: `units` are those of the dense layers, S4's first; the first
+    `activated` of these layers have the activation.
+
+    float64 is for tests: a build of its own, and an activation that is exact to 3e-8.
+
+    Raises: BuildError where the library can't be had.
+    """
+
+    def __init__(
+        self,
+        activation: str,
+        pooling: str,
+        units: Sequence[int],
+        activated: int,
+        amplitude: float = 1.0,
+        slope: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        built = library({torch.float32: "float", torch.float64: "double"}[dtype])
+        self.about = built.about
+        self.dtype = dtype
+        self._c = built.cdll
+        for function in (self._c.lenet_saved_bytes, self._c.lenet_scratch_bytes):
+            function.restype = ctypes.c_int64
+        Net = net_type(dtype)
+        self._net = Net(
+            ACTIVATIONS[activation],
+            POOLINGS[pooling],
+            len(units) - 1,
+            activated,
+            Net._fields_[4][1](*units),
+            amplitude,
+            slope,
+        )
+        self._at = ctypes.byref(self._net)
+        self._outputs = units[-1]
+        self._spare: dict[str, list[Tensor]] = {"saved": [], "scratch": [], "forward": []}
+
+    def __call__(self, images: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
+        """`parameters` in the order of lenet.cpp; None for the poolings' where they have none.
+
+        Shapes: (N, 1, 32, 32) -> (N, the last of units).
+        """
+        if torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters):
+            output: Tensor = _Fused.apply(self, images, *parameters)
+            return output
+        return self.forward(images, parameters, keep=False)[0]
+
+    def forward(
+        self, images: Tensor, parameters: Sequence[Tensor | None], keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Returns: the output, and what `backward` needs of it (`keep`)."""
+        images = images.contiguous()
+        count, threads = len(images), torch.get_num_threads()
+        size = self._c.lenet_saved_bytes(self._at, ctypes.c_int64(count), threads, keep)
+        saved = _lend(self._spare["saved" if keep else "forward"], size)
+        output = images.new_empty(count, self._outputs)
+        self._c.lenet_forward(
+            self._at,
+            ctypes.c_int64(count),
+            threads,
+            keep,
+            ctypes.c_void_p(images.data_ptr()),
+            _pointers(parameters),
+            ctypes.c_void_p(saved.data_ptr()),
+            ctypes.c_void_p(output.data_ptr()),
+            _seconds,
+        )
+        return output, saved
+
+    def backward(
+        self,
+        saved: Tensor,
+        parameters: Sequence[Tensor | None],
+        output_grad: Tensor,
+    ) -> list[Tensor | None]:
+        output_grad = output_grad.contiguous()
+        count, threads = ctypes.c_int64(len(output_grad)), torch.get_num_threads()
+        size = self._c.lenet_scratch_bytes(self._at, count, threads)
+        scratch = _lend(self._spare["scratch"], size)
+        grads = [None if p is None else torch.empty_like(p) for p in parameters]
+        self._c.lenet_backward(
+            self._at,
+            count,
+            threads,
+            _pointers(parameters),
+            ctypes.c_void_p(saved.data_ptr()),
+            ctypes.c_void_p(output_grad.data_ptr()),
+            ctypes.c_void_p(scratch.data_ptr()),
+            _pointers(grads),
+            _seconds,
+        )
+        return grads
+
+
+class _Loan(np.ndarray):
+    """Memory that goes back to `spare` when the last tensor over it is gone."""
+
+    memory: Tensor
+    spare: list[Tensor]
+
+    def __del__(self) -> None:
+        if self.memory.numel() <= SPARE_BYTES and len(self.spare) < 2:
+            self.spare.append(self.memory)
+
+
+def _lend(spare: list[Tensor], size: int) -> Tensor:
+    """Bytes from `spare`, or new ones. A graph that was gone back through gives them up at once,
+    so one batch after the other works in the same memory, which the caches then have.
+    """
+    memory = torch.empty(0, dtype=torch.uint8)
+    while memory.numel() < size:  # smaller ones are dropped on the way
+        memory = spare.pop() if spare else torch.empty(size, dtype=torch.uint8)
+    loan = memory.numpy().view(_Loan)
+    loan.memory, loan.spare = memory, spare
+    return torch.from_numpy(loan)
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*[t if t is None else t.data_ptr() for t in tensors])
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, images: Tensor, *parameters: Tensor | None) -> Tensor:
+        output, saved = kernels.forward(images, parameters, keep=True)
+        ctx.kernels = kernels
+        # All by this: it notices where a parameter was changed before the way back, and lets go of
+        # the memory right after it.
+        ctx.save_for_backward(saved, *parameters)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, output_grad: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the native kernels have no second derivatives: create_graph=True needs "
+                "device.kernels=eager"
+            )
+        saved, *parameters = ctx.saved_tensors
+        return None, None, *ctx.kernels.backward(saved, parameters, output_grad)

@@ -1,0 +1,83 @@
+// What the kernels are written in: vectors of numbers, one image a lane, and loops that unroll.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#ifndef REAL
+#define REAL float  // the tests also build with double, to hold gradients against differences
+#endif
+using real = REAL;
+
+// The widest registers that the compiler was told of, and how many there are.
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int VECTOR_BYTES = 16, REGISTERS = 32;
+#else
+constexpr int VECTOR_BYTES = 16, REGISTERS = 16;
+#endif
+constexpr int LANES = VECTOR_BYTES / sizeof(real);
+
+// `vec a, b; a * b + c` is one instruction for all lanes, on every machine that has such.
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+
+// Calls f(0), f(1) ... f(N - 1) with numbers the compiler knows, one after the other without a
+// loop: arrays of accumulators that only such numbers index stay in registers.
+template <int... I, class F>
+inline __attribute__((always_inline)) void unroll_over(std::integer_sequence<int, I...>, F f) {
+    (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, class F>
+inline __attribute__((always_inline)) void unroll(F f) {
+    unroll_over(std::make_integer_sequence<int, N>{}, f);
+}
+
+inline vec broadcast(real value) { return vec{} + value; }
+
+inline real sum_of_lanes(vec v) {
+    real sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += v[lane];
+    return sum;
+}
+
+// A vector from or to any address, aligned or not.
+inline vec load(const real* from) {
+    vec v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+inline void store(real* to, vec v) { std::memcpy(to, &v, sizeof v); }
+
+// a and b, lane by lane from one or the other: lane l is a[l] or, from LANES on, b[l - LANES].
+template <int... L>
+inline vec shuffle(vec a, vec b, std::integer_sequence<int, L...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, L...);
+#else
+    using index = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
+    typedef index indices __attribute__((vector_size(VECTOR_BYTES)));
+    return __builtin_shuffle(a, b, indices{L...});
+#endif
+}
+
+// Swaps the blocks of D x D that lie across the diagonal, in every block of 2 D x 2 D.
+template <int D, int... L>
+inline void swap_blocks(vec (&rows)[LANES], std::integer_sequence<int, L...>) {
+    for (int i = 0; i < LANES; i++) {
+        if (i & D) continue;
+        const vec a = rows[i], b = rows[i + D];
+        rows[i] = shuffle(a, b, std::integer_sequence<int, (L & D ? LANES + L - D : L)...>{});
+        rows[i + D] = shuffle(a, b, std::integer_sequence<int, (L & D ? LANES + L : L + D)...>{});
+    }
+}
+
+// rows[i][l] <-> rows[l][i]
+template <int D = 1>
+inline void transpose(vec (&rows)[LANES]) {
+    swap_blocks<D>(rows, std::make_integer_sequence<int, LANES>{});
+    if constexpr (2 * D < LANES) transpose<2 * D>(rows);
+}
