@@ -6,16 +6,32 @@ pooling has no parameters, the output is linear, 61,706 parameters in all.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lenet import native
-from lenet.layers import TABLE_I, ConnectedConv2d
+from lenet.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
 
 average_pooling = partial(nn.AvgPool2d, kernel_size=2, stride=2)
+# By the names they have in conf/model.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "scaled_tanh": ScaledTanh,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+}
+POOLINGS: dict[str, Callable[..., nn.Module]] = {
+    "avg": average_pooling,
+    "max": partial(nn.MaxPool2d, kernel_size=2, stride=2),
+    "subsample": Subsample,
+}
 CONNECTIONS: dict[str, Sequence[Sequence[int]] | None] = {"full": None, "table_i": TABLE_I}
 
 
@@ -71,6 +87,27 @@ class LeNet5(nn.Module):
         f6 = self.activation(self.fc2(c5))  # (N, 84)
         output = self.fc3(f6)  # (N, num_classes)
         return {"C1": c1, "S2": s2, "C3": c3, "S4": s4, "C5": c5, "F6": f6, "output": output}
+
+
+def options_of(model: nn.Module) -> dict[str, Any] | None:
+    """A LeNet5's arguments, its parts by their names above; None where one has no such name."""
+    if type(model) is not LeNet5:
+        return None
+    sizes: dict[str, Any] = {
+        "num_classes": model.fc3.out_features,
+        "in_channels": model.conv1.in_channels,
+    }
+    for names in itertools.product(ACTIVATIONS, POOLINGS, CONNECTIONS):
+        options = sizes | dict(zip(("activation", "pooling", "connections"), names, strict=True))
+        with torch.device("meta"):  # its layers, and no weights
+            if repr(from_options(**options)) == repr(model):
+                return options
+    return None
+
+
+def from_options(activation: str, pooling: str, **rest: Any) -> LeNet5:
+    """The LeNet5 that `options_of` describes, with new weights."""
+    return LeNet5(activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling], **rest)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -11,30 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lenet import checkpoint
 from lenet.data import MNIST_MEAN, MNIST_STD, as_input
-from lenet.layers import ScaledTanh
-from lenet.model import LeNet5, probabilities
+from lenet.model import ACTIVATIONS, POOLINGS, LeNet5, from_options, probabilities
+from lenet.native import equip
 from lenet.picture import one_line, read_picture
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "scaled_tanh": ScaledTanh,
-    "gelu": nn.GELU,
-    "leaky_relu": nn.LeakyReLU,
-}
-POOLINGS: dict[str, Callable[[], nn.Module]] = {
-    "avg": partial(nn.AvgPool2d, kernel_size=2, stride=2),
-    "max": partial(nn.MaxPool2d, kernel_size=2, stride=2),
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +54,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
             )
         classes = tuple(str(c) for c in meta["classes"])
         size = int(meta["image_size"])
+        module = _fast(module, meta.get("network"))
         return Classifier(module, classes, float(meta["mean"]), float(meta["std"]), size)
     state = checkpoint.load(path)
     bias = list(state.values())[-1] if isinstance(state, dict) and state else None
@@ -76,8 +64,20 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
         num_classes=len(bias), activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling]
     )
     checkpoint.load_model(model, path)
+    equip(model)
     names = tuple(str(k) for k in range(len(bias)))
     return Classifier(model.eval(), names, MNIST_MEAN, MNIST_STD, image_size=32)
+
+
+def _fast(program: nn.Module, options: Any) -> nn.Module:
+    """The network that a logged program was made of, which has the kernels; else the program."""
+    try:
+        model = from_options(**options)
+        model.load_state_dict(program.state_dict())
+    except (TypeError, KeyError, RuntimeError):
+        return program
+    equip(model)
+    return model.eval()
 
 
 def predict(classifier: Classifier, images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from lenet.config import config_hash, flatten
 from lenet.data import Data
 from lenet.evaluate import Score
 from lenet.machine import environment, git, is_alive, process_identity, version
-from lenet.model import count_parameters
+from lenet.model import count_parameters, options_of
 from lenet.native import Chosen
 from lenet.train import Epoch
 
@@ -368,6 +368,7 @@ class Run:
                 "mean": data.mean,
                 "std": data.std,
                 "image_size": data.image_size,
+                "network": options_of(model),
             },
         )
         model.to(device).train(was_training)

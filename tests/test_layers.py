@@ -1,13 +1,16 @@
-"""The paper's facts about its squashing function."""
+"""The paper's facts about its squashing function, its subsampling and its connections."""
 
+import itertools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from lenet.layers import ScaledTanh
+from lenet.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
 
 ACTIVATIONS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20)
 
@@ -43,3 +46,49 @@ def test_amplitude_and_slope_are_what_was_asked_for():
     assert float(squash(torch.tensor(3.0))) == pytest.approx(2 * math.tanh(1.5))
     assert float(squash(torch.tensor(1e9))) == 2.0
     assert repr(squash) == "ScaledTanh(amplitude=2.0, slope=0.5)"
+
+
+def test_subsampling_is_f_of_the_scaled_sum_plus_bias():
+    """Section II.B: four inputs are added, multiplied by a coefficient, added to a bias."""
+    layer = Subsample(2, nn.Tanh())
+    with torch.no_grad():
+        layer.coefficient.copy_(torch.tensor([0.5, -1.0]))
+        layer.bias.copy_(torch.tensor([0.1, 0.2]))
+    x = torch.randn(3, 2, 4, 6)
+    expected = torch.empty(3, 2, 2, 3)
+    for n, c, i, j in itertools.product(range(3), range(2), range(2), range(3)):
+        total = x[n, c, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum()
+        expected[n, c, i, j] = torch.tanh(layer.coefficient[c] * total + layer.bias[c])
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_subsampling_begins_as_the_mean():
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(Subsample(3, nn.Identity())(x), F.avg_pool2d(x, 2))
+
+
+def test_table_i_is_the_papers():
+    """Table I: six maps of three neighbours, six of four, three of four apart, one of all."""
+    assert [len(maps) for maps in TABLE_I] == [3] * 6 + [4] * 9 + [6]
+    assert sum(map(len, TABLE_I)) == 60
+    assert all(len(set(maps)) == len(maps) for maps in TABLE_I)
+    uses = [sum(into in maps for maps in TABLE_I) for into in range(6)]
+    assert uses == [10] * 6
+
+
+def test_a_connected_convolution_sums_over_its_own_maps_alone():
+    torch.manual_seed(0)
+    layer = ConnectedConv2d(4, ((0, 2), (1,), (3, 0, 1)), 3)
+    x = torch.randn(2, 4, 5, 5)
+    output, first = layer(x), 0
+    for out, maps in enumerate(((0, 2), (1,), (3, 0, 1))):
+        weight = layer.weight[first : first + len(maps)]
+        first += len(maps)
+        expected = F.conv2d(x[:, list(maps)], weight[None]) + layer.bias[out]
+        torch.testing.assert_close(output[:, [out]], expected)
+
+
+@pytest.mark.parametrize("table", [((0, 4),), ((0, 0),), ((-1,),)])
+def test_a_table_of_maps_that_are_not_there_is_refused(table):
+    with pytest.raises(ValueError, match="expected different maps from 0 to 3"):
+        ConnectedConv2d(4, table, 5)

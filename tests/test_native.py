@@ -143,15 +143,16 @@ def test_built_with_double_they_pass_gradcheck(activation, pooling):
     with torch.no_grad():  # away from the kinks, where there is no gradient to check
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
-    plan = native._plan(equipped(model))
-    assert plan.kernels.dtype == torch.float64
-    parameters = [p if p is None else p.detach().requires_grad_() for p in plan.parameters]
+    layers = [model._modules[name] for name in native.LAYERS]
+    kernels = Kernels(*native._described(model, layers), dtype=torch.float64)
+    parameters = native.Plan(layers, kernels, to_the_end=True).parameters
+    parameters = [p if p is None else p.detach().requires_grad_() for p in parameters]
     given_ones = [p for p in parameters if p is not None]
     images = torch.randn(5, 1, 32, 32, dtype=torch.float64)
 
     def outputs(*values):
         rest = iter(values)
-        return plan.kernels(images, [p if p is None else next(rest) for p in parameters])
+        return kernels(images, [p if p is None else next(rest) for p in parameters])
 
     assert torch.autograd.gradcheck(outputs, given_ones, fast_mode=True, atol=1e-4)
 
@@ -329,6 +330,7 @@ def test_an_output_layer_of_another_kind_stands_on_top():
         (torch.zeros(2, 1, 28, 28), "(N, 1, 32, 32)"),
         (torch.zeros(0, 1, 32, 32), "(N, 1, 32, 32)"),
         (torch.zeros(2, 1, 32, 32, dtype=torch.float16), "float32"),
+        (torch.zeros(2, 1, 32, 32, dtype=torch.float64), "float32"),
         (torch.zeros(2, 1, 32, 32, requires_grad=True), "require a gradient"),
         (torch.zeros(2, 1, 32, 32, device="meta"), "meta"),
     ],
@@ -377,6 +379,13 @@ def test_export_vmap_and_forward_mode_see_pytorchs_operators():
     assert slope.abs().sum() > 0
 
 
+def test_a_model_of_float64_keeps_its_sixteen_digits():
+    model = equipped(network()).double()
+    images = batch(2)[0].double()
+    with torch.no_grad():
+        assert torch.equal(model(images), network().double()(images))
+
+
 def test_autocast_goes_eagerly():
     with torch.autocast("cpu", torch.bfloat16):
         assert equipped(network())(batch(2)[0]).dtype == torch.bfloat16
@@ -414,6 +423,7 @@ def test_infinite_inputs_saturate_as_they_do_eagerly():
         (lambda m: setattr(m, "activation", nn.GELU()), "the activation is GELU"),
         (lambda m: setattr(m, "activation", nn.LeakyReLU()), "the activation is LeakyReLU"),
         (lambda m: setattr(m, "conv1", nn.Conv2d(3, 6, 5)), "conv1 is"),
+        (lambda m: setattr(m, "fc1", nn.Linear(256, 120)), "images of 32x32"),
         (lambda m: setattr(m, "pool1", Subsample(6, nn.Sigmoid())), "a pooling is"),
         (lambda m: nn.utils.parametrizations.weight_norm(m.fc1), "dense layer"),
     ],

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from lenet.model import LeNet5
+from lenet.native import equip
 from tests.conftest import ROOT
 
 BASE = ["data=digits", "device.threads=1"]
@@ -87,7 +89,10 @@ def test_a_run_says_what_it_does(first):
     assert "Accuracy of the network on the 360 test images: " in out
     assert out.count("\nAccuracy of ") == 11
     assert "MLflow run " in out
-    assert err == ""
+    assert f" {equip(LeNet5()).name} kernels (" in out
+    # Once on a machine; or, where it has no compiler, why there are none.
+    first_use = ("Building the CPU kernels", "Eager PyTorch instead of the native kernels")
+    assert [line for line in err.splitlines() if not line.startswith(first_use)] == []
 
 
 def test_params_are_the_resolved_configuration(first):
@@ -105,7 +110,9 @@ def test_tags_tell_code_data_machine_and_what_the_user_said(first):
     assert len(tags["dataset.sha256"]) == len(tags["dataset.val_sha256"]) == 64
     assert len(tags["config.sha256"]) == 64
     assert tags["model.parameters"] == "61706"
-    assert tags["kernels"] == "eager"
+    chosen = equip(LeNet5())
+    assert tags["kernels"] == chosen.name
+    assert tags["kernels.why"] == chosen.why
     assert tags["host"]
 
 
@@ -228,11 +235,29 @@ def test_a_wrong_value_leaves_no_run(lab):
         "data.train_size=99999",
         "device=cuda",
         "data=mnist data.download=false data.root=nowhere",
+        "model/activation=gelu device.kernels=native",
+        "data.image_size=28 device.kernels=native",
     ):
         _, err = lab.run(*BASE, *override.split(), status=2)
         assert err.startswith("error: ")
         assert err.count("\n") == 1
     assert len(lab.runs()) == before
+
+
+@pytest.mark.parametrize("kernels", ["eager", "auto"])
+def test_the_run_tells_which_kernels_it_had_and_why(lab, kernels):
+    quick = ["epochs=1", "tracking.pictures=false", "tracking.model=false"]
+    override = "model/activation=gelu" if kernels == "auto" else "seed=0"
+    out, err = lab.run(*BASE, *quick, f"device.kernels={kernels}", override)
+    tags = lab.runs()[-1].data.tags
+    assert tags["kernels"] == "eager"
+    if kernels == "auto":
+        assert tags["kernels.why"] == "the activation is GELU(approximate='none')"
+        assert err == f"Eager PyTorch instead of the native kernels: {tags['kernels.why']}\n"
+    else:
+        assert tags["kernels.why"] == "as asked"
+        assert err == ""
+    assert f"eager kernels ({tags['kernels.why']})" in out
 
 
 def test_divergence_ends_as_failed_with_the_reason(lab):

@@ -207,5 +207,5 @@ def _seconds(text: str) -> float:
 
 if __name__ == "__main__":
     # As run.py does, for its reason; torch must not have been read in by then.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     sys.exit(main())

@@ -68,7 +68,7 @@ def equip(model: nn.Module, device: torch.device | str = "cpu", kernels: str = "
             _say(error)
         return Chosen("eager", str(error))
     marked.kernels = "native"
-    return Chosen("native", f"{about}, {torch.get_num_threads()} threads")
+    return Chosen("native", f"built by {about}")
 
 
 def forward(model: "LeNet5", images: Tensor) -> Tensor | None:
@@ -81,7 +81,7 @@ def forward(model: "LeNet5", images: Tensor) -> Tensor | None:
     try:
         _check_images(images)
         plan = _plan(model)
-        features = plan.kernels(images, _parameters(plan, images.dtype))
+        features = plan.kernels(images, _parameters(plan))
     except (Unsupported, BuildError) as error:
         if str(error) not in _said:
             _said.add(str(error))
@@ -158,7 +158,7 @@ def _check_images(images: Tensor) -> None:
         raise Unsupported(f"the images are a {type(images).__name__} on {images.device}")
     if images.ndim != 4 or images.shape[1:] != (1, 32, 32) or not len(images):
         raise Unsupported(f"expected images (N, 1, 32, 32), got {tuple(images.shape)}")
-    if images.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+    if images.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         raise Unsupported(f"they compute in float32, not in {images.dtype} or by autocast")
     if images.requires_grad and torch.is_grad_enabled():
         raise Unsupported("the images require a gradient")
@@ -180,6 +180,8 @@ def _described(model: nn.Module, layers: list[Any]) -> tuple[Any, ...]:
     pooling = _pooling(pool1, activation)
     if _pooling(pool2, activation) != pooling:
         raise Unsupported(f"pool1 is {pool1}, pool2 is {pool2}")
+    if type(fc1) is nn.Linear and fc1.in_features != 16 * 5 * 5:
+        raise Unsupported(f"they take images of 32x32, fc1 is {fc1}")
     dense = [fc1, fc2, fc3] if type(fc3) is nn.Linear else [fc1, fc2]
     units = [16 * 5 * 5]
     for layer in dense:
@@ -187,7 +189,7 @@ def _described(model: nn.Module, layers: list[Any]) -> tuple[Any, ...]:
             raise Unsupported(f"a dense layer of {units[-1]} units is {layer}")
         units.append(layer.out_features)
     name, amplitude, slope = _activation(activation)
-    return name, pooling, tuple(units), 2, amplitude, slope, conv1.weight.dtype
+    return name, pooling, tuple(units), 2, amplitude, slope
 
 
 def _convolves(conv: Any, maps_in: int, maps_out: int) -> bool:
@@ -227,10 +229,10 @@ def _pooling(module: Any, activation: nn.Module) -> str:
     raise Unsupported(f"a pooling is {module}")
 
 
-def _parameters(plan: Plan, dtype: torch.dtype) -> list[Tensor | None]:
-    """Raises: Unsupported where one is no plain tensor of the images' dtype on the CPU."""
+def _parameters(plan: Plan) -> list[Tensor | None]:
+    """Raises: Unsupported where one is no plain tensor of float32 on the CPU."""
     parameters = plan.parameters
     for p in parameters:
-        if p is not None and (p.dtype != dtype or not p.is_cpu or not p.is_contiguous()):
+        if p is not None and not (p.dtype == torch.float32 and p.is_cpu and p.is_contiguous()):
             raise Unsupported(f"a parameter is {p.dtype} on {p.device}")
     return parameters
