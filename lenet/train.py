@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from lenet.evaluate import Criterion, Score, evaluate
+from lenet.native.step import whole_step
 
 
 class Schedule(Protocol):
@@ -123,6 +124,7 @@ def fit(
     if len(batches) == 0:
         raise ValueError("batches: expected at least one, got none")
     best_loss, best_epoch, best_state = math.inf, 0, None
+    whole = whole_step(model, criterion, optimizer) if clip_norm is None else None
     for epoch in range(1, epochs + 1):
         if hasattr(batches, "set_epoch"):
             batches.set_epoch(epoch)
@@ -133,14 +135,18 @@ def fit(
         with _bar(batches, f"Epoch {epoch}/{epochs}", progress) as bar:
             for step, (inputs, labels) in enumerate(batches, first_step):
                 inputs, labels = inputs.to(device), labels.to(device)
-                optimizer.zero_grad(set_to_none=True)
-                logits = model(inputs)
-                loss = criterion(logits, labels)
-                loss.backward()
-                if clip_norm is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
                 learning_rate = optimizer.param_groups[0]["lr"]
-                optimizer.step()
+                taken = whole(inputs, labels) if whole else None
+                if taken:
+                    loss, logits = taken
+                else:
+                    optimizer.zero_grad(set_to_none=True)
+                    logits = model(inputs)
+                    loss = criterion(logits, labels)
+                    loss.backward()
+                    if clip_norm is not None:
+                        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                    optimizer.step()
                 if schedule is not None:
                     schedule.step()
                 tally.add(loss, logits, labels)

@@ -405,6 +405,7 @@ def test_natives_layers_are_what_its_stopwatch_says_and_the_calls_are_the_rest(m
     parts = split_step(trainer, 2, fused=True)
     assert hooks == []  # a layer with a hook is computed eagerly
     assert (parts["convolutions"], parts["dense"]) == pytest.approx((2.0, 1.0))
+    assert not trainer.model._forward_hooks
     assert sum(parts[name] for name in PARTS) == pytest.approx(parts["step"])
     assert parts["rest"] > parts["step"] / 2
 

@@ -480,8 +480,9 @@ def test_the_stopwatch_counts_what_runs_inside_it():
     model = equipped(network())
     with stopwatch() as seconds:
         gradients(model, *batch(16))
-    assert set(seconds) == {"convolutions", "dense"}
-    assert all(value > 0 for value in seconds.values())
+    assert set(seconds) == {"convolutions", "dense", "loss", "update"}
+    assert min(seconds["convolutions"], seconds["dense"]) > 0
+    assert seconds["loss"] == 0  # PyTorch's, unless the whole step is the kernels'
     before = dict(seconds)
     gradients(model, *batch(16))
     assert seconds == before

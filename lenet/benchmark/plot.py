@@ -7,7 +7,7 @@ from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lenet.benchmark.report import PARTS, Cell, Report, Split, gflops, machine_line, ratio
 from lenet.plots import BLUE, INK, PALE, VERMILION
@@ -123,6 +123,7 @@ def _parts(axes: Axes, splits: Sequence[Split]) -> None:
     axes.set_title(f"A step at {where}\n{', '.join(heads)}", fontsize=11)
     axes.set_yticks(range(len(PARTS)), list(PARTS.values()))
     axes.set(xlim=(0, 1.35 * widest), ylim=(len(PARTS) - 0.5, -0.5), xlabel="µs, share of the step")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -206,6 +206,6 @@ _SPLIT_NOTE = (
     "Taken in the training loop itself; the round of the median step, whole, so that the parts sum "
     "to the step. Forward and backward together; activations and pooling count as convolutions "
     "up to S4, as dense after it. Update: zero_grad and step. Indexing: making the batch. For "
-    "native, convolutions and dense are the seconds inside the C++, the calls to it are in the "
-    "rest; for eager the calls are part of their layers."
+    "native, the first four are the seconds inside the C++, the call to it is in the rest; for "
+    "eager the calls are part of their layers."
 )

@@ -74,21 +74,23 @@ def split_step(trainer: Fitted, steps: int, fused: bool) -> dict[str, float]:
         clock.take("loss")
         return loss
 
-    model, optimizer = trainer.model, ClockedOptimizer(trainer.optimizer, clock)
-    hooks = [
-        model.register_forward_pre_hook(lambda module, inputs: clock.skip()),
-        model.register_forward_hook(clock.leaving("dense", behind="loss")),
-    ]
+    model, watched = trainer.model, criterion
+    optimizer: Optimizer = trainer.optimizer
+    hooks: list[Any] = []
     inside: AbstractContextManager[dict[str, float]] = nullcontext({})
-    if fused:
-        inside = native.stopwatch()  # a hook on a layer would turn its kernels off
+    if fused:  # it has clocks of its own; any of these would make it leave the step to PyTorch
+        inside, watched = native.stopwatch(), trainer.criterion
     else:
-        hook = clock.leaving("convolutions", behind="dense")
-        hooks.append(model.pool2.register_forward_hook(hook))
+        optimizer = cast(Optimizer, ClockedOptimizer(trainer.optimizer, clock))
+        hooks = [
+            model.register_forward_pre_hook(lambda module, inputs: clock.skip()),
+            model.register_forward_hook(clock.leaving("dense", behind="loss")),
+            model.pool2.register_forward_hook(clock.leaving("convolutions", behind="dense")),
+        ]
     try:
         with inside as cpp:
             stretch = Stretch(clock.feed(trainer.feed), steps)
-            [record] = fit(model, stretch, criterion, cast(Optimizer, optimizer), epochs=1)
+            [record] = fit(model, stretch, watched, optimizer, epochs=1)
     finally:
         for handle in hooks:
             handle.remove()

@@ -14,6 +14,7 @@
 // same bits.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "convolution.h"
 #include "dense.h"
@@ -30,7 +31,7 @@ using C1 = Convolution<1, 6, 28, 3, 4>;
 using C3 = Convolution<6, 16, 10, 2, 5>;
 
 constexpr int IMAGE = 32 * 32, C1_SIZE = 6 * 28 * 28, S2_SIZE = 6 * 14 * 14, C3_SIZE = 16 * 10 * 10,
-              S4_SIZE = 16 * 5 * 5, MOST_LAYERS = 8;
+              S4_SIZE = 16 * 5 * 5, MOST_LAYERS = 8, MOST_CLASSES = 1000;
 
 // Which network it is; lenet/native/__init__.py has the same.
 struct Net {
@@ -107,6 +108,7 @@ struct Scratch {
         sums[0] = next_grad + widest(net);
         for (int p = 1; p < DENSE; p++) sums[p] = sums[p - 1] + CONV_SIZES[p - 1];
     }
+    void clear() const { std::fill(sums[0], sums[DENSE - 1] + CONV_SIZES[DENSE - 1], vec{}); }
     Trained pooling_sums(const real* const* parameters, int coefficient) const {
         return {parameters[coefficient], parameters[coefficient + 1], sums[coefficient],
                 sums[coefficient + 1]};
@@ -154,7 +156,7 @@ struct Stopwatch {
         start = now;
     }
 };
-enum { CONVOLUTIONS, DENSE_LAYERS };
+enum { CONVOLUTIONS, DENSE_LAYERS, LOSS, UPDATE };
 
 // The first and one past the last of `count` things that are this thread's.
 struct Share {
@@ -235,6 +237,94 @@ const vec* backward_dense(const Net& net, const real* const* parameters, const G
     return grad;
 }
 
+// One group from its images (image by image) to the last layer's outputs, which it returns.
+static const vec* forward_group(const Net& net, const real* const* parameters, const Group& g,
+                                const real* images, int count, Stopwatch& stopwatch) {
+    const vec* out = nullptr;
+    to_lanes(images, IMAGE, count, IMAGE, g.image);
+    with_activation(net, [&](auto f) {
+        with_pooling(net, [&](auto p) { forward_convolutions(parameters, g, f, p); });
+        stopwatch.next(CONVOLUTIONS);
+        out = forward_dense(net, parameters, g, f);
+    });
+    stopwatch.next(DENSE_LAYERS);
+    return out;
+}
+
+// Writes the dense layers' inputs of one group, image by image, for `sum_up`.
+static void keep_rows(const Net& net, const Group& g, int64_t n, int64_t first, int count,
+                      real* in_rows) {
+    const vec* in = g.s4;
+    for (int l = 0; l < net.layers; l++) {
+        const int units = net.units[l], stride = padded(units);
+        real* to = in_rows + rows_offset(net, n, l, 0) + first * stride;
+        to_rows(in, stride, count, units, to);
+        for (int lane = 0; lane < count; lane++)
+            std::fill_n(to + lane * stride + units, stride - units, real(0));
+        in = l ? in + units : g.hidden;
+    }
+}
+
+// The way back of one group, from the gradient of its outputs in s.grad to this thread's sums.
+static void backward_group(const Net& net, const real* const* parameters, const Group& g,
+                           const Scratch& s, int64_t n, int64_t first, int count, real* out_rows,
+                           Stopwatch& stopwatch) {
+    with_activation(net, [&](auto f) {
+        const vec* s4_grad = backward_dense(net, parameters, g, s, n, first, count, f, out_rows);
+        stopwatch.next(DENSE_LAYERS);
+        with_pooling(net, [&](auto p) {
+            backward_convolutions(parameters, g, s, s4_grad, f, p);
+        });
+        stopwatch.next(CONVOLUTIONS);
+    });
+}
+
+// This thread's part of all gradients, summed over threads and images. `done(p, begin, end)` is
+// called as soon as elements begin to end of parameter p have theirs.
+template <class F>
+void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, const real* out_rows,
+            real* const* grads, Stopwatch& stopwatch, F done) {
+    for (int p = 0; p < DENSE; p++) {
+        const Share part(grads[p] ? CONV_SIZES[p] : 0);
+        for (int64_t k = part.begin; k < part.end; k++) {
+            vec sum = {};
+            for (int t = 0; t < omp_get_num_threads(); t++)
+                sum += Scratch(net, scratch_at + t * Scratch::size(net)).sums[p][k];
+            grads[p][k] = sum_of_lanes(sum);
+        }
+        done(p, part.begin, part.end);
+    }
+    stopwatch.next(CONVOLUTIONS);
+    for (int l = 0; l < net.layers; l++) {
+        const int ins = net.units[l], outs = net.units[l + 1], weight = DENSE + 2 * l;
+        const Share part(outs);
+        dense_weight_grad(in_rows + rows_offset(net, n, l, 0), out_rows + rows_offset(net, n, l, 1),
+                          n, ins, outs, part.begin, part.end, grads[weight], grads[weight + 1]);
+        stopwatch.next(DENSE_LAYERS);
+        done(weight, part.begin * ins, part.end * ins);
+        done(weight + 1, part.begin, part.end);
+        stopwatch.next(UPDATE);
+    }
+}
+
+// Cross entropy of one image's outputs and its gradient, which takes their place, divided by n.
+// The target is 1 - smoothing for the label, and smoothing shared by all.
+static real cross_entropy(real* outputs, int classes, int64_t label, real smoothing, int64_t n) {
+    real largest = outputs[0];
+    for (int k = 1; k < classes; k++) largest = outputs[k] > largest ? outputs[k] : largest;
+    real sum = 0;
+    for (int k = 0; k < classes; k++) sum += std::exp(outputs[k] - largest);
+    const real log_sum = std::log(sum) + largest;
+    real loss = 0;
+    for (int k = 0; k < classes; k++) {
+        const real log_probability = outputs[k] - log_sum;
+        const real target = smoothing / classes + (k == label ? 1 - smoothing : 0);
+        loss -= target * log_probability;
+        outputs[k] = (std::exp(log_probability) - target) / n;
+    }
+    return loss;
+}
+
 extern "C" {
 
 // Bytes that `lenet_forward` fills for the way back (keep), or that it works in (not keep).
@@ -253,8 +343,9 @@ int64_t lenet_scratch_bytes(const Net* net, int64_t n, int threads) {
 void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const real* images,
                    const real* const* parameters, void* saved, real* output, double* seconds) {
     const Net net = *net_at;
+    const int outs = net.units[net.layers];
     vec* groups_at = static_cast<vec*>(saved);
-    real* rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
+    real* in_rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
 #pragma omp parallel num_threads(threads)
     {
         const Share share(groups_of(n));
@@ -263,23 +354,10 @@ void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const re
             const Group g(groups_at + (keep ? i : omp_get_thread_num()) * Group::size(net));
             const int64_t first = i * LANES;
             const int count = std::min<int64_t>(LANES, n - first);
-            to_lanes(images + first * IMAGE, IMAGE, count, IMAGE, g.image);
-            with_activation(net, [&](auto f) {
-                with_pooling(net, [&](auto p) { forward_convolutions(parameters, g, f, p); });
-                stopwatch.next(CONVOLUTIONS);
-                const vec* out = forward_dense(net, parameters, g, f);
-                const int outs = net.units[net.layers];
-                to_rows(out, outs, count, outs, output + first * outs);
-            });
-            const vec* in = g.s4;
-            for (int l = 0; keep && l < net.layers; l++) {
-                const int units = net.units[l], stride = padded(units);
-                real* to = rows + rows_offset(net, n, l, 0) + first * stride;
-                to_rows(in, stride, count, units, to);
-                for (int lane = 0; lane < count; lane++)
-                    std::fill_n(to + lane * stride + units, stride - units, real(0));
-                in = l ? in + units : g.hidden;
-            }
+            const vec* out =
+                forward_group(net, parameters, g, images + first * IMAGE, count, stopwatch);
+            to_rows(out, outs, count, outs, output + first * outs);
+            if (keep) keep_rows(net, g, n, first, count, in_rows);
             stopwatch.next(DENSE_LAYERS);
         }
     }
@@ -291,6 +369,7 @@ void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const
                     const void* saved, const real* output_grad, void* scratch, real* const* grads,
                     double* seconds) {
     const Net net = *net_at;
+    const int outs = net.units[net.layers];
     vec* groups_at = static_cast<vec*>(const_cast<void*>(saved));
     const real* in_rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
     vec* scratch_at = static_cast<vec*>(scratch);
@@ -298,44 +377,95 @@ void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const
 #pragma omp parallel num_threads(threads)
     {
         const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
-        std::fill(s.sums[0], s.sums[DENSE - 1] + CONV_SIZES[DENSE - 1], vec{});
+        s.clear();
         const Share share(groups_of(n));
         Stopwatch stopwatch(seconds);
         // Backwards here too: the last group of the way there is the one the caches still have.
         for (int64_t i = share.end - 1; i >= share.begin; i--) {
             const Group g(groups_at + i * Group::size(net));
             const int64_t first = i * LANES;
-            const int count = std::min<int64_t>(LANES, n - first), outs = net.units[net.layers];
+            const int count = std::min<int64_t>(LANES, n - first);
             to_lanes(output_grad + first * outs, outs, count, outs, s.grad);
-            with_activation(net, [&](auto f) {
-                const vec* s4_grad =
-                    backward_dense(net, parameters, g, s, n, first, count, f, out_rows);
-                stopwatch.next(DENSE_LAYERS);
-                with_pooling(net, [&](auto p) {
-                    backward_convolutions(parameters, g, s, s4_grad, f, p);
-                });
-                stopwatch.next(CONVOLUTIONS);
-            });
+            backward_group(net, parameters, g, s, n, first, count, out_rows, stopwatch);
         }
 #pragma omp barrier
-        for (int p = 0; p < DENSE; p++) {
-            const Share part(grads[p] ? CONV_SIZES[p] : 0);
-            for (int64_t k = part.begin; k < part.end; k++) {
-                vec sum = {};
-                for (int t = 0; t < omp_get_num_threads(); t++)
-                    sum += Scratch(net, scratch_at + t * Scratch::size(net)).sums[p][k];
-                grads[p][k] = sum_of_lanes(sum);
-            }
-        }
-        stopwatch.next(CONVOLUTIONS);
-        for (int l = 0; l < net.layers; l++) {
-            const int ins = net.units[l], outs = net.units[l + 1];
-            const Share part(outs);
-            dense_weight_grad(in_rows + rows_offset(net, n, l, 0),
-                              out_rows + rows_offset(net, n, l, 1), n, ins, outs, part.begin,
-                              part.end, grads[DENSE + 2 * l], grads[DENSE + 2 * l + 1]);
-        }
-        stopwatch.next(DENSE_LAYERS);
+        sum_up(net, n, scratch_at, in_rows, out_rows, grads, stopwatch,
+               [](int, int64_t, int64_t) {});
     }
+}
+
+// What torch.optim.SGD is told; momenta are null where momentum is 0.
+struct Sgd {
+    real lr, momentum, dampening, weight_decay, smoothing;
+    int32_t nesterov, maximize;
+};
+
+// Bytes that `lenet_step` works in.
+int64_t lenet_step_bytes(const Net* net, int64_t n, int threads) {
+    return lenet_saved_bytes(net, n, threads, 0) + lenet_scratch_bytes(net, n, threads) +
+           rows_offset(*net, n, net->layers, 0) * sizeof(real);
+}
+
+// A whole step of training: forward, cross entropy, back, and SGD's update of the parameters and
+// their momenta. Each group goes back as soon as it came forward, while the caches have all of it.
+// output gets the outputs (n, classes) and losses (n) each image's loss. Returns 0, or 1 and
+// changes nothing where a label is none of the classes.
+int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, const real* images,
+               const int64_t* labels, real* const* parameters, real* const* momenta, void* memory,
+               real* const* grads, real* output, real* losses, double* seconds) {
+    const Net net = *net_at;
+    const Sgd sgd = *sgd_at;
+    const int outs = net.units[net.layers];
+    for (int64_t i = 0; i < n; i++)
+        if (labels[i] < 0 || labels[i] >= outs) return 1;
+    vec* groups_at = static_cast<vec*>(memory);
+    vec* scratch_at = groups_at + threads * Group::size(net);
+    real* in_rows = reinterpret_cast<real*>(scratch_at + threads * Scratch::size(net));
+    real* out_rows = in_rows + rows_offset(net, n, net.layers, 0);
+
+    const auto update = [&](int p, int64_t begin, int64_t end) {
+        real* __restrict parameter = parameters[p];
+        real* __restrict momentum = momenta ? momenta[p] : nullptr;
+        const real* __restrict grad = grads[p];
+        const real sign = sgd.maximize ? -1 : 1;
+        for (int64_t k = begin; k < end; k++) {
+            real step = sign * grad[k] + sgd.weight_decay * parameter[k];
+            if (momentum) {
+                momentum[k] = sgd.momentum * momentum[k] + (1 - sgd.dampening) * step;
+                step = sgd.nesterov ? step + sgd.momentum * momentum[k] : momentum[k];
+            }
+            parameter[k] -= sgd.lr * step;
+        }
+    };
+#pragma omp parallel num_threads(threads)
+    {
+        const Group g(groups_at + omp_get_thread_num() * Group::size(net));
+        const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
+        s.clear();
+        const Share share(groups_of(n));
+        Stopwatch stopwatch(seconds);
+        for (int64_t i = share.begin; i < share.end; i++) {
+            const int64_t first = i * LANES;
+            const int count = std::min<int64_t>(LANES, n - first);
+            const vec* out =
+                forward_group(net, parameters, g, images + first * IMAGE, count, stopwatch);
+            to_rows(out, outs, count, outs, output + first * outs);
+            keep_rows(net, g, n, first, count, in_rows);
+            stopwatch.next(DENSE_LAYERS);
+            std::fill_n(s.grad, outs, vec{});
+            for (int lane = 0; lane < count; lane++) {
+                real row[MOST_CLASSES];
+                std::copy_n(output + (first + lane) * outs, outs, row);
+                losses[first + lane] =
+                    cross_entropy(row, outs, labels[first + lane], sgd.smoothing, n);
+                for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k];
+            }
+            stopwatch.next(LOSS);
+            backward_group(net, parameters, g, s, n, first, count, out_rows, stopwatch);
+        }
+#pragma omp barrier
+        sum_up(net, n, scratch_at, in_rows, out_rows, grads, stopwatch, update);
+    }
+    return 0;
 }
 }

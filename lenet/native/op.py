@@ -18,6 +18,7 @@ MOST_LAYERS = 8
 # What lenet.cpp calls them.
 ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
 POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
+PARTS = ("convolutions", "dense", "loss", "update")
 # Memory that stays for the next batch: what is new to a process is zeroed page by page, which
 # takes as long as a fifth of a step. More than this is given back.
 SPARE_BYTES = 128 * 2**20
@@ -30,18 +31,21 @@ def stopwatch() -> Iterator[dict[str, float]]:
     """Gives a dict that on leaving holds the seconds spent in each part of the kernels."""
     global _seconds
     seconds: dict[str, float] = {}
-    _seconds = (ctypes.c_double * 2)()
+    _seconds = (ctypes.c_double * len(PARTS))()
     try:
         yield seconds
     finally:
-        seconds |= dict(zip(("convolutions", "dense"), _seconds, strict=True))
+        seconds |= dict(zip(PARTS, _seconds, strict=True))
         _seconds = None
+
+
+def _real(dtype: torch.dtype) -> Any:
+    return {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[dtype]
 
 
 @functools.cache
 def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
     """Which network it is: lenet.cpp's `Net`, with its `real`."""
-    real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[dtype]
 
     class Net(ctypes.Structure):
         _fields_ = (
@@ -50,11 +54,26 @@ def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
             ("layers", ctypes.c_int32),
             ("activated", ctypes.c_int32),
             ("units", ctypes.c_int32 * (MOST_LAYERS + 1)),
-            ("amplitude", real),
-            ("slope", real),
+            ("amplitude", _real(dtype)),
+            ("slope", _real(dtype)),
         )
 
     return Net
+
+
+@functools.cache
+def sgd_type(dtype: torch.dtype) -> type[ctypes.Structure]:
+    """lenet.cpp's `Sgd`."""
+    reals = ("lr", "momentum", "dampening", "weight_decay", "smoothing")
+
+    class Sgd(ctypes.Structure):
+        _fields_ = (
+            *((name, _real(dtype)) for name in reals),
+            ("nesterov", ctypes.c_int32),
+            ("maximize", ctypes.c_int32),
+        )
+
+    return Sgd
 
 
 class Kernels:
@@ -80,8 +99,8 @@ class Kernels:
         self.about = built.about
         self.dtype = dtype
         self._c = built.cdll
-        for function in (self._c.lenet_saved_bytes, self._c.lenet_scratch_bytes):
-            function.restype = ctypes.c_int64
+        for name in ("lenet_saved_bytes", "lenet_scratch_bytes", "lenet_step_bytes"):
+            getattr(self._c, name).restype = ctypes.c_int64
         Net = net_type(dtype)
         self._net = Net(
             ACTIVATIONS[activation],
@@ -93,8 +112,9 @@ class Kernels:
             slope,
         )
         self._at = ctypes.byref(self._net)
-        self._outputs = units[-1]
-        self._spare: dict[str, list[Tensor]] = {"saved": [], "scratch": [], "forward": []}
+        self.outputs = units[-1]
+        kinds = ("saved", "scratch", "forward", "step")
+        self._spare: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
 
     def __call__(self, images: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
         """`parameters` in the order of lenet.cpp; None for the poolings' where they have none.
@@ -114,7 +134,7 @@ class Kernels:
         count, threads = len(images), torch.get_num_threads()
         size = self._c.lenet_saved_bytes(self._at, ctypes.c_int64(count), threads, keep)
         saved = _lend(self._spare["saved" if keep else "forward"], size)
-        output = images.new_empty(count, self._outputs)
+        output = images.new_empty(count, self.outputs)
         self._c.lenet_forward(
             self._at,
             ctypes.c_int64(count),
@@ -151,6 +171,42 @@ class Kernels:
             _seconds,
         )
         return grads
+
+    def step(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        parameters: Sequence[Tensor | None],
+        momenta: Sequence[Tensor | None] | None,
+        grads: Sequence[Tensor | None],
+        options: ctypes.Structure,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Forward, cross entropy, back and SGD's update, in place; `options` is an `Sgd`.
+
+        Shapes: (N, 1, 32, 32), int64 (N) -> losses (N), outputs (N, K).
+        Returns: None, and changes nothing, where a label is none of the K classes.
+        """
+        images, labels = images.contiguous(), labels.contiguous()
+        count, threads = ctypes.c_int64(len(images)), torch.get_num_threads()
+        memory = _lend(self._spare["step"], self._c.lenet_step_bytes(self._at, count, threads))
+        output = images.new_empty(len(images), self.outputs)
+        losses = images.new_empty(len(images))
+        status = self._c.lenet_step(
+            self._at,
+            ctypes.byref(options),
+            count,
+            threads,
+            ctypes.c_void_p(images.data_ptr()),
+            ctypes.c_void_p(labels.data_ptr()),
+            _pointers(parameters),
+            None if momenta is None else _pointers(momenta),
+            ctypes.c_void_p(memory.data_ptr()),
+            _pointers(grads),
+            ctypes.c_void_p(output.data_ptr()),
+            ctypes.c_void_p(losses.data_ptr()),
+            _seconds,
+        )
+        return None if status else (losses, output)
 
 
 class _Loan(np.ndarray):

@@ -1,0 +1,253 @@
+"""The kernels' whole step is PyTorch's step, and leaves to PyTorch what it is not sure of."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from lenet.model import LeNet5
+from lenet.native import equip
+from lenet.native.build import BuildError, library
+from lenet.native.step import whole_step
+from lenet.schedule import cosine
+from lenet.train import fit
+from tests.test_native import NETWORKS, batch, nearly_tied, network
+
+try:
+    library()
+except BuildError as error:
+    pytest.skip(f"no native kernels: {error}", allow_module_level=True)
+
+
+def sgd(model, **options):
+    return torch.optim.SGD(model.parameters(), **{"lr": 0.05, "momentum": 0.9} | options)
+
+
+def one_step(model, criterion, optimizer, images, labels):
+    optimizer.zero_grad()
+    loss = criterion(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def ready(options=None, criterion=F.cross_entropy, **network_options):
+    """A model with the kernels whose optimizer has taken its first step, and its whole step."""
+    model = network(**network_options)
+    assert equip(model).name == "native"
+    optimizer = sgd(model, **(options or {}))
+    classes = network_options.get("classes", 10)
+    one_step(model, criterion, optimizer, *batch(20, classes))
+    return model, optimizer, whole_step(model, criterion, optimizer)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    network_options=NETWORKS,
+    options=st.fixed_dictionaries(
+        {
+            "momentum": st.sampled_from([0.0, 0.5, 0.9]),
+            "dampening": st.sampled_from([0.0, 0.1]),
+            "weight_decay": st.sampled_from([0.0, 0.01]),
+            "nesterov": st.booleans(),
+            "maximize": st.booleans(),
+        }
+    ),
+    smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    count=st.integers(1, 40),
+    threads=st.integers(1, 3),
+)
+def test_it_moves_parameters_and_momenta_as_float64_does(
+    network_options, options, smoothing, count, threads
+):
+    momentum = options["momentum"]
+    options["nesterov"] &= momentum > 0 and options["dampening"] == 0
+    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    # Full connections: the others' weights are not the kernels' own.
+    model, optimizer, step = ready(options, criterion, **network_options | {"connections": "full"})
+    exact = copy.deepcopy(model).double()
+    exact_optimizer = sgd(exact, **options)
+    for p, q in zip(model.parameters(), exact.parameters(), strict=True):
+        if momentum:
+            exact_optimizer.state[q]["momentum_buffer"] = (
+                optimizer.state[p]["momentum_buffer"].clone().double()
+            )
+    images, labels = batch(count, network_options["classes"], seed=1)
+    if nearly_tied(exact, images.double()):
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        loss, outputs = step(images, labels)
+    finally:
+        torch.set_num_threads(before)
+    with torch.no_grad():
+        expected_outputs = exact(images.double())
+    expected = one_step(exact, criterion, exact_optimizer, images.double(), labels)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    torch.testing.assert_close(outputs.double(), expected_outputs, rtol=1e-5, atol=1e-5)
+    for p, q in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(p.detach().double(), q.detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-5)
+        if momentum:
+            found, wanted = (
+                o.state[x]["momentum_buffer"].double()
+                for o, x in ((optimizer, p), (exact_optimizer, q))
+            )
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_step_is_pytorchs():
+    model = network()
+    equip(model)
+    step = whole_step(model, F.cross_entropy, sgd(model))
+    before = copy.deepcopy(model.state_dict())
+    assert step(*batch(8)) is None
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert whole_step(model, F.cross_entropy, sgd(model, momentum=0.0))(*batch(8)) is not None
+
+
+@pytest.mark.parametrize("label", [-100, -1, 10, 2**40])
+def test_a_label_of_no_class_changes_nothing_and_is_pytorchs_to_judge(label):
+    model, _, step = ready()
+    before = copy.deepcopy(model.state_dict())
+    images, labels = batch(20)
+    labels[7] = label
+    assert step(images, labels) is None
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        lambda model, optimizer: model.register_forward_hook(lambda *_: None),
+        lambda model, optimizer: model.conv1.register_forward_hook(lambda *_: None),
+        lambda model, optimizer: model.register_full_backward_hook(lambda *_: None),
+        lambda model, optimizer: model.conv1.weight.register_hook(lambda gradient: gradient),
+        lambda model, optimizer: model.fc1.bias.register_post_accumulate_grad_hook(lambda p: None),
+        lambda model, optimizer: optimizer.register_step_post_hook(lambda *_: None),
+        lambda model, optimizer: optimizer.register_step_pre_hook(lambda *_: None),
+        lambda model, optimizer: register_optimizer_step_post_hook(lambda *_: None),
+    ],
+)
+def test_whoever_listens_to_a_part_of_the_step_hears_it(listen):
+    model, optimizer, step = ready()
+    handle = listen(model, optimizer)
+    try:
+        assert step(*batch(8)) is None
+    finally:
+        handle.remove()
+    assert step(*batch(8)) is not None
+
+
+def test_frozen_or_foreign_parameters_and_odd_batches_are_pytorchs():
+    model, optimizer, step = ready()
+    images, labels = batch(8)
+    assert step(images.double(), labels) is None
+    assert step(images[:, :, 2:-2, 2:-2], labels) is None
+    assert step(images, labels.float()) is None
+    assert step(images, labels[:4]) is None
+    with torch.no_grad():
+        assert step(images, labels) is None
+    model.fc3.bias.requires_grad_(False)
+    assert step(images, labels) is None
+    model.fc3.bias.requires_grad_(True)
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    assert step(images, labels) is None
+    optimizer.param_groups[0]["lr"] = 0.1
+    model.fc3 = nn.Linear(84, 10)  # not in the optimizer
+    assert step(images, labels) is None
+
+
+@pytest.mark.parametrize(
+    ("criterion", "make"),
+    [
+        (nn.CrossEntropyLoss(weight=torch.ones(10)), sgd),
+        (nn.CrossEntropyLoss(reduction="sum"), sgd),
+        (nn.NLLLoss(), sgd),
+        (lambda logits, labels: logits.sum(), sgd),
+        (F.cross_entropy, lambda model: torch.optim.AdamW(model.parameters())),
+        (
+            F.cross_entropy,
+            lambda model: torch.optim.SGD(
+                [{"params": model.conv1.parameters()}, {"params": model.fc1.parameters()}], lr=0.1
+            ),
+        ),
+    ],
+)
+def test_other_losses_and_optimizers_have_no_whole_step(criterion, make):
+    model = network()
+    equip(model)
+    assert whole_step(model, criterion, make(model)) is None
+
+
+def test_a_parameter_outside_the_network_is_not_forgotten():
+    model = network()
+    equip(model)
+    model.extra = nn.Parameter(torch.ones(1))
+    step = whole_step(model, F.cross_entropy, sgd(model, momentum=0.0, weight_decay=0.1))
+    assert step(*batch(8)) is None
+
+
+def trained(kernels, **options):
+    model = LeNet5()
+    model.load_state_dict(network(seed=3).state_dict())
+    equip(model, "cpu", kernels)
+    optimizer = sgd(model, lr=0.01)
+    images, labels = batch(300)
+    batches = list(zip(images.split(64), labels.split(64), strict=True))
+    schedule = cosine(optimizer, 4, len(batches), 1.0, 0.0)
+    records = list(
+        fit(model, batches, F.cross_entropy, optimizer, epochs=4, schedule=schedule, **options)
+    )
+    return model, records
+
+
+def test_a_training_with_a_schedule_follows_the_eager_one():
+    (model, records), (eager, expected) = trained("native"), trained("eager")
+    assert [r.loss for r in records] == pytest.approx([r.loss for r in expected], abs=1e-4)
+    assert [r.correct for r in records] == [r.correct for r in expected]
+    assert [r.learning_rate for r in records] == [r.learning_rate for r in expected]
+    for p, q in zip(model.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_comes_out_the_same_bit_for_bit():
+    first, second = trained("native")[0], trained("native")[0]
+    for p, q in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_gradients_are_clipped_where_asked():
+    clipped, free = trained("native", clip_norm=1e-3)[0], trained("native")[0]
+    start = network(seed=3)
+    moved = [
+        sum(
+            float((p - q).detach().norm())
+            for p, q in zip(m.parameters(), start.parameters(), strict=True)
+        )
+        for m in (clipped, free)
+    ]
+    assert moved[0] < moved[1] / 10
+
+
+def test_nan_is_seen_in_the_loss():
+    model, _, step = ready()
+    images, labels = batch(8)
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] = float("nan")
+    assert step(images, labels)[0].isnan()
+
+
+def test_a_graph_made_before_the_step_notices_it():
+    model, _, step = ready()
+    images, labels = batch(8)
+    loss = F.cross_entropy(model(images), labels)
+    step(images, labels)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
