@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from lenet.evaluate import Criterion, Score, evaluate
+from lenet.model import LeNet5
+from lenet.native import equip
 from lenet.native.step import whole_step
 
 
@@ -209,8 +211,11 @@ def train_model(
 ) -> tuple[nn.Module, list[float]]:
     """The tutorial's training: the trained model, and the mean loss of each epoch's examples.
 
-    Prints a line an epoch, and on a terminal a progress bar until then.
+    Prints a line an epoch, and on a terminal a progress bar until then. A LeNet5 on the CPU gets
+    the native kernels.
     """
+    if isinstance(model, LeNet5):
+        equip(model, device)
     loss_history = []
     progress = sys.stderr.isatty()
     records = fit(

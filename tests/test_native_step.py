@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lenet.model import LeNet5
@@ -133,6 +134,7 @@ def test_a_label_of_no_class_changes_nothing_and_is_pytorchs_to_judge(label):
         lambda model, optimizer: optimizer.register_step_post_hook(lambda *_: None),
         lambda model, optimizer: optimizer.register_step_pre_hook(lambda *_: None),
         lambda model, optimizer: register_optimizer_step_post_hook(lambda *_: None),
+        lambda model, optimizer: register_module_forward_hook(lambda *_: None),
     ],
 )
 def test_whoever_listens_to_a_part_of_the_step_hears_it(listen):
@@ -143,6 +145,32 @@ def test_whoever_listens_to_a_part_of_the_step_hears_it(listen):
     finally:
         handle.remove()
     assert step(*batch(8)) is not None
+
+
+def test_a_forward_or_a_step_of_ones_own_is_called():
+    class Doubled(LeNet5):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = Doubled()
+    equip(model)
+    assert whole_step(model, F.cross_entropy, sgd(model, momentum=0.0))(*batch(8)) is None
+
+    model, optimizer, step = ready()
+    calls = []
+    optimizer.step = lambda: calls.append("step")
+    assert step(*batch(8)) is None
+    del optimizer.step
+    cosine(optimizer, 4, 5)  # wraps the step too, and counts only
+    assert step(*batch(8)) is not None
+
+
+def test_who_profiles_sees_the_parts():
+    _, _, step = ready()
+    with torch.profiler.profile():
+        assert step(*batch(8)) is None
+    with pytest.warns(UserWarning, match="Anomaly"), torch.autograd.detect_anomaly():
+        assert step(*batch(8)) is None
 
 
 def test_frozen_or_foreign_parameters_and_odd_batches_are_pytorchs():
@@ -169,6 +197,7 @@ def test_frozen_or_foreign_parameters_and_odd_batches_are_pytorchs():
     [
         (nn.CrossEntropyLoss(weight=torch.ones(10)), sgd),
         (nn.CrossEntropyLoss(reduction="sum"), sgd),
+        (nn.CrossEntropyLoss(ignore_index=3), sgd),
         (nn.NLLLoss(), sgd),
         (lambda logits, labels: logits.sum(), sgd),
         (F.cross_entropy, lambda model: torch.optim.AdamW(model.parameters())),

@@ -341,7 +341,8 @@ def test_each_debug_option_ends_well(lab, option):
         assert run.data.metrics["train/accuracy"] == 1
     if option == "profile":
         folder = Path(lab.client.download_artifacts(run.info.run_id, "profile"))
-        assert "aten::convolution_backward" in (folder / "table.txt").read_text()
+        table = (folder / "table.txt").read_text()
+        assert "_FusedBackward" in table or "aten::convolution_backward" in table
         assert json.loads((folder / "trace.json").read_text())["traceEvents"]
 
 
@@ -367,3 +368,22 @@ sys.exit(status)
     assert run.data.tags["dataset"] == "mnist"
     assert 0.984 < run.data.metrics["test/accuracy"] < 0.993
     assert int(out.rpartition("peak ")[2]) * 1024 < 1.2e9
+
+
+@pytest.mark.parametrize(
+    ("busy_cores", "own", "expected"),
+    [(1.0, None, "20000"), (1.3, None, "20000"), (2.0, None, "1000"), (2.0, "77", "77")],
+)
+def test_threads_spin_for_long_where_no_other_process_is_busy(busy_cores, own, expected):
+    code = f"""
+import os, psutil, run
+psutil.cpu_percent = lambda: 100 * {busy_cores} / os.cpu_count()
+run.let_threads_wait()
+print(os.environ["GOMP_SPINCOUNT"])
+"""
+    env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    env |= {"GOMP_SPINCOUNT": own} if own else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=env
+    )
+    assert done.stdout.strip() == expected

@@ -73,6 +73,8 @@ def _smoothing(criterion: Any) -> float | None:
         return None
     if criterion.weight is not None or criterion.reduction != "mean":
         return None
+    if criterion.ignore_index >= 0:  # a class; below 0 it is PyTorch that finds it
+        return None
     return float(criterion.label_smoothing)
 
 
@@ -92,16 +94,7 @@ def _state(
     """Parameters and momenta in the kernels' order. None where anyone listens to a part of the
     step, or some parameter is not this optimizer's, or it has yet to take its first step.
     """
-    hooks = (
-        *(model._forward_hooks, model._forward_pre_hooks, model._backward_hooks),
-        *(model._backward_pre_hooks, model._compiled_call_impl),
-        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
-        *(
-            hooked._global_optimizer_pre_hooks,
-            hooked._global_optimizer_post_hooks,
-        ),
-    )
-    if any(hooks) or native._traced() or isinstance(group["lr"], Tensor):
+    if _listened_to(model, optimizer) or native._traced() or isinstance(group["lr"], Tensor):
         return None
     try:
         plan = native._plan(model)
@@ -120,10 +113,34 @@ def _state(
             return None
         if p._post_accumulate_grad_hooks:
             return None
-        momenta.append(optimizer.state.get(p, {}).get("momentum_buffer"))
-        if group["momentum"] and momenta[-1] is None:
+        momentum = optimizer.state.get(p, {}).get("momentum_buffer")
+        if group["momentum"] and (momentum is None or not momentum.is_contiguous()):
             return None  # the first step, which begins the momenta, is PyTorch's
+        momenta.append(momentum)
     count = sum(p is not None for p in parameters)
     if count != len(theirs):
         return None
     return plan, parameters, momenta if group["momentum"] else None
+
+
+def _listened_to(model: Any, optimizer: Any) -> bool:
+    """Whether anything but PyTorch's own parts is called in the step, or looks into it."""
+    if getattr(type(model).forward, "__qualname__", "") != "LeNet5.forward":
+        return True
+    step = vars(optimizer).get("step")  # torch's schedules put a counter there
+    if "forward" in vars(model) or (step and not hasattr(step, "_wrapped_by_lr_sched")):
+        return True
+    return bool(
+        model._forward_hooks
+        or model._forward_pre_hooks
+        or model._backward_hooks
+        or model._backward_pre_hooks
+        or model._compiled_call_impl
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or hooked._global_optimizer_pre_hooks
+        or hooked._global_optimizer_post_hooks
+        or nn.modules.module._has_any_global_hook()
+        or torch.is_anomaly_enabled()
+        or torch.autograd.profiler._is_profiler_enabled
+    )
