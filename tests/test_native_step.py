@@ -17,7 +17,7 @@ from lenet.native.build import BuildError, library
 from lenet.native.step import whole_step
 from lenet.schedule import cosine
 from lenet.train import fit
-from tests.test_native import NETWORKS, batch, nearly_tied, network
+from tests.test_native import NETWORKS, batch, network
 
 try:
     library()
@@ -63,44 +63,40 @@ def ready(options=None, criterion=F.cross_entropy, **network_options):
     count=st.integers(1, 40),
     threads=st.integers(1, 3),
 )
-def test_it_moves_parameters_and_momenta_as_float64_does(
+def test_it_moves_parameters_and_momenta_as_pytorchs_loss_and_optimizer_do(
     network_options, options, smoothing, count, threads
 ):
+    """Forward and back are the same kernels on both ways, held against float64 elsewhere."""
     momentum = options["momentum"]
     options["nesterov"] &= momentum > 0 and options["dampening"] == 0
     criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
     # Full connections: the others' weights are not the kernels' own.
     model, optimizer, step = ready(options, criterion, **network_options | {"connections": "full"})
-    exact = copy.deepcopy(model).double()
-    exact_optimizer = sgd(exact, **options)
-    for p, q in zip(model.parameters(), exact.parameters(), strict=True):
-        if momentum:
-            exact_optimizer.state[q]["momentum_buffer"] = (
-                optimizer.state[p]["momentum_buffer"].clone().double()
-            )
+    twin = copy.deepcopy(model)
+    twins_optimizer = sgd(twin, **options)
+    twins_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     images, labels = batch(count, network_options["classes"], seed=1)
-    if nearly_tied(exact, images.double()):
-        return
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        with torch.no_grad():
+            expected_outputs = twin(images)
+        expected = one_step(twin, criterion, twins_optimizer, images, labels)
         loss, outputs = step(images, labels)
     finally:
         torch.set_num_threads(before)
-    with torch.no_grad():
-        expected_outputs = exact(images.double())
-    expected = one_step(exact, criterion, exact_optimizer, images.double(), labels)
+    assert torch.equal(outputs, expected_outputs)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
-    torch.testing.assert_close(outputs.double(), expected_outputs, rtol=1e-5, atol=1e-5)
-    for p, q in zip(model.parameters(), exact.parameters(), strict=True):
-        torch.testing.assert_close(p.detach().double(), q.detach(), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-5)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        # Where the network is sure, its probability less 1 is little but rounding.
+        near = {"rtol": 1e-4, "atol": 1e-5 * max(0.1, float(q.grad.norm()))}
+        torch.testing.assert_close(p.grad, q.grad, **near)
+        torch.testing.assert_close(p.detach(), q.detach(), **near)
         if momentum:
             found, wanted = (
-                o.state[x]["momentum_buffer"].double()
-                for o, x in ((optimizer, p), (exact_optimizer, q))
+                o.state[x]["momentum_buffer"] for o, x in ((optimizer, p), (twins_optimizer, q))
             )
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found, wanted, **near)
 
 
 def test_the_first_step_is_pytorchs():
