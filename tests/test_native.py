@@ -274,6 +274,22 @@ def test_a_hook_on_a_layer_sees_its_outputs(capsys):
     assert len(seen) == 1
 
 
+def test_hooks_on_a_layers_way_back_and_on_every_layer_are_called():
+    images, labels = batch(2)
+    seen = []
+    model = equipped(network())
+    model.conv2.register_full_backward_pre_hook(lambda *_: seen.append("back"))
+    F.cross_entropy(model(images), labels).backward()
+    assert seen == ["back"]
+    everywhere = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
+    try:
+        plain = equipped(network())
+        plain(images)
+    finally:
+        everywhere.remove()
+    assert plain.conv1 in seen
+
+
 def test_copies_and_pickles_of_a_model_work():
     model = equipped(network())
     images, _ = batch(3)

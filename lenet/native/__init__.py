@@ -139,8 +139,10 @@ def _plan(model: nn.Module) -> Plan:
         plan = Plan(layers, _made[description], type(model.fc3) is nn.Linear)
         _plans[model] = plan
     for name, layer in zip(LAYERS, layers, strict=True):
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        if layer._forward_hooks or layer._forward_pre_hooks:
             raise Unsupported(f"{name} has a hook")
+        if layer._backward_hooks or layer._backward_pre_hooks:
+            raise Unsupported(f"{name} has a hook on its way back")
     return plan
 
 
@@ -150,6 +152,7 @@ def _traced() -> bool:
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
+        or nn.modules.module._has_any_global_hook()
     )
 
 

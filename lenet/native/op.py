@@ -12,8 +12,6 @@ from torch import Tensor
 
 from lenet.native.build import library
 
-IMAGE_SIZE = 32
-S4_UNITS = 400  # 16 maps of 5x5, what the dense layers begin with
 MOST_LAYERS = 8
 # What lenet.cpp calls them.
 ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
@@ -97,7 +95,6 @@ class Kernels:
     ) -> None:
         built = library({torch.float32: "float", torch.float64: "double"}[dtype])
         self.about = built.about
-        self.dtype = dtype
         self._c = built.cdll
         for name in ("lenet_saved_bytes", "lenet_scratch_bytes", "lenet_step_bytes"):
             getattr(self._c, name).restype = ctypes.c_int64

@@ -140,7 +140,6 @@ def _listened_to(model: Any, optimizer: Any) -> bool:
         or optimizer._optimizer_step_post_hooks
         or hooked._global_optimizer_pre_hooks
         or hooked._global_optimizer_post_hooks
-        or nn.modules.module._has_any_global_hook()
         or torch.is_anomaly_enabled()
         or torch.autograd.profiler._is_profiler_enabled
     )
