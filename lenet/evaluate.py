@@ -14,6 +14,23 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What a set came to, in sums over its examples."""
+
+    loss_sum: float
+    correct: int
+    count: int
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.count
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+
+@dataclass(frozen=True)
 class Score:
     """What a model said of every example of a set; each figure below is derived from it.
 

@@ -1,11 +1,9 @@
 """The training loop: `fit` is a generator, one record an epoch; what to do with it is yours."""
 
-import copy
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -13,86 +11,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from lenet.evaluate import Criterion, Score, evaluate
+from lenet.evaluate import Criterion, evaluate
 from lenet.model import LeNet5
 from lenet.native import equip
 from lenet.native.step import whole_step
+from lenet.progress import Diverged, Epoch, Progress, Schedule, State, Tally, restore, state_of
 
-
-class Schedule(Protocol):
-    """Sets the optimizer's learning rate; `step` follows each of the optimizer's own."""
-
-    def step(self) -> None: ...
+__all__ = ["Diverged", "Epoch", "Loader", "Saver", "epoch_line", "fit", "train_model"]
 
 
 class Loader(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
     """Batches of (inputs, labels): this package's or a torch DataLoader."""
 
 
-class Diverged(ArithmeticError):
-    """The loss is no longer a finite number; the weights are of no use."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training set came to. Sums are over its examples.
-
-    `steps` holds (optimizer step, mean loss since the last one) at the log interval and at the
-    end; `learning_rate` is that of the last step; `complete` is False where the pass was stopped.
+class Saver(Protocol):
+    """Keeps states of a training. `due` is asked after each step, and with its number after each
+    epoch; the last state is saved whether or not it is due.
     """
 
-    epoch: int
-    loss_sum: float
-    correct: int
-    count: int
-    steps: list[tuple[int, float]]
-    learning_rate: float
-    seconds: float
-    val: Score | None
-    complete: bool
+    def due(self, epoch: int | None = None) -> bool: ...
 
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / self.count
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.count
-
-    @property
-    def images_per_second(self) -> float:
-        return self.count / self.seconds
-
-
-@dataclass
-class _Tally:
-    """Running sums of one epoch. Tensors wait in lists, so a GPU is asked only now and then."""
-
-    loss_sum: float = 0.0
-    correct: int = 0
-    count: int = 0
-    steps: list[tuple[int, float]] = field(default_factory=list)
-    waiting: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.waiting.append((loss.detach(), logits.detach(), labels))
-
-    def settle(self, step: int) -> None:
-        """Takes in what waits; `step` is the number of the last optimizer step among it."""
-        if not self.waiting:
-            return
-        losses = torch.stack([loss for loss, _, _ in self.waiting]).tolist()
-        logits, labels = (torch.cat([entry[i] for entry in self.waiting]) for i in (1, 2))
-        counts = [len(labels) for _, _, labels in self.waiting]
-        for number, loss in enumerate(losses, step - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise Diverged(f"the training loss is {loss} at optimizer step {number}")
-        loss_sum = sum(loss * count for loss, count in zip(losses, counts, strict=True))
-        self.loss_sum += loss_sum
-        self.correct += int((logits.argmax(dim=1) == labels).sum())
-        self.count += sum(counts)
-        self.steps.append((step, loss_sum / sum(counts)))
-        self.waiting.clear()
+    def save(self, state: State) -> None: ...
 
 
 def fit(
@@ -110,34 +49,41 @@ def fit(
     log_interval: int = 100,
     progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    saver: Saver | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> Iterator[Epoch]:
     """Trains and yields a record after each epoch. Leaving the loop early is allowed.
 
     `criterion` returns a batch's mean. Where `batches` has `set_epoch`, it is told the epoch (from
     1). `patience` ends the training after that many epochs without a lower validation loss, and
     puts back the weights of the best. Once `stop()` is true the epoch ends at that step, its
-    record says so, and it is the last.
+    record says so, and it is the last. `saver` is given states; with one of them as `state`, and
+    the other arguments made anew, the training goes on as if it had never been interrupted: the
+    epoch under way is gone through again up to its next batch, so `batches` must give the same.
 
     Raises: Diverged at the log interval after a loss that is not finite; ValueError for patience
-    without `val`, or no batch at all.
+    without `val`, or no batch at all; StateError for a state of another training.
     """
     if patience is not None and val is None:
         raise ValueError("patience: early stopping needs a validation set (data.val_size)")
     if len(batches) == 0:
         raise ValueError("batches: expected at least one, got none")
-    best_loss, best_epoch, best_state = math.inf, 0, None
+    parts = (model, optimizer, schedule, epochs, len(batches))
+    at = restore(state, *parts) if state is not None else Progress()
     whole = whole_step(model, criterion, optimizer) if clip_norm is None else None
-    for epoch in range(1, epochs + 1):
+    while at.epochs < epochs and not at.exhausted(patience):
+        epoch, tally = at.epochs + 1, at.tally
         if hasattr(batches, "set_epoch"):
             batches.set_epoch(epoch)
-        first_step = (epoch - 1) * len(batches) + 1
-        start = time.perf_counter()
-        tally, learning_rate, complete = _Tally(), math.nan, True
+        first_step = at.epochs * len(batches) + 1
+        last_step = epoch * len(batches)
+        start = time.perf_counter() - tally.seconds
+        step, stopped = first_step + at.batches - 1, False
         model.train()
-        with _bar(batches, f"Epoch {epoch}/{epochs}", progress) as bar:
-            for step, (inputs, labels) in enumerate(batches, first_step):
+        with _bar(batches, f"Epoch {epoch}/{epochs}", progress, tally) as bar:
+            for step, (inputs, labels) in enumerate(islice(batches, at.batches, None), step + 1):
                 inputs, labels = inputs.to(device), labels.to(device)
-                learning_rate = optimizer.param_groups[0]["lr"]
+                tally.learning_rate = optimizer.param_groups[0]["lr"]
                 taken = whole(inputs, labels) if whole else None
                 if taken:
                     loss, logits = taken
@@ -156,41 +102,48 @@ def fit(
                 if step % log_interval == 0:
                     tally.settle(step)
                     bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
-                if stop():
-                    complete = step == first_step + len(batches) - 1
+                stopped = stop()
+                if saver is not None and step < last_step and (stopped or saver.due()):
+                    at.pause(step - first_step + 1, step, time.perf_counter() - start)
+                    saver.save(state_of(at, *parts))
+                if stopped:
                     break
             tally.settle(step)
+        complete = not stopped or step == last_step
         seconds = time.perf_counter() - start
-        score = evaluate(model, val, criterion, device) if val is not None else None
-        yield Epoch(
+        record = Epoch(
             epoch=epoch,
             loss_sum=tally.loss_sum,
             correct=tally.correct,
             count=tally.count,
             steps=tally.steps,
-            learning_rate=learning_rate,
+            learning_rate=tally.learning_rate,
             seconds=seconds,
-            val=score,
+            val=evaluate(model, val, criterion, device) if val is not None and complete else None,
             complete=complete,
         )
-        if stop():
+        yield record
+        if not complete:
             return
-        if patience is not None and score is not None:
-            if score.loss < best_loss:
-                best_loss, best_epoch = score.loss, epoch
-                best_state = copy.deepcopy(model.state_dict())
-            elif epoch - best_epoch >= patience:
-                break
-    if best_state is not None:
-        model.load_state_dict(best_state)
+        at.ended(record, model, patience)
+        stopped = stop()
+        if saver is not None:
+            ends = stopped or epoch == epochs or at.exhausted(patience)
+            if ends or saver.due(epoch):
+                saver.save(state_of(at, *parts))
+        if stopped:
+            return
+    if at.best_model is not None:
+        model.load_state_dict(at.best_model)
 
 
-def _bar(batches: Loader, title: str, progress: bool) -> "tqdm[Any]":
+def _bar(batches: Loader, title: str, progress: bool, tally: Tally) -> "tqdm[Any]":
     """In images, with their number where the batches tell it: a list of batches does not."""
     dataset = getattr(batches, "dataset", None)
     count = getattr(batches, "count", None) if dataset is None else len(dataset)
     return tqdm(
         total=count if isinstance(count, int) else None,
+        initial=tally.count + sum(tally.counts),
         desc=title,
         unit=" images",
         unit_scale=True,
