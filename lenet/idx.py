@@ -10,17 +10,16 @@ import gzip
 import hashlib
 import io
 import math
-import pickle
-import re
 import struct
-import warnings
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lenet.tensors import CheckpointError, load
 
 
 class DataError(ValueError):
@@ -88,26 +87,14 @@ def read_pt(path: Path) -> tuple[Tensor, Tensor]:
     Returns: images uint8 (N, H, W) or (N, C, H, W); labels int64 (N).
     Raises: DataError where the file is missing, damaged, or holds anything else.
     """
-    if not path.exists():
-        raise DataError(f"{path}: expected a .pt file, found nothing there")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks; the error says it in one line
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
-        found = f"a pickle that wants to run {asked[1]}" if asked else "damage, or another pickle"
-        raise DataError(
-            f"{path}: expected tensors alone, found {found}; nothing of it was executed"
-        ) from None
-    except Exception as error:
-        # torch.load has no closed list of errors: RuntimeError, OSError, EOFError, KeyError ...
-        reason = str(error).strip().split("\n")[0][:120]
-        raise DataError(f"{path}: expected a .pt file, found a damaged one ({reason})") from None
+        content = load(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
     if (
         not isinstance(content, tuple | list)
         or len(content) != 2
-        or not all(_is_plain(part) for part in content)
+        or not all(isinstance(part, Tensor) for part in content)
     ):
         found = type(content).__name__
         if isinstance(content, tuple | list):
@@ -116,17 +103,6 @@ def read_pt(path: Path) -> tuple[Tensor, Tensor]:
             f"{path}: expected a tuple of images and labels as plain tensors, found {found}"
         )
     return content[0], content[1]
-
-
-def _is_plain(part: Any) -> bool:
-    """Dense, and all there: an expanded view takes a thousand times its file's size to copy."""
-    return (
-        isinstance(part, Tensor)
-        and part.layout == torch.strided
-        and part.device.type == "cpu"
-        and not (part.is_quantized or part.is_nested)
-        and part.numel() * part.element_size() <= part.untyped_storage().nbytes()
-    )
 
 
 def checked(images: Tensor, labels: Tensor, where: str) -> tuple[Tensor, Tensor]:

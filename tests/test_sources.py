@@ -206,7 +206,9 @@ def test_one_missing_file_of_four_is_named(tmp_path: Path, layout: str, index: i
 def test_one_missing_file_of_the_tutorials_two_is_named(tmp_path: Path, index: int) -> None:
     missing = Fake("kmnist").lay_pt(tmp_path)[index]
     missing.unlink()
-    assert refusal(lambda: find("kmnist", tmp_path)).startswith(f"{missing}: expected a .pt file")
+    assert refusal(lambda: find("kmnist", tmp_path)).startswith(
+        f"{missing}: expected a file of tensors, found nothing there"
+    )
 
 
 @pytest.mark.parametrize("claimed", ["mnist", "kmnist"])
