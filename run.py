@@ -14,7 +14,7 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lenet.config import answering, build, check, tree_lines
+from lenet.config import answering, asked_for, build, check, config_hash, shown, tree_lines
 
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
@@ -27,9 +27,16 @@ def main(cfg: DictConfig) -> float | None:
     first = bool(STARTS)
     started = STARTS.pop() if first else time.time()
     config = check(cfg)
-    print("\n".join(["Configuration", *tree_lines(config)]))
-
+    overrides = list(HydraConfig.get().overrides.task)
     let_threads_wait()
+    past = None
+    if config["resume"] or config["rerun"]:
+        from lenet.past import recall
+
+        past = recall(config, asked_for(config, overrides), config_folders())
+        config = past.config
+    print("\n".join(["Configuration", *tree_lines(shown(config))]))
+
     # After the check, so that most mistakes are answered before torch and MLflow are read in.
     import torch
 
@@ -37,10 +44,13 @@ def main(cfg: DictConfig) -> float | None:
     from lenet.interrupt import Interrupt
     from lenet.native import equip
     from lenet.profiling import profiled, save_trace, table
+    from lenet.tracking import inputs_of
     from lenet.train import epoch_line, fit
 
     device = build(config, "device")
     data = build(config, "data").to(device)
+    if past:
+        past.check_here(data)
     torch.manual_seed(config["seed"])
     shape = {name: getattr(data, name) for name in ("num_classes", "in_channels", "image_size")}
     model = build(config, "model", **shape).to(device)
@@ -51,10 +61,14 @@ def main(cfg: DictConfig) -> float | None:
     schedule = build(config, "schedule", optimizer, **length)
     print(f"{data.line()} on {device}, {kernels.name} kernels ({kernels.why})")
 
-    overrides = list(HydraConfig.get().overrides.task)
-    with Interrupt() as interrupt, build(config, "tracking", config, overrides, started) as run:
+    with (
+        Interrupt() as interrupt,
+        build(config, "tracking", config, overrides, started, past) as run,
+    ):
         run.log_setup(data, model, device, kernels)
-        history = []
+        facts = {"config_sha256": config_hash(config), "inputs": inputs_of(data)}
+        saver = build(config, "checkpoint", run.folder / "checkpoints", facts, run.log_checkpoint)
+        history = list(past.history) if past else []
         if first:
             gc.freeze()  # what was imported stays, and is not looked through again
         with profiled(config["profile"]) as recording, interrupt.deferred():
@@ -72,13 +86,14 @@ def main(cfg: DictConfig) -> float | None:
                 log_interval=config["log_interval"],
                 progress=sys.stderr.isatty(),
                 stop=interrupt,
+                saver=saver,
+                state=past.state if past else None,
             ):
                 history.append(record)
                 run.log_epoch(record)
                 print(epoch_line(record, config["epochs"]))
-        run.log_checkpoint(model, optimizer, len(history))
         if interrupt():
-            run.end(history, killed=True)
+            run.end(history, model, saver, killed=True)
             sys.exit(interrupt.exit_status)
 
         score = evaluate(model, data.test, criterion, device)
@@ -92,9 +107,19 @@ def main(cfg: DictConfig) -> float | None:
 
             run.log_figures(gallery(model, data, history, score))
         if run.model:
-            run.log_model(model, data)
-        run.end(history)
-        return run.metric(config["objective"])
+            run.log_model(model, data, len(history))
+        run.end(history, model, saver)
+    if config["rerun"]:
+        from lenet.diff import verdict
+
+        print(verdict(config["rerun"], run))
+    return run.metric(config["objective"])
+
+
+def config_folders() -> list[Path]:
+    """Where the configuration groups lie: ours, and what -cd or hydra.searchpath names."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def let_threads_wait() -> None:

@@ -1,16 +1,26 @@
-"""A model's weights on disk, by the tutorial's names; `lenet.tensors` has the files' own rules."""
+"""Weights on disk by the tutorial's names, and the states of a training that it can go on from.
 
+`lenet.tensors` has the files' own rules.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lenet.tensors import CheckpointError, load, one_line, save
 
-__all__ = ["CheckpointError", "load", "load_model", "save", "save_model"]
+__all__ = [
+    *("CheckpointError", "load", "load_model", "save", "save_model"),
+    *("Checkpoints", "kept", "newest"),
+]
 
 Model = TypeVar("Model", bound=nn.Module)
+MOST_COST = 0.01  # the part of a training's time that checkpoints may take
 
 
 def save_model(model: nn.Module, path: str | Path = "lenet5.pth") -> None:
@@ -54,3 +64,73 @@ def _forms(state: dict[str, torch.Tensor]) -> dict[str, str]:
         name: f"{tuple(t.shape)}" + ("" if t.is_floating_point() else f" {t.dtype}")
         for name, t in state.items()
     }
+
+
+class Checkpoints:
+    """Keeps the last two states of a training in `folder`, on top of each `facts`.
+
+    One is due every `epochs` epochs and after `seconds` in the midst of one (null: never), but
+    never so often that they cost over a hundredth of the time. `saved` is told the name of each.
+    A disk that takes none costs a warning; those that are there stay.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        saved: Callable[[str], None] = lambda name: None,
+        epochs: int | None = 1,
+        seconds: float | None = 30.0,
+    ) -> None:
+        self.folder = folder
+        self.facts = facts
+        self.saved = saved
+        self.epochs = epochs
+        self.seconds = seconds
+        self.cost = 0.0  # seconds spent here
+        self._last_cost = 0.0
+        self._last = time.monotonic()
+
+    def due(self, epoch: int | None = None) -> bool:
+        waited = time.monotonic() - self._last
+        if waited < self._last_cost / MOST_COST:
+            return False
+        by_epoch = epoch is not None and self.epochs is not None and epoch % self.epochs == 0
+        return by_epoch or (self.seconds is not None and waited >= self.seconds)
+
+    def save(self, state: dict[str, Any]) -> None:
+        start = time.monotonic()
+        at = state["progress"]
+        name = f"{at['epochs']:06d}-{at['batches']:09d}.pt"
+        try:
+            save(self.facts | state, self.folder / name)
+            for old in kept(self.folder)[2:]:
+                old.unlink()
+            self.saved(name)
+        except (OSError, CheckpointError) as error:
+            reason = getattr(error, "strerror", None) or error
+            print(f"Warning: no checkpoint could be written ({reason})", file=sys.stderr)
+        self._last = time.monotonic()
+        self._last_cost = self._last - start
+        self.cost += self._last_cost
+
+
+def kept(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first: their names count epochs and batches."""
+    return sorted(folder.glob("[0-9]*-[0-9]*.pt"), reverse=True)
+
+
+def newest(paths: Iterable[Path]) -> dict[str, Any] | None:
+    """The first of `paths` that is whole, and none of the others; a damaged one is told and
+    removed, for one like it may be written again.
+    """
+    for path in paths:
+        try:
+            state = load(path)
+            if not isinstance(state, dict) or "progress" not in state:
+                raise CheckpointError(f"{path}: expected a training's state, found another file")
+            return state
+        except CheckpointError as error:
+            print(f"Warning: {error}; the checkpoint before it is used", file=sys.stderr)
+            path.unlink(missing_ok=True)
+    return None

@@ -6,12 +6,16 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -26,7 +30,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 P = ParamSpec("P")
 R = TypeVar("R")
-GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "tracking")
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "checkpoint", "tracking")
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
 
@@ -38,6 +42,7 @@ NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Text = Annotated[str, Field(strict=True)]
+RunId = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{32}$")]
 
 # What each value may be. A key that is not here (one of a class of your own) is held against the
 # annotation in its target's signature.
@@ -51,6 +56,8 @@ LIMITS: dict[str, Any] = {
     "profile": Flag,
     "tags": dict[Text, str | int | float | bool],
     "note": str | None,
+    "resume": RunId | None,
+    "rerun": RunId | None,
     "data.name": Text,
     "data.root": Text,
     "data.split": Text | None,
@@ -88,9 +95,13 @@ LIMITS: dict[str, Any] = {
     "device.type": Literal["auto", "cpu", "cuda", "mps"],
     "device.threads": Count | None,
     "device.kernels": Literal["auto", "native", "eager", "compile"],
+    "checkpoint.epochs": Count | None,
+    "checkpoint.seconds": Positive | None,
     "tracking.uri": Text | None,
     "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
     "tracking.run_name": Text | None,
+    "tracking.folder": Text,
+    "tracking.wait": NotNegative,
 }
 
 
@@ -214,7 +225,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # Where a run reads and writes, and what it is called, change nothing in what it computes.
-_NO_EFFECT = ("tracking", "tags", "note", "profile", "objective")
+_NO_EFFECT = ("checkpoint", "tracking", "tags", "note", "profile", "objective", "resume", "rerun")
 _NO_EFFECT_DATA = ("root", "mirror", "download")
 
 
@@ -223,6 +234,48 @@ def config_hash(config: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in _NO_EFFECT}
     kept["data"] = {k: v for k, v in config["data"].items() if k not in _NO_EFFECT_DATA}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def changes_nothing(key: str) -> bool:
+    """Whether a flat key has no effect on what a run computes."""
+    group, _, rest = key.partition(".")
+    return group in _NO_EFFECT or (group == "data" and rest in _NO_EFFECT_DATA)
+
+
+def plain_check(config: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`check` for plain values; what is wrong is said to be of `what`."""
+    try:
+        return check(OmegaConf.create(dict(config)))
+    except (ConfigError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{what}: its configuration: {_first_line(error)}") from None
+
+
+def asked_for(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What the overrides say, as flat keys and values, be it the default or not. To be called
+    within `hydra.main`.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    paths = [o.key_or_group.replace("/", ".") for o in parsed]
+    defaults = compose(HydraConfig.get().job.config_name, overrides=[])
+    default = flatten(OmegaConf.to_container(defaults, resolve=True))  # type: ignore[arg-type]
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in ("resume", "rerun")
+        and (
+            any(key == path or key.startswith(f"{path}.") for path in paths)
+            or key not in default
+            or default[key] != value
+        )
+    }
+
+
+def shown(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as it may be printed and kept: the store's password is left out."""
+    tracking = dict(config["tracking"])
+    if tracking.get("uri"):
+        tracking["uri"] = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", tracking["uri"])
+    return {**config, "tracking": tracking}
 
 
 def tree_lines(config: Mapping[str, Any], indent: str = "") -> Iterator[str]:

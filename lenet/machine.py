@@ -24,6 +24,21 @@ def environment() -> str:
     return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
 
 
+def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]:
+    """What two texts of `environment` say differently: (what, before, now), `none` where only one
+    has it. The command is not of the environment.
+    """
+    facts = []
+    for text in (before, now):
+        lines = (line.replace("==", " ", 1).partition(" ") for line in text.splitlines())
+        facts.append({name: value for name, _, value in lines if name != "command"})
+    return [
+        (name, facts[0].get(name, "none"), facts[1].get(name, "none"))
+        for name in sorted(facts[0] | facts[1])
+        if facts[0].get(name) != facts[1].get(name)
+    ]
+
+
 def git(*arguments: str) -> str | None:
     """What git says of this checkout, None where there is no git or no checkout."""
     try:
@@ -44,12 +59,12 @@ def process_identity() -> str:
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
-def is_alive(pid: str, started: str) -> bool:
+def is_alive(pid: str = "", started: str = "") -> bool:
     """Whether the process that gave this identity still runs."""
     try:
         # Seconds apart, not equal: start times are counted from a boot time that clocks adjust.
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < 5
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
 
 

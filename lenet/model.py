@@ -6,12 +6,10 @@ pooling has no parameters, the output is linear, 61,706 parameters in all.
 """
 
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from lenet import native
@@ -87,27 +85,6 @@ class LeNet5(nn.Module):
         f6 = self.activation(self.fc2(c5))  # (N, 84)
         output = self.fc3(f6)  # (N, num_classes)
         return {"C1": c1, "S2": s2, "C3": c3, "S4": s4, "C5": c5, "F6": f6, "output": output}
-
-
-def options_of(model: nn.Module) -> dict[str, Any] | None:
-    """A LeNet5's arguments, its parts by their names above; None where one has no such name."""
-    if type(model) is not LeNet5:
-        return None
-    sizes: dict[str, Any] = {
-        "num_classes": model.fc3.out_features,
-        "in_channels": model.conv1.in_channels,
-    }
-    for names in itertools.product(ACTIVATIONS, POOLINGS, CONNECTIONS):
-        options = sizes | dict(zip(("activation", "pooling", "connections"), names, strict=True))
-        with torch.device("meta"):  # its layers, and no weights
-            if repr(from_options(**options)) == repr(model):
-                return options
-    return None
-
-
-def from_options(activation: str, pooling: str, **rest: Any) -> LeNet5:
-    """The LeNet5 that `options_of` describes, with new weights."""
-    return LeNet5(activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling], **rest)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -12,14 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lenet import checkpoint
 from lenet.data import MNIST_MEAN, MNIST_STD, as_input
-from lenet.model import ACTIVATIONS, POOLINGS, LeNet5, from_options, probabilities
+from lenet.model import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
 from lenet.picture import one_line, read_picture
 
@@ -36,7 +35,7 @@ class Classifier:
 
 
 def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg") -> Classifier:
-    """The model that an MLflow run logged, or a LeNet5 with the weights of a `.pth` file.
+    """The network that an MLflow run trained, or a LeNet5 with the weights of a `.pth` file.
 
     A file of weights does not say what is between them, so `activation` and `pooling` do.
 
@@ -44,18 +43,12 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     """
     path = Path(source)
     if not (path.suffix in (".pth", ".pt") or path.is_file() or os.sep in source):
-        from lenet.tracking import load_run_model
+        from lenet.past import load_trained
 
-        module, meta = load_run_model(source)
-        if missing := {"classes", "mean", "std", "image_size"} - meta.keys():
-            raise ValueError(
-                f"{source}: expected a model with classes, mean, std and image_size, "
-                f"found none of {', '.join(sorted(missing))}"
-            )
-        classes = tuple(str(c) for c in meta["classes"])
-        size = int(meta["image_size"])
-        module = _fast(module, meta.get("network"))
-        return Classifier(module, classes, float(meta["mean"]), float(meta["std"]), size)
+        model, inputs = load_trained(source)
+        equip(model)
+        size = inputs.image_size
+        return Classifier(model, tuple(inputs.classes), inputs.mean, inputs.std, size)
     state = checkpoint.load(path)
     bias = list(state.values())[-1] if isinstance(state, dict) and state else None
     if not isinstance(bias, Tensor) or bias.ndim != 1:
@@ -67,17 +60,6 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     equip(model)
     names = tuple(str(k) for k in range(len(bias)))
     return Classifier(model.eval(), names, MNIST_MEAN, MNIST_STD, image_size=32)
-
-
-def _fast(program: nn.Module, options: Any) -> nn.Module:
-    """The network that a logged program was made of, which has the kernels; else the program."""
-    try:
-        model = from_options(**options)
-        model.load_state_dict(program.state_dict())
-    except (TypeError, KeyError, RuntimeError):
-        return program
-    equip(model)
-    return model.eval()
 
 
 def predict(classifier: Classifier, images: Tensor) -> Tensor:

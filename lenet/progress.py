@@ -5,8 +5,8 @@ import functools
 import math
 import random
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -161,13 +161,12 @@ def state_of(
     """All that `restore` needs, as plain values and tensors: those of the model and the optimizer
     themselves, not copies. A validation is kept as its sums.
     """
-    history = [
-        replace(e, val=Totals(e.val.loss_sum, e.val.correct, e.val.count) if e.val else None)
-        for e in progress.history
-    ]
     tally = {key: value for key, value in vars(progress.tally).items() if key != "waiting"}
+    for name, kind in TALLIED.items():
+        tally[name] = torch.tensor(tally[name], dtype=kind)
+    history = _columns(progress.history)
     return {
-        "progress": vars(progress) | {"tally": tally, "history": [asdict(e) for e in history]},
+        "progress": vars(progress) | {"tally": tally, "history": history},
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict() if schedule else None,
@@ -208,19 +207,57 @@ def restore(
         if isinstance(error, StateError):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise StateError(f"state: expected one of this training, found another ({reason})") from None
+        raise StateError(f"state: expected one of this training ({reason})") from None
     return progress
 
 
 def restored_progress(state: Mapping[str, Any]) -> Progress:
     """The part of a state that tells how far it is.
 
-    Raises: ValueError where it holds anything but what belongs there.
+    Raises: ValueError, TypeError, KeyError or AttributeError where it holds anything but what
+    belongs there.
     """
-    progress = _progress_type().validate_python(state["progress"])
-    if progress.epochs != len(progress.history) or min(progress.epochs, progress.batches) < 0:
+    plain = dict(state["progress"])
+    lists = {name: plain["tally"][name].tolist() for name in TALLIED}
+    plain["tally"] = plain["tally"] | lists
+    plain["history"] = _rows(plain["history"])
+    progress = _progress_type().validate_python(plain)
+    if progress.epochs != len(progress.history) or progress.batches < 0:
         raise ValueError(f"{len(progress.history)} records of {progress.epochs} epochs")
     return progress
+
+
+# Lists of numbers are kept as tensors: a long training has a hundred thousand points.
+TALLIED = {"steps": torch.float64, "losses": torch.float64, "counts": torch.int64}
+NUMBERS = ("epoch", "loss_sum", "correct", "count", "learning_rate", "seconds")
+
+
+def _columns(history: Sequence[Epoch]) -> dict[str, Tensor]:
+    """Shapes: numbers (epochs, 6), val (epochs, 3), points (epochs), steps (all points, 2)."""
+    none = [math.nan] * 3
+    numbers = [[getattr(e, name) for name in NUMBERS] for e in history]
+    val = [[e.val.loss_sum, e.val.correct, e.val.count] if e.val else none for e in history]
+    steps = [point for e in history for point in e.steps]
+    return {
+        "numbers": torch.tensor(numbers, dtype=torch.float64).reshape(-1, len(NUMBERS)),
+        "val": torch.tensor(val, dtype=torch.float64).reshape(-1, 3),
+        "points": torch.tensor([len(e.steps) for e in history], dtype=torch.int64),
+        "steps": torch.tensor(steps, dtype=torch.float64).reshape(-1, 2),
+    }
+
+
+def _rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    numbers, val, points, steps = (
+        columns[name].tolist() for name in ("numbers", "val", "points", "steps")
+    )
+    rows, first = [], 0
+    for values, totals, count in zip(numbers, val, points, strict=True):
+        row = dict(zip(NUMBERS, values, strict=True)) | {"complete": True, "val": None}
+        if not math.isnan(totals[2]):
+            row["val"] = dict(zip(("loss_sum", "correct", "count"), totals, strict=True))
+        rows.append(row | {"steps": steps[first : first + count]})
+        first += count
+    return rows
 
 
 @functools.cache
@@ -229,7 +266,7 @@ def _progress_type() -> "TypeAdapter[Progress]":
 
     # Tensors, and a Score, which no state holds.
     for kind in (Epoch, Tally, Score, Progress):
-        kind.__pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+        setattr(kind, "__pydantic_config__", ConfigDict(arbitrary_types_allowed=True))  # noqa: B010
     return TypeAdapter(Progress)
 
 

@@ -1,90 +1,38 @@
-"""Records of a run -> MLflow. Only importer of mlflow."""
+"""Records of a run -> its journal, which is sent to MLflow beside the training."""
 
 import functools
-import getpass
 import hashlib
-import logging
-import os
-import platform
+import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-# A server that does not answer is given seconds, not minutes; MLflow reads these as it starts.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-
-import mlflow
 import numpy as np
 import torch
-from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+import yaml
 from torch import nn
 
-from lenet import checkpoint
-from lenet.config import config_hash, flatten
+from lenet.config import config_hash, flatten, shown
 from lenet.data import Data
 from lenet.evaluate import Score
-from lenet.machine import environment, git, is_alive, process_identity, version
-from lenet.model import count_parameters, options_of
+from lenet.journal import Journal, JournalError
+from lenet.machine import environment, git, process_identity, version
+from lenet.model import count_parameters
 from lenet.native import Chosen
-from lenet.train import Epoch
+from lenet.progress import Epoch
+from lenet.send import Sender, waiting_root
+from lenet.store import PROCESS_TAG
 
-ROOT = Path(__file__).resolve().parents[1]
-PROCESS_TAG = "lenet.process"
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
+if TYPE_CHECKING:
+    from lenet.checkpoint import Checkpoints
+    from lenet.past import Past
 
+START_SECONDS = 10.0  # for a server to answer before the training begins without it
 P = ParamSpec("P")
-
-
-class TrackingError(ValueError):
-    """A tracking store or a run that can't be reached: one line that says which, and why."""
-
-
-def home() -> Path:
-    """Where mlflow.db and mlruns/ lie: beside run.py, or here where the package is installed."""
-    return ROOT if (ROOT / "run.py").is_file() else Path.cwd()
-
-
-def connect(uri: str | None, create: bool = True) -> str:
-    """Makes `uri`, or else the database beside run.py, the store of this process.
-
-    MLflow's first use of a new database is not safe between processes, so it happens under a lock.
-
-    Raises: TrackingError where there is no reaching it, or nothing to read with `create` false.
-    """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-    if database and not create and not database.is_file():
-        raise TrackingError(f"tracking.uri={uri}: no such database, so no runs to read")
-    mlflow.set_tracking_uri(uri)
-    try:
-        with _first_use_lock(database) if database else nullcontext():
-            MlflowClient().search_experiments(max_results=1)
-    except Exception as error:  # sqlalchemy's, requests' and MLflow's own
-        raise TrackingError(f"tracking.uri={uri}: cannot be used ({_reason(error)})") from None
-    return uri
-
-
-def _first_use_lock(database: Path) -> FileLock:
-    name = hashlib.sha256(str(database.resolve()).encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock"))
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 def _recording(
@@ -105,14 +53,22 @@ def _recording(
     return recording
 
 
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+
+
 class Run:
-    """One MLflow run: entering starts it, leaving sets the status that is true.
+    """One MLflow run: entering starts it, or one of the `past` again; leaving sets the status that
+    is true.
 
-    FINISHED; KILLED after KeyboardInterrupt or where `killed` was set; FAILED after any other
-    exception, with its text as tag `error` and its traceback as an artifact. Metrics wait in
-    memory and are sent in batches; `seconds` is the time spent here.
+    FINISHED; KILLED after KeyboardInterrupt, SystemExit or where `killed` was set; FAILED after
+    any other exception, with its text as tag `error` and its traceback as an artifact. All that is
+    recorded goes into a folder of the run's own under `folder`, from there to the store of `uri`
+    when that takes it. On leaving, `wait` seconds are given to a store that fails; what it has not
+    taken then stays in the folder, and a line says how to send it.
 
-    Raises: TrackingError on entering, where the store can't be used; no run is left then.
+    Raises: TrackingError or JournalError on entering, where the store refuses the run or the
+    folder can't be written; nothing is left then.
     """
 
     def __init__(
@@ -120,6 +76,7 @@ class Run:
         config: Mapping[str, Any],
         overrides: Sequence[str],
         started: float,
+        past: "Past | None" = None,
         uri: str | None = None,
         experiment: str = "lenet5",
         run_name: str | None = None,
@@ -127,10 +84,13 @@ class Run:
         note: str | None = None,
         pictures: bool = True,
         model: bool = True,
+        folder: str | None = None,
+        wait: float = 30.0,
     ) -> None:
-        self.config = config
+        self.config = shown(config)
         self.overrides = list(overrides)
         self.started = started
+        self.past = past
         self.uri = uri
         self.experiment = experiment
         self.name = run_name or " ".join(overrides)[:250] or "defaults"
@@ -138,78 +98,104 @@ class Run:
         self.note = note
         self.pictures = pictures  # whether whoever makes them should
         self.model = model
+        self.root = waiting_root(folder)
+        self.wait = wait
         self.seconds = 0.0
         self.killed = False
-        self.id = ""
-        self._waiting: list[Metric] = []
-        self._latest: dict[str, float] = {}
+
+    @property
+    def folder(self) -> Path:
+        return self.journal.folder
+
+    @property
+    def id(self) -> str:
+        """MLflow's, or the run's own where MLflow has none yet."""
+        return str(self.journal.facts["run_id"] or self.journal.facts["id"])
 
     def __enter__(self) -> "Run":
         start = time.perf_counter()
-        self.uri = connect(self.uri)
-        self._client = MlflowClient()
+        resumed = self.past.journal if self.past else None
+        if resumed:
+            self.journal = resumed
+            self.journal.describe(uri=self.uri)
+            self.name = self.journal.facts["name"]
+        else:
+            self.journal = Journal.create(self.root, self._facts())
+        self._sender = Sender(self.journal, self.uri, again=resumed is not None)
         try:
-            experiment_id = self._experiment_id()
-            mend_orphans(self._client)
-            tags = {
-                **{key: str(value) for key, value in self.tags.items()},
-                **({"mlflow.note.content": self.note} if self.note else {}),
-                "host": platform.node(),
-                "config.sha256": config_hash(self.config),
-                PROCESS_TAG: process_identity(),
-            }
-            run = mlflow.start_run(experiment_id=experiment_id, run_name=self.name, tags=tags)
-        except Exception as error:
-            raise TrackingError(f"tracking.uri={self.uri}: {_reason(error)}") from None
-        self.id = run.info.run_id
-        try:
-            self._log_start()
+            if resumed:
+                self._log_again()
+            else:
+                self._log_start()
+            self._sender.start()
+            if not self._sender.wait_for_run(START_SECONDS):
+                print(
+                    f"Warning: the tracking server does not take this run yet "
+                    f"({self._sender.problem}); its records wait in {self.folder}",
+                    file=sys.stderr,
+                )
         except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
+            self.journal.close(remove=resumed is None)
+            if isinstance(error, OSError):
+                reason = error.strerror or error
+                raise JournalError(f"{self.folder}: cannot be written ({reason})") from None
             raise
+        for run_id in self._sender.mended:
+            print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
         self.seconds += time.perf_counter() - start
         return self
 
+    def _facts(self) -> dict[str, Any]:
+        tags = {key: str(value) for key, value in self.tags.items()}
+        if self.note:
+            tags["mlflow.note.content"] = self.note
+        if self.past:
+            tags["rerun.of"] = self.past.run_id
+        return {
+            "uri": self.uri,
+            "experiment": self.experiment,
+            "name": self.name,
+            "start_time": int(self.started * 1000),
+            "process": process_identity(),
+            "tags": tags | {"host": process_identity().split()[0]},
+        }
+
     def _log_start(self) -> None:
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(self.config).items()]
-        for first in range(0, len(params), 100):
-            self._client.log_batch(self.id, params=params[first : first + 100])
-        mlflow.log_text(_yaml(self.config), "config.yaml")
-        mlflow.log_text(_yaml(self.overrides), "overrides.yaml")
-        mlflow.log_text(environment(), "environment.txt")
+        params = {key: str(value) for key, value in flatten(self.config).items()}
+        self.journal.append("params", params)
+        self._log_config()
+        self._log_text(environment(), "environment.txt")
         self._log_git()
 
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self.experiment)
-        if found is None:
-            own = self.uri == f"sqlite:///{home() / 'mlflow.db'}"
-            location = (home() / "mlruns").as_uri() if own else None
-            try:
-                # The tag makes `mlflow ui` open the experiment as one of training, with its charts.
-                kind = {"mlflow.experimentKind": "custom_model_development"}
-                return self._client.create_experiment(self.experiment, location, kind)
-            except MlflowException:  # another process was first
-                found = self._client.get_experiment_by_name(self.experiment)
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"experiment {self.experiment!r} is deleted; restore it or give another name "
-                "(tracking.experiment)"
-            )
-        return found.experiment_id
+    def _log_config(self) -> None:
+        self.tag("config.sha256", config_hash(self.config))
+        self._log_text(_yaml(self.config), "config.yaml")
+        self._log_text(_yaml(self.overrides), "overrides.yaml")
+
+    def _log_again(self) -> None:
+        assert self.past
+        resumed = int(self.past.tags.get("resumed", "0")) + 1
+        self._tag({"error": None, PROCESS_TAG: process_identity(), "resumed": str(resumed)})
+        self.journal.append("status", ["RUNNING", None])
+        if self.config["epochs"] != self.past.epochs:
+            self._log_config()  # a parameter of MLflow's can't change
+        if environment() != self.past.environment:
+            self._log_text(environment(), f"environment.resumed-{resumed}.txt")
 
     def _log_git(self) -> None:
         status = git("status", "--porcelain")
         if status is None:
             return
-        self.tag("git.commit", (git("rev-parse", "HEAD") or "none yet").strip())
-        self.tag("git.dirty", str(bool(status)).lower())
+        commit = (git("rev-parse", "HEAD") or "none yet").strip()
+        self._tag({"git.commit": commit, "git.dirty": str(bool(status)).lower()})
         if patch := git("diff", "HEAD"):
-            mlflow.log_text(patch, "uncommitted.patch")
+            self._log_text(patch, "uncommitted.patch")
 
     def tag(self, key: str, value: str) -> None:
-        self._client.set_tag(self.id, key, value)
+        self._tag({key: value})
+
+    def _tag(self, tags: Mapping[str, str | None]) -> None:
+        self.journal.append("tags", dict(tags))
 
     @_recording
     def log_setup(
@@ -220,32 +206,38 @@ class Run:
             device_name = torch.cuda.get_device_name(device)
         else:
             device_name = f"{device.type}, {torch.get_num_threads()} threads"
-        tags = {
-            "dataset": data.name,
-            "dataset.sha256": data.sha256,
-            "dataset.val_sha256": data.val_sha256 or "none",
-            "model": type(model).__name__,
-            "model.parameters": str(count_parameters(model)),
-            "device": device_name,
-            "kernels": kernels.name,
-            "kernels.why": kernels.why,
-        }
-        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
-        dataset = Dataset(
-            name=data.name,
-            digest=data.sha256[:36],
-            source_type="local",
-            source=str(data.where),
-            profile=f'{{"train": {data.train.count}, "test": {data.test.count}}}',
+        self._tag(
+            {
+                "dataset": data.name,
+                "dataset.sha256": data.sha256,
+                "dataset.val_sha256": data.val_sha256 or "none",
+                "model": type(model).__name__,
+                "model.parameters": str(count_parameters(model)),
+                "device": device_name,
+                "kernels": kernels.name,
+                "kernels.why": kernels.why,
+            }
         )
-        context = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(self.id, [DatasetInput(dataset, context)])
+        dataset = {
+            "name": data.name,
+            "digest": data.sha256[:36],
+            "source_type": "local",
+            "source": str(data.where),
+            "profile": f'{{"train": {data.train.count}, "test": {data.test.count}}}',
+        }
+        self.journal.append("data", dataset)
 
     @_recording
     def log_epoch(self, record: Epoch) -> None:
-        """Step = epoch; for `train/loss_step`, step = optimizer step."""
+        """Step = epoch; for `train/loss_step`, step = optimizer step. Of an epoch that was stopped
+        only those points that a whole one would have too: it may be gone on with.
+        """
+        interval = self.config["log_interval"]
         for step, loss in record.steps:
-            self._add({"train/loss_step": loss}, step)
+            if record.complete or step % interval == 0:
+                self._add({"train/loss_step": loss}, step)
+        if not record.complete:
+            return
         values = {
             "train/loss": record.loss,
             "train/accuracy": record.accuracy,
@@ -256,10 +248,9 @@ class Run:
         if record.val is not None:
             values |= {"val/loss": record.val.loss, "val/accuracy": record.val.accuracy}
             for name, better in (("val/loss", min), ("val/accuracy", max)):
-                best = self._latest.get(f"best/{name}", values[name])
+                best = self.journal.latest.get(f"best/{name}", values[name])
                 values[f"best/{name}"] = better(best, values[name])
         self._add(values, record.epoch)
-        self._flush()
 
     @_recording
     def log_test(self, score: Score, epoch: int) -> None:
@@ -273,74 +264,73 @@ class Run:
             if accuracy is not None:
                 values[f"test/class_accuracy/{k}"] = accuracy
         self._add(values, epoch)
-        self._flush()
 
-    def end(self, history: Sequence[Epoch], killed: bool = False) -> None:
-        """Logs where the time went, in seconds since `started`, and says where the run is."""
+    def end(
+        self,
+        history: Sequence[Epoch],
+        model: nn.Module,
+        saver: "Checkpoints",
+        killed: bool = False,
+    ) -> None:
+        """Logs where the time went, in seconds since `started` and of the training before a
+        resume, and what the weights are.
+        """
         self.killed = killed
+        self.tag("weights.sha256", weights_sha256(model))
+        before = self.past.seconds if self.past else 0.0
         training = sum(record.seconds for record in history)
-        seconds = {
-            "total": time.time() - self.started,
-            "training": training,
-            "logging": self.seconds,
-        }
+        elapsed = time.time() - self.started
+        seconds = {"total": elapsed + before, "training": training, "logging": self.seconds}
+        seconds["checkpoints"] = saver.cost
         self._add({f"seconds/{name}": value for name, value in seconds.items()}, len(history))
-        self._flush()
-        rest = seconds["total"] - training - self.seconds
+        rest = elapsed - (training - before) - self.seconds
         print(
-            f"Time: {seconds['total']:.1f} s, of it {training:.1f} training, {self.seconds:.1f} "
+            f"Time: {elapsed:.1f} s, of it {training - before:.1f} training, {self.seconds:.1f} "
             f"logging, {rest:.1f} start, data and evaluation"
         )
-        print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
+        """A point that is there already, from before a resume, stays as it is."""
         now = int(time.time() * 1000)
-        self._latest |= values
-        self._waiting += [Metric(key, float(v), now, step) for key, v in values.items()]
-
-    def _flush(self) -> None:
-        """Sends what waits. A store that fails costs a warning; the points wait for the next."""
-        try:
-            while self._waiting:
-                self._client.log_batch(self.id, metrics=self._waiting[:1000])
-                del self._waiting[:1000]
-        except Exception as error:
-            print(f"Warning: MLflow does not take metrics ({_reason(error)})", file=sys.stderr)
+        points = [
+            [key, float(value), now, step]
+            for key, value in values.items()
+            if (key, step) not in self.journal.points
+        ]
+        if points:
+            self.journal.append("metrics", points)
 
     def metric(self, name: str | None) -> float | None:
         """The newest value of a metric, None where it was never logged."""
-        return self._latest.get(name) if name else None
+        return self.journal.latest.get(name) if name else None
 
     @_recording
     def log_text(self, text: str, name: str) -> None:
-        mlflow.log_text(text, name)
+        self._log_text(text, name)
+
+    def _log_text(self, text: str, name: str) -> None:
+        self._log_file(lambda path: path.write_text(text, encoding="utf-8"), name)
 
     @_recording
     def log_figures(self, figures: Iterable[tuple[str, Any]]) -> None:
         """Matplotlib figures by name; the time it takes to make them counts as logging."""
         for name, figure in figures:
-            mlflow.log_figure(figure, f"pictures/{name}.png")
+            self._log_file(figure.savefig, f"pictures/{name}.png")
 
     @_recording
-    def log_file(self, write: Callable[[Path], None], name: str) -> None:
+    def log_file(self, write: Callable[[Path], Any], name: str) -> None:
         """An artifact that `write` puts at the path it is given."""
         self._log_file(write, name)
 
-    def _log_file(self, write: Callable[[Path], None], name: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
-            write(path)
-            mlflow.log_artifact(str(path), str(Path(name).parent) if "/" in name else None)
+    def _log_file(self, write: Callable[[Path], Any], name: str) -> None:
+        write(self.journal.file(name))
+        self.journal.append("artifact", name)
+
+    def log_checkpoint(self, name: str) -> None:
+        self.journal.append("checkpoint", name)
 
     @_recording
-    def log_checkpoint(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
-    ) -> None:
-        state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        self._log_file(lambda path: checkpoint.save(state, path), "checkpoint.pt")
-
-    @_recording
-    def log_model(self, model: nn.Module, data: Data) -> None:
+    def log_model(self, model: nn.Module, data: Data, epoch: int) -> None:
         """The network as a `pt2` program over a batch of any size: no pickle to load it.
 
         Its metadata holds what a picture needs to become an input, and the classes' names.
@@ -352,26 +342,23 @@ class Run:
         def tensor(*shape: int) -> Schema:
             return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
 
+        folder = self.folder / "model"
+        shutil.rmtree(folder, ignore_errors=True)  # one that an earlier process began
         example = next(iter(data.test))[0][:2].cpu()
         was_training, device = model.training, data.test.labels.device
-        mlflow.pytorch.log_model(
+        mlflow.pytorch.save_model(
             model.cpu().eval(),
-            name="model",
+            str(folder),
             signature=ModelSignature(tensor(*example.shape[1:]), tensor(data.num_classes)),
             # One row would fix the batch axis at 1.
             input_example=example.expand(2, -1, -1, -1).numpy(),
             # Given, because finding them out takes MLflow a subprocess and nine seconds.
             pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
             serialization_format="pt2",
-            metadata={
-                "classes": list(data.classes),
-                "mean": data.mean,
-                "std": data.std,
-                "image_size": data.image_size,
-                "network": options_of(model),
-            },
+            metadata=inputs_of(data),
         )
         model.to(device).train(was_training)
+        self.journal.append("model", epoch)
 
     def __exit__(
         self,
@@ -379,53 +366,72 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = RunStatus.FINISHED
+        status = "FINISHED"
         if self.killed or isinstance(error, KeyboardInterrupt | SystemExit):
-            status = RunStatus.KILLED
+            status = "KILLED"
         elif error is not None:
-            status = RunStatus.FAILED
-        self._flush()
+            status = "FAILED"
+        if error is not None:
+            self.tag("error", f"{type(error).__name__}: {_reason(error)}"[:5000])
+            self.log_text("".join(traceback.format_exception(error)), "error.txt")
+        self.journal.append("status", [status, int(time.time() * 1000)])
+        self._finish()
+
+    def _finish(self) -> None:
+        """Waits for what is still to be sent, then says where the run is."""
+        sent = False
         try:
-            if error is not None:
-                self.tag("error", f"{type(error).__name__}: {_reason(error)}"[:5000])
-                mlflow.log_text("".join(traceback.format_exception(error)), "error.txt")
+            sent = self._sender.finish(1.0)
+            if not sent and self._sender.problem:
+                print(
+                    f"Waiting up to {self.wait:.0f} s for the tracking server "
+                    f"({self._sender.problem}); Ctrl-C to leave it ...",
+                    file=sys.stderr,
+                )
+            sent = sent or self._sender.finish(self.wait)
         finally:
-            mlflow.end_run(RunStatus.to_string(status))
+            if sent:
+                print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
+            else:
+                self._say_unsent()
+            self.journal.close(remove=sent)
+
+    def _say_unsent(self) -> None:
+        if not self.journal.is_whole:
+            print(
+                f"error: the records of run {self.id} are lost: neither MLflow nor {self.folder} "
+                "takes them",
+                file=sys.stderr,
+            )
+            return
+        count = len(self.journal.entries) - self.journal.sent
+        why = self._sender.refusal or self._sender.problem or "it is slow"
+        print(
+            f"MLflow has not taken {count} records of this run ({why}). They are safe in "
+            f"{self.folder}; once the server is back:\n  python -m lenet.send {self.id}",
+            file=sys.stderr,
+        )
 
 
-def mend_orphans(client: MlflowClient) -> list[str]:
-    """Marks as KILLED the runs of this machine whose process is gone. Returns their ids."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
-    mended = []
-    for run in running:
-        host, _, process = run.data.tags.get(PROCESS_TAG, "").partition(" ")
-        if host != platform.node() or is_alive(*process.split()):
-            continue
-        client.set_tag(run.info.run_id, "error", "its process ended without setting a status")
-        client.set_terminated(run.info.run_id, "KILLED")
-        mended.append(run.info.run_id)
-    return mended
+def inputs_of(data: Data) -> dict[str, Any]:
+    """What a network of this set reads and says, as plain values."""
+    return {
+        "classes": list(data.classes),
+        "mean": data.mean,
+        "std": data.std,
+        "image_size": data.image_size,
+        "in_channels": data.in_channels,
+    }
 
 
-def load_run_model(run_id: str, uri: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """The network that a run logged, and its metadata. No pickle is read.
-
-    Raises: TrackingError where there is no such run, or it logged no model.
-    """
-    import mlflow.pytorch
-
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    connect(uri, create=False)
-    model_uri = f"runs:/{run_id}/model"
-    try:
-        metadata = mlflow.models.get_model_info(model_uri).metadata or {}
-        return mlflow.pytorch.load_model(model_uri), metadata
-    except Exception as error:
-        raise TrackingError(f"{run_id}: no model of such a run ({_reason(error)})") from None
+def weights_sha256(model: nn.Module) -> str:
+    """Of all that a model's state_dict holds: names, shapes, types and bits."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

@@ -78,10 +78,12 @@ def fit(
         first_step = at.epochs * len(batches) + 1
         last_step = epoch * len(batches)
         start = time.perf_counter() - tally.seconds
-        step, stopped = first_step + at.batches - 1, False
+        step = before = first_step + at.batches - 1
+        stopped = False
         model.train()
         with _bar(batches, f"Epoch {epoch}/{epochs}", progress, tally) as bar:
-            for step, (inputs, labels) in enumerate(islice(batches, at.batches, None), step + 1):
+            rest = islice(batches, at.batches, None)
+            for step, (inputs, labels) in enumerate(rest, before + 1):
                 inputs, labels = inputs.to(device), labels.to(device)
                 tally.learning_rate = optimizer.param_groups[0]["lr"]
                 taken = whole(inputs, labels) if whole else None

@@ -40,7 +40,7 @@ def importers(package):
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {"tracking"}),
+        ("mlflow", {"store", "tracking"}),
         ("matplotlib", {"plots", "benchmark.plot"}),
         ("hydra", {"config"}),
         ("omegaconf", {"config"}),

@@ -25,7 +25,8 @@ RUNTIME = {
     "schedule": {"optimizer", "epochs", "steps_per_epoch"},
     "model": {"num_classes", "in_channels", "image_size"},
     "model.pooling": {"channels", "activation"},  # where it has parameters
-    "tracking": {"config", "overrides", "started"},
+    "checkpoint": {"folder", "facts", "saved"},
+    "tracking": {"config", "overrides", "started", "past"},
 }
 # Deprecated by torch, or (weight, ignore_index, reduction) not to be had from a batch's mean.
 LEFT_OUT = {"loss": {"weight", "size_average", "ignore_index", "reduce", "reduction"}}

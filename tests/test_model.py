@@ -12,17 +12,12 @@ from torch import nn
 
 from lenet.layers import ScaledTanh
 from lenet.model import (
-    ACTIVATIONS as NAMED_ACTIVATIONS,
-)
-from lenet.model import (
     POOLINGS as NAMED_POOLINGS,
 )
 from lenet.model import (
     LeNet5,
     average_pooling,
     count_parameters,
-    from_options,
-    options_of,
     probabilities,
 )
 from tests.conftest import ROOT
@@ -219,42 +214,11 @@ def test_softmax_is_taken_in_one_place_only():
     assert found == [("model", "softmax")]
 
 
-@pytest.mark.parametrize("activation", NAMED_ACTIVATIONS)
-@pytest.mark.parametrize("pooling", NAMED_POOLINGS)
-@pytest.mark.parametrize("connections", ["full", "table_i"])
-def test_its_options_can_be_told_and_it_made_again(activation, pooling, connections):
-    options = {
-        "num_classes": 7,
-        "in_channels": 1,
-        "activation": activation,
-        "pooling": pooling,
-        "connections": connections,
-    }
-    model = from_options(**options)
-    assert options_of(model) == options
-    again = from_options(**options_of(model))
-    again.load_state_dict(model.state_dict())
-    assert torch.equal(again(images()), model(images()))
-
-
-def test_options_without_a_name_are_not_told():
-    assert options_of(LeNet5(activation=nn.Softplus)) is None
-    assert options_of(LeNet5(activation=partial(ScaledTanh, amplitude=2.0))) is None
-    assert options_of(nn.Linear(2, 2)) is None
-
-
-def test_telling_the_options_draws_no_random_numbers():
-    model = LeNet5()
-    state = torch.get_rng_state()
-    options_of(model)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.parametrize(
     ("pooling", "connections", "parameters"),
     [("subsample", "table_i", 60_000 + 850), ("avg", "table_i", 61_706 - 900)],
 )
 def test_the_papers_parts_have_the_papers_parameters(pooling, connections, parameters):
     """1998: S2 has 12 parameters, S4 32, C3 1,516; without its output layer LeNet-5 has 60,000."""
-    model = from_options(activation="scaled_tanh", pooling=pooling, connections=connections)
+    model = LeNet5(activation=ScaledTanh, pooling=NAMED_POOLINGS[pooling], connections=connections)
     assert count_parameters(model) == parameters

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ class Lab:
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
         self.env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {
             "MLFLOW_TRACKING_URI": self.uri,
+            "LENET_RUNS": str(folder / "waiting"),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -136,6 +136,7 @@ def test_every_metric_of_the_contract_is_there_and_they_agree(lab, first):
         "seconds/logging",
         "seconds/training",
         "seconds/total",
+        "seconds/checkpoints",
     }
     assert names == set(metrics)
     for name in ("train/loss", "val/accuracy", "learning_rate", "seconds/epoch"):
@@ -163,11 +164,13 @@ def test_artifacts_and_status(lab, first):
 
 def test_the_logged_model_takes_any_batch_and_gives_the_runs_accuracy(lab, first):
     code = """
-import os, sys, json, torch
-from lenet.tracking import load_run_model
+import os, sys, json, torch, mlflow
 from lenet.data import load
-model, facts = load_run_model(sys.argv[1], sys.argv[2])
-assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+mlflow.set_tracking_uri(sys.argv[2])
+uri = f"runs:/{sys.argv[1]}/model"
+model = mlflow.pytorch.load_model(uri)
+facts = mlflow.models.get_model_info(uri).metadata
 data = load("digits", "unused")
 hits = (model(data.test.inputs).argmax(1) == data.test.labels).sum().item()
 assert model(data.test.inputs[:1]).shape == (1, 10)
@@ -313,15 +316,6 @@ def test_two_first_uses_of_a_new_database_at_once_both_succeed(tmp_path):
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
     assert [run.info.status for run in lab.runs()] == ["FINISHED", "FINISHED"]
-
-
-@pytest.mark.slow
-def test_a_store_that_does_not_answer_is_one_line_and_soon(lab):
-    start = time.time()
-    _, err = lab.run(*BASE, "tracking.uri=http://127.0.0.1:9", status=2)
-    assert err.startswith("error: tracking.uri=http://127.0.0.1:9: cannot be used")
-    assert err.count("\n") == 1
-    assert time.time() - start < 60
 
 
 @pytest.mark.parametrize(

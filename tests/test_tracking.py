@@ -1,45 +1,88 @@
-"""The store fails at the worst moments: a run never stays RUNNING and never dies of it."""
+"""A run's records: nothing that fails among them ends it, and its status is true."""
 
 import time
 
 import pytest
 
-from lenet import tracking
+from lenet import store, tracking
 from lenet.config import check
+from lenet.past import load_trained
 
 
 @pytest.fixture
 def run(tmp_path, composed):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    return tracking.Run(check(composed("data=digits")), [], time.time(), uri=uri)
+    folder = str(tmp_path / "waiting")
+    return tracking.Run(check(composed("data=digits")), [], time.time(), uri=uri, folder=folder)
+
+
+def found(run):
+    client = store.connect(run.uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return client.search_runs(experiments)
 
 
 def statuses(run):
-    client = tracking.MlflowClient(run.uri)
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    return [found.info.status for found in client.search_runs(experiments)]
-
-
-def test_a_start_that_fails_halfway_leaves_a_run_that_failed(run, monkeypatch, capsys):
-    def full(*args, **kwargs):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(tracking.mlflow, "log_text", full)
-    with pytest.raises(OSError, match="No space left"), run:
-        pytest.fail("entered")
-    assert statuses(run) == ["FAILED"]
+    return [one.info.status for one in found(run)]
 
 
 def test_a_record_that_fails_costs_a_warning(run, monkeypatch, capsys):
     with run:
-        monkeypatch.setattr(tracking.mlflow, "log_text", lambda *args: 1 / 0)
-        run.log_text("text", "name.txt")
-    assert capsys.readouterr().err == "Warning: log_text failed (division by zero)\n"
+        run.log_file(lambda path: 1 / 0, "name.txt")
+    assert capsys.readouterr().err == "Warning: log_file failed (division by zero)\n"
     assert statuses(run) == ["FINISHED"]
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_nothing(run, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "_log_text", full)
+    with pytest.raises(ValueError, match="No space left on device"), run:
+        pytest.fail("entered")
+    assert list((tmp_path / "waiting").iterdir()) == []
+
+
+def test_what_was_sent_leaves_no_folder(run, tmp_path):
+    with run:
+        run.log_text("text", "name.txt")
+        assert len(list((tmp_path / "waiting").iterdir())) == 1
+    assert list((tmp_path / "waiting").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (ValueError("bad"), "FAILED"),
+        (MemoryError(), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(143), "KILLED"),
+    ],
+)
+def test_the_status_tells_how_it_ended(run, error, status):
+    try:
+        with run:
+            if error:
+                raise error
+    except BaseException as raised:
+        assert raised is error
+    (one,) = found(run)
+    assert one.info.status == status
+    assert ("error" in one.data.tags) == bool(error)
+
+
+def test_the_same_point_is_there_once(run):
+    with run:
+        for value in (1.0, 2.0):
+            run._add({"train/loss": value}, 3)
+    (one,) = found(run)
+    history = store.connect(run.uri).get_metric_history(one.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(3, 1.0)]
 
 
 def test_nothing_is_made_where_there_is_nothing_to_read(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with pytest.raises(tracking.TrackingError, match="no such database"):
-        tracking.load_run_model("0" * 32, uri)
+    with pytest.raises(store.TrackingError, match="no such database"):
+        load_trained("0" * 32, uri)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,181 @@
+"""Two runs side by side: configuration, environment, metrics.
+
+python -m lenet.diff RUN_A RUN_B
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lenet import store
+from lenet.machine import environment_differences
+from lenet.store import Stored, TrackingError
+
+if TYPE_CHECKING:
+    from lenet.tracking import Run
+
+Row = tuple[str, str, str]
+# Tags that say what a run was made of; others only say what it is called, or when it was.
+MADE_OF = (
+    *("git.commit", "git.dirty", "host", "device", "kernels", "kernels.why"),
+    *("dataset", "dataset.sha256", "dataset.val_sha256", "model", "model.parameters"),
+)
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two runs differ in, each as rows of (what, in the one, in the other).
+
+    `first` is the first step at which a metric differs, with the rows of that step; metrics of
+    time are left out. `points` counts those that were compared.
+    """
+
+    settings: list[Row]
+    surroundings: list[Row]
+    ends: list[Row]
+    first: tuple[int, list[Row]] | None
+    points: int
+    weights: tuple[str, str]
+
+    @property
+    def same_bits(self) -> bool:
+        return self.first is None and self.weights[0] == self.weights[1] and self.points > 0
+
+
+def compare(a: Stored, b: Stored, environments: tuple[str, str] = ("", "")) -> Difference:
+    settings = _rows(a.params, b.params, sorted(a.params.keys() | b.params.keys()))
+    ignored = ("tracking.", "resume", "rerun")
+    names = [name for name in sorted(a.metrics.keys() | b.metrics.keys()) if not timed(name)]
+    points = [{(step, n): v for n in names for step, v in r.metrics.get(n, ())} for r in (a, b)]
+    differing = sorted(k for k in points[0] | points[1] if points[0].get(k) != points[1].get(k))
+    first = None
+    if differing:
+        # By the clock of the training, not of the epochs: a step's loss comes before its epoch's.
+        step, _ = at = min(differing, key=lambda k: (k[1] != "train/loss_step", k[0]))
+        rows = [k for k in differing if k == at or (k[0] == step and at[1] != "train/loss_step")]
+        first = step, [(n, *_two(points[0].get((s, n)), points[1].get((s, n)))) for s, n in rows]
+    last = [{n: r.metrics[n][-1][1] for n in names if n in r.metrics} for r in (a, b)]
+    return Difference(
+        settings=[row for row in settings if not row[0].startswith(ignored)],
+        surroundings=_rows(a.tags, b.tags, MADE_OF) + environment_differences(*environments),
+        ends=[(n, *_two(last[0].get(n), last[1].get(n))) for n in names],
+        first=first,
+        points=len(points[0] | points[1]),
+        weights=(a.tags.get("weights.sha256", NONE), b.tags.get("weights.sha256", NONE)),
+    )
+
+
+def timed(metric: str) -> bool:
+    """Whether a metric tells of the clock, which no two runs share."""
+    return metric.startswith("seconds/") or metric == "images_per_second"
+
+
+def _rows(a: Mapping[str, str], b: Mapping[str, str], keys: Sequence[str]) -> list[Row]:
+    pairs = [(key, a.get(key, NONE), b.get(key, NONE)) for key in keys]
+    return [row for row in pairs if row[1] != row[2]]
+
+
+def _two(a: float | None, b: float | None) -> tuple[str, str]:
+    """Two values in six digits, or in all where they differ after those."""
+    short = tuple(NONE if v is None else f"{v:.6g}" for v in (a, b))
+    if short[0] != short[1] or a == b:
+        return short  # type: ignore[return-value]
+    return repr(a), repr(b)
+
+
+def read(run_id: str, uri: str | None = None) -> tuple[Stored, str]:
+    """A run and its environment. Raises: TrackingError."""
+    run = store.read_run(run_id, uri)
+    with store.fetched(run_id, "environment.txt", uri) as path:
+        return run, path.read_text(errors="replace") if path else ""
+
+
+def verdict(before: str, run: "Run") -> str:
+    """Whether a run that was done again came out the same, in a few lines; also as its tag."""
+    try:
+        (a, env_a), (b, env_b) = read(before, run.uri), read(run.id, run.uri)
+        difference = compare(a, b, (env_a, env_b))
+        tags = {"rerun.same": str(difference.same_bits).lower()}
+        store.set_tags(run.id, tags, run.uri)
+    except TrackingError as error:
+        return f"Not compared yet ({error}); later: python -m lenet.diff {before} {run.id}"
+    if difference.same_bits:
+        return f"The same bits as run {before}: {difference.points} points and the weights."
+    lines = [f"Not the same as run {before}."]
+    if difference.first:
+        step, rows = difference.first
+        lines += [f"  first at step {step}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
+    else:
+        lines.append("  all points are equal, the weights are not")
+    lines += [f"  {what}: {x} there, {y} here" for what, x, y in difference.surroundings[:20]]
+    if not difference.surroundings:
+        lines.append("  code, data and environment are the same")
+    return "\n".join(lines)
+
+
+def report(a: Stored, b: Stored, difference: Difference) -> str:
+    head: Row = ("", a.run_id[:8], b.run_id[:8])
+    parts = [
+        "\n".join(_table([head, ("name", a.name, b.name), ("status", a.status, b.status)])),
+        _part("Configuration", head, difference.settings),
+        _part("Code, data and environment", head, difference.surroundings),
+        _part("Metrics at the end", head, difference.ends),
+    ]
+    if difference.same_bits:
+        parts.append(f"The same bits: {difference.points} points and the weights.")
+    elif difference.first:
+        step, rows = difference.first
+        parts.append(
+            f"{difference.points} points compared; the first difference is at step {step}:\n"
+            + "\n".join(_table(rows))
+        )
+    else:
+        said = "differ" if NONE not in difference.weights else "were not recorded in both"
+        parts.append(f"All {difference.points} points are equal; the weights {said}.")
+    return "\n\n".join(parts)
+
+
+def _part(title: str, head: Row, rows: list[Row]) -> str:
+    return "\n".join([title, *_table([head, *rows])]) if rows else f"{title}: the same"
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    cut = [[_short(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cut) for i in range(3)]
+    return [
+        "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in cut
+    ]
+
+
+def _short(cell: str) -> str:
+    line = "".join(c if c.isprintable() else " " for c in cell)
+    return line if len(line) <= 44 else line[:41] + "..."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns: 0 where the two came out the same bit for bit, 1 where not, 2 for a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lenet.diff",
+        description="Compares two MLflow runs: configuration, environment, metrics. Exit status 0 "
+        "where metrics and weights are the same bit for bit, 1 where they differ.",
+        epilog="Example: python -m lenet.diff 41a20018ee834d6487033a5dc7d6bcb4 "
+        "0c51ee834d64a2008ee834d6487033a5",
+    )
+    parser.add_argument("runs", metavar="RUN_ID", nargs=2)
+    options = parser.parse_args(argv)
+    try:
+        (a, env_a), (b, env_b) = (read(run_id) for run_id in options.runs)
+    except TrackingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    difference = compare(a, b, (env_a, env_b))
+    print(report(a, b, difference))
+    return 0 if difference.same_bits else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

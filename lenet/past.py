@@ -1,0 +1,250 @@
+"""Runs that come back: to be gone on with (`resume`) or done again (`rerun`).
+
+What a run left may have been written by anybody who can write to the tracking store, so it is
+held to what this checkout's own configuration could have said: see `lenet.stored`.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from torch import nn
+
+from lenet import checkpoint, store
+from lenet.config import ConfigError, build, config_hash, plain_check
+from lenet.data import MOST_CLASSES, Data
+from lenet.journal import Journal, find
+from lenet.machine import environment, environment_differences
+from lenet.progress import Epoch, StateError, restored_progress
+from lenet.send import waiting_root
+from lenet.store import TrackingError
+from lenet.stored import check_targets, read_config, together
+
+State = dict[str, Any]
+MOST_BYTES = 1_000_000  # of a text that comes back
+
+
+@dataclass
+class Past:
+    """A run of before. `journal` and, where a checkpoint was reached, `state` are there to go on
+    from; a run that is only done again has neither.
+    """
+
+    run_id: str
+    config: dict[str, Any]
+    epochs: int  # that it was to have before now
+    tags: Mapping[str, str]
+    environment: str
+    state: State | None = None
+    journal: Journal | None = None
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of the training that is in the state."""
+        if not self.state:
+            return 0.0
+        under_way: float = self.state["progress"]["tally"]["seconds"]
+        return sum(epoch.seconds for epoch in self.history) + under_way
+
+    def check_here(self, data: Data) -> None:
+        """Raises: ConfigError where it is not the data that the run had. Another environment is
+        told, to go on there is allowed.
+        """
+        pairs = [("dataset.sha256", data.sha256), ("dataset.val_sha256", data.val_sha256 or "none")]
+        for tag, found in pairs:
+            expected = self.tags.get(tag, found)
+            if expected != found:
+                raise ConfigError(
+                    f"data: run {self.run_id} had {self.tags.get('dataset')} with {tag} "
+                    f"{expected[:12]}..., here it is {data.name} with {found[:12]}..."
+                )
+        if other := environment_differences(self.environment, environment()):
+            named = ", ".join(f"{what} {there} -> {here}" for what, there, here in other[:5])
+            print(f"Warning: not as where the run began, bits may differ: {named}", file=sys.stderr)
+
+
+def recall(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]) -> Past:
+    """The run that `resume` or `rerun` names; `asked` is what the command line says beside it,
+    `folders` hold the configuration groups.
+
+    Raises: ConfigError where both are given, or more is asked for than can be; TrackingError,
+    JournalError, CheckpointError where the run can't be had.
+    """
+    if config["resume"] and config["rerun"]:
+        raise ConfigError("resume, rerun: expected one of them, got both")
+    return (_resumed if config["resume"] else _again)(config, asked, folders)
+
+
+def _again(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]) -> Past:
+    run_id, uri = config["rerun"], config["tracking"]["uri"]
+    run = store.read_run(run_id, uri)
+    stored = read_config(_artifact(run_id, "config.yaml", uri))
+    config = together(stored, config, asked, folders, f"rerun={run_id}")
+    before = _artifact(run_id, "environment.txt", uri)
+    return Past(run_id, config, config["epochs"], run.tags, before)
+
+
+def _artifact(run_id: str, name: str, uri: str | None) -> str:
+    with store.fetched(run_id, name, uri) as path:
+        if path is None:
+            raise TrackingError(f"{run_id}: the run has no artifact {name}")
+        return _text(path)
+
+
+def _text(path: Path) -> str:
+    """Raises: TrackingError where it is no text, or too much."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise TrackingError(f"{path.name}: expected at most {MOST_BYTES:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise TrackingError(f"{path.name}: expected a text") from None
+
+
+def _resumed(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]) -> Past:
+    run_id, uri = config["resume"], config["tracking"]["uri"]
+    root = waiting_root(config["tracking"]["folder"])
+    local, facts = find(root, run_id) or (None, {"run_id": run_id})
+    run = None
+    try:
+        run = store.read_run(facts["run_id"], uri) if facts["run_id"] else None
+    except TrackingError as error:
+        if local is None:
+            raise
+        print(f"Warning: {error}; going on with what is in {local}", file=sys.stderr)
+    journal = Journal.open(local) if local else _fetched_journal(run, root, uri)
+    try:
+        return _opened(journal, run, config, asked, folders)
+    except BaseException:
+        journal.close(remove=local is None)
+        raise
+
+
+def _fetched_journal(run: store.Stored | None, root: Path, uri: str | None) -> Journal:
+    """A folder for a run that this machine has none of."""
+    assert run
+    facts = {"uri": uri, "experiment": run.experiment, "name": run.name, "start_time": 0}
+    journal = Journal.create(root, facts | {"tags": {}, "process": ""})
+    try:
+        journal.describe(run_id=run.run_id)
+        for name in ("config.yaml", "environment.txt"):
+            journal.file(name).write_text(_artifact(run.run_id, name, uri), encoding="utf-8")
+    except BaseException:
+        journal.close(remove=True)
+        raise
+    return journal
+
+
+def _opened(
+    journal: Journal,
+    run: store.Stored | None,
+    config: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    folders: Sequence[Path],
+) -> Past:
+    """Raises: ConfigError where the run is finished, or another configuration is asked for."""
+    run_id = config["resume"]
+    path = journal.file("config.yaml")
+    if not path.is_file():
+        raise TrackingError(f"{run_id}: it was killed before it began; start it anew")
+    stored = read_config(_text(path))
+    merged = together(stored, config, asked, folders, f"resume={run_id}", longer=True)
+    tags = dict(run.tags) if run else {}
+    statuses = [run.status] if run else []
+    for kind, value in journal.entries:
+        if kind == "tags":
+            tags |= value
+        elif kind == "status":
+            statuses.append(value[0])
+    if statuses[-1:] == ["FINISHED"] and merged["epochs"] == stored["epochs"]:
+        raise ConfigError(
+            f"resume={run_id}: the run is finished; epochs={2 * stored['epochs']}, for one, "
+            "extends it"
+        )
+    if run:  # what MLflow has is not sent again, wherever it came from
+        for name, points in run.metrics.items():
+            journal.points |= {(name, step) for step, _ in points}
+            journal.latest.setdefault(name, points[-1][1])
+    state = _newest(journal, config["tracking"]["uri"])
+    if state is not None:
+        _check_state(state, merged)
+    lines = journal.file("environment.txt")
+    before = _text(lines) if lines.is_file() else environment()
+    history = restored_progress(state).history if state else []
+    return Past(run_id, merged, stored["epochs"], tags, before, state, journal, history)
+
+
+def _newest(journal: Journal, uri: str | None) -> State | None:
+    """The last whole checkpoint here; where there is none, the store's."""
+    state = checkpoint.newest(checkpoint.kept(journal.folder / "checkpoints"))
+    if state is not None or not journal.facts["run_id"]:
+        return state
+    for artifact in ("checkpoint.pt", "checkpoint.previous.pt"):
+        try:
+            with store.fetched(journal.facts["run_id"], artifact, uri) as path:
+                state = checkpoint.newest([path] if path else [])
+        except TrackingError as error:
+            print(f"Warning: {error}", file=sys.stderr)
+        if state is not None:
+            return state
+    print("No checkpoint was reached: the run begins again.", file=sys.stderr)
+    return None
+
+
+def _check_state(state: State, config: Mapping[str, Any]) -> None:
+    try:
+        then = config_hash({**config, "epochs": state["length"][0]})
+        if state["config_sha256"] != then:
+            raise StateError("checkpoint: expected one of this configuration, found another's")
+        restored_progress(state)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, StateError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise StateError(f"checkpoint: expected one of a run, found another ({reason})") from None
+
+
+# ---- What a run trained ----------------------------------------------------------------------
+
+
+class Inputs(BaseModel):
+    """What a network reads and says, as `lenet.tracking.inputs_of` recorded it."""
+
+    classes: Annotated[list[str], Field(min_length=1, max_length=MOST_CLASSES)]
+    mean: Annotated[float, Field(ge=0, le=1)]
+    std: Annotated[float, Field(gt=0, le=1)]
+    image_size: Annotated[int, Field(ge=16, le=256)]
+    in_channels: Annotated[int, Field(ge=1, le=4)]
+
+
+def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs]:
+    """The network that a run trained, as its last checkpoint has it, and what it reads.
+
+    Raises: TrackingError where there is no such run, or no checkpoint of it; ConfigError,
+    CheckpointError, StateError where they are not what they should be.
+    """
+    config = read_config(_artifact(run_id, "config.yaml", uri))
+    check_targets(config, [store.ROOT / "conf"])
+    with (
+        store.fetched(run_id, "checkpoint.pt", uri) as last,
+        store.fetched(run_id, "checkpoint.previous.pt", uri) as before,
+    ):
+        state = checkpoint.newest([path for path in (last, before) if path])
+    if state is None:
+        raise TrackingError(f"{run_id}: the run has no checkpoint to take the network from")
+    try:
+        inputs = Inputs.model_validate(state["inputs"])
+        shape = {"num_classes": len(inputs.classes)}
+        shape |= {"in_channels": inputs.in_channels, "image_size": inputs.image_size}
+        model: nn.Module = build(plain_check(config, run_id), "model", **shape)
+        model.load_state_dict(state["progress"]["best_model"] or state["model"])
+    except (KeyError, TypeError, RuntimeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StateError(f"{run_id}: expected the checkpoint of its network ({reason})") from None
+    return model.eval(), inputs

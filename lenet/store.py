@@ -1,0 +1,361 @@
+"""The tracking store, which is MLflow's: a database or a server. Every call of its client is here.
+
+Whatever is sent here may be sent again without doubling anything, so that who sends need not know
+whether an answer was lost.
+"""
+
+import getpass
+import hashlib
+import logging
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# A server that does not answer is given seconds, not minutes; MLflow reads these as it starts.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from lenet.journal import Entry, Journal
+from lenet.machine import is_alive
+
+ROOT = Path(__file__).resolve().parents[1]
+PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
+MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 6000  # of one request
+RUN_ID = re.compile("[0-9a-f]{32}")
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class TrackingError(ValueError):
+    """A tracking store or a run that can't be reached: one line that says which, and why."""
+
+
+def home() -> Path:
+    """Where mlflow.db and mlruns/ lie: beside run.py, or here where the package is installed."""
+    return ROOT if (ROOT / "run.py").is_file() else Path.cwd()
+
+
+def own_uri() -> str:
+    return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def connect(uri: str | None = None, create: bool = True) -> MlflowClient:
+    """A client of `uri`, or else of the database beside run.py.
+
+    MLflow's first use of a new database is not safe between processes, so it happens under a lock.
+
+    Raises: TrackingError where there is no reaching it, or nothing to read with `create` false.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or own_uri()
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if database and not create and not database.is_file():
+        raise TrackingError(f"tracking.uri={uri}: no such database, so no runs to read")
+    if uri.startswith("http") and not urlsplit(uri).hostname:
+        raise TrackingError(f"tracking.uri={uri}: expected http://HOST:PORT")
+    mlflow.set_tracking_uri(uri)  # for what MLflow itself looks up, as it does for artifacts
+    try:
+        client = MlflowClient(uri)
+        with _first_use_lock(database) if database else nullcontext():
+            client.search_experiments(max_results=1)
+    except Exception as error:  # sqlalchemy's, requests' and MLflow's own
+        kind = Unreachable if is_passing(error, uri) else TrackingError
+        raise kind(f"tracking.uri={uri}: cannot be used ({reason(error)})") from None
+    return client
+
+
+class Unreachable(TrackingError):
+    """A store that may well answer later."""
+
+
+def _first_use_lock(database: Path) -> FileLock:
+    name = hashlib.sha256(str(database.resolve()).encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock"))
+
+
+def reason(error: BaseException) -> str:
+    """An error's first line, what MLflow wraps around a cause left out."""
+    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    for pattern, short in _REASONS:
+        if re.search(pattern, text):
+            return short
+    return text[:200]
+
+
+_REASONS = [
+    ("Connection refused", "connection refused"),
+    ("NameResolutionError|Name or service not known", "no such host"),
+    ("[Rr]ead timed out|ReadTimeout", "no answer in time"),
+    ("ConnectTimeout|timed out", "no answer in time"),
+    ("Connection aborted|RemoteDisconnected|Connection reset", "connection lost"),
+    ("too many (\\d+) error responses", "it answers with server errors"),
+]
+
+
+def is_passing(error: Exception, uri: str) -> bool:
+    """Whether it may go another time: a server that is down, not one that refuses."""
+    if isinstance(error, Unreachable):
+        return True
+    if isinstance(error, TrackingError):
+        return False
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        if 400 <= status < 500 and status not in (408, 429):
+            return False
+    if uri.startswith("sqlite:"):
+        return bool(re.search("locked|busy|full", str(error)))
+    return "://" in uri and not re.search("[Uu]nsupported URI|InvalidURL", str(error))
+
+
+# ---- Sending ---------------------------------------------------------------------------------
+
+
+def start_run(client: MlflowClient, journal: Journal, again: bool) -> str:
+    """The id of the journal's run in MLflow, which is made unless an earlier try made it.
+
+    Raises: TrackingError where its experiment is deleted.
+    """
+    facts = journal.facts
+    experiment_id = _experiment_id(client, facts["experiment"])
+    if again:
+        wanted = f"tags.`{ID_TAG}` = '{facts['id']}'"
+        if found := client.search_runs([experiment_id], wanted, max_results=1):
+            return str(found[0].info.run_id)
+    tags = {ID_TAG: facts["id"], PROCESS_TAG: facts["process"], **facts["tags"]}
+    run = client.create_run(experiment_id, facts["start_time"], tags, facts["name"])
+    return str(run.info.run_id)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        own = client.tracking_uri == own_uri()
+        location = (home() / "mlruns").as_uri() if own else None
+        try:
+            # The tag makes `mlflow ui` open the experiment as one of training, with its charts.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, location, kind))
+        except MlflowException:  # another process was first
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"experiment {name!r} is deleted; restore it or give another name (tracking.experiment)"
+        )
+    return str(found.experiment_id)
+
+
+def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) -> int:
+    """Sends the first of `entries`, with those after it that go along. Returns: their number."""
+    run_id, (kind, value) = journal.facts["run_id"], entries[0]
+    if kind == "metrics":
+        return _deliver_metrics(client, run_id, entries)
+    if kind == "params":
+        params = [Param(key, text[:MOST_CHARACTERS]) for key, text in value.items()]
+        for first in range(0, len(params), MOST_PARAMS):
+            client.log_batch(run_id, params=params[first : first + MOST_PARAMS])
+    elif kind == "tags":
+        given = [RunTag(key, text) for key, text in value.items() if text is not None]
+        client.log_batch(run_id, tags=given)
+        gone = {key for key, text in value.items() if text is None}
+        for key in gone and gone & set(client.get_run(run_id).data.tags):
+            client.delete_tag(run_id, key)
+    elif kind == "data":
+        context = [InputTag("mlflow.data.context", "training")]
+        client.log_inputs(run_id, [DatasetInput(Dataset(**value), context)])
+    elif kind == "artifact":
+        path = journal.file(value)
+        if path.exists():  # else an earlier process sent it, or could not write it
+            _upload(client, run_id, path, value)
+    elif kind == "checkpoint":
+        later = any(other == "checkpoint" for other, _ in entries[1:])
+        _deliver_checkpoint(client, run_id, journal.folder / "checkpoints" / value, later)
+    elif kind == "model":
+        _deliver_model(client, journal, value)
+    elif kind == "status":
+        status, end_time = value
+        if status == "RUNNING":
+            client.update_run(run_id, status)
+        else:
+            client.set_terminated(run_id, status, end_time)
+    return 1
+
+
+def _deliver_metrics(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> int:
+    """As many entries as go into one request; the same point sent again changes nothing."""
+    points: list[Metric] = []
+    count = 0
+    for kind, value in entries:
+        if kind != "metrics" or (points and len(points) + len(value) > MOST_METRICS):
+            break
+        points += [Metric(*point) for point in value]
+        count += 1
+    for first in range(0, len(points), MOST_METRICS):
+        client.log_batch(run_id, metrics=points[first : first + MOST_METRICS])
+    return count
+
+
+def _upload(client: MlflowClient, run_id: str, path: Path, artifact: str) -> None:
+    folder = str(Path(artifact).parent) if "/" in artifact else None
+    client.log_artifact(run_id, str(path), folder)
+
+
+def _deliver_checkpoint(client: MlflowClient, run_id: str, path: Path, later: bool) -> None:
+    """First as the previous one, then as the last: while either is written, the other is whole.
+
+    One that was pruned, or that a later one follows, need not be sent.
+    """
+    if later:
+        return
+    for name in ("checkpoint.previous.pt", "checkpoint.pt"):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                shutil.copyfile(path, Path(folder, name))
+            except FileNotFoundError:
+                return
+            _upload(client, run_id, Path(folder, name), name)
+
+
+def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
+    """The folder that `lenet.tracking` made of the network -> MLflow's logged model `model`, as
+    mlflow.pytorch.log_model makes it. A run has one: that of an earlier end, or of an upload that
+    was cut off, is deleted.
+    """
+    from mlflow.models import Model
+
+    run_id = journal.facts["run_id"]
+    run = client.get_run(run_id)
+    for output in run.outputs.model_outputs if run.outputs else []:
+        old = client.get_logged_model(output.model_id)
+        if old.status == LoggedModelStatus.READY and output.step == step:
+            return
+        client.delete_logged_model(output.model_id)
+    folder = journal.folder / "model"
+    if not (folder / "MLmodel").exists():
+        return
+    model = client.create_logged_model(
+        run.info.experiment_id, "model", run_id, params=run.data.params
+    )
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    about = Model.load(str(folder))
+    about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
+    about.artifact_path = model.artifact_location
+    about.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(folder))
+    values = [point for kind, value in journal.entries if kind == "metrics" for point in value]
+    points = [
+        Metric(key, number, time, at, model_id=model.model_id, run_id=run_id)
+        for key, number, time, at in values
+        if at == step
+    ]
+    for first in range(0, len(points), MOST_METRICS):
+        client.log_batch(run_id, metrics=points[first : first + MOST_METRICS])
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def mend_orphans(client: MlflowClient, but: str) -> list[str]:
+    """Marks as KILLED the runs of this machine whose process is gone. Returns: their ids."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
+    mended = []
+    for run in running:
+        host, *process = run.data.tags.get(PROCESS_TAG, "").split()[:3] or [""]
+        if run.info.run_id == but or host != platform.node() or is_alive(*process):
+            continue
+        client.set_tag(run.info.run_id, "error", "its process ended without setting a status")
+        client.set_terminated(run.info.run_id, "KILLED")
+        mended.append(run.info.run_id)
+    return mended
+
+
+# ---- Reading ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run as MLflow has it. `metrics` maps each name to its points (step, value) in order."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, list[tuple[int, float]]]
+
+
+def read_run(run_id: str, uri: str | None = None) -> Stored:
+    """Raises: TrackingError where the store can't be reached, or has no such run."""
+    client = connect(uri, create=False)
+    try:
+        run: Run = client.get_run(checked_id(run_id))
+        metrics = {name: client.get_metric_history(run_id, name) for name in run.data.metrics}
+        experiment = client.get_experiment(run.info.experiment_id).name
+    except MlflowException as error:
+        if is_passing(error, client.tracking_uri):
+            raise Unreachable(f"{run_id}: {reason(error)}") from None
+        raise TrackingError(f"{run_id}: no such run ({reason(error)})") from None
+    ordered = {
+        name: [(p.step, p.value) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+        for name, points in sorted(metrics.items())
+    }
+    tags, info = run.data.tags, run.info
+    return Stored(run_id, info.run_name, experiment, info.status, run.data.params, tags, ordered)
+
+
+def set_tags(run_id: str, tags: Mapping[str, str], uri: str | None = None) -> None:
+    """Raises: TrackingError where the store doesn't take them."""
+    try:
+        entries = [RunTag(key, value) for key, value in tags.items()]
+        connect(uri, create=False).log_batch(checked_id(run_id), tags=entries)
+    except MlflowException as error:
+        raise TrackingError(f"{run_id}: {reason(error)}") from None
+
+
+@contextmanager
+def fetched(run_id: str, artifact: str, uri: str | None = None) -> Iterator[Path | None]:
+    """An artifact of a run, as a file that is gone afterwards; None where the run has none."""
+    client = connect(uri, create=False)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = Path(client.download_artifacts(checked_id(run_id), artifact, folder))
+        except (MlflowException, OSError) as error:
+            if isinstance(error, MlflowException) and is_passing(error, client.tracking_uri):
+                raise Unreachable(f"{run_id}: {artifact}: {reason(error)}") from None
+            found = Path(folder, "nothing")
+        yield found if found.is_file() else None
+
+
+def checked_id(run_id: str) -> str:
+    """Raises: TrackingError where it is no id: what is one can't lead out of a folder or a URL."""
+    if not RUN_ID.fullmatch(run_id):
+        shown = run_id if run_id.isprintable() else ascii(run_id)
+        raise TrackingError(f"{shown[:80]}: expected a run's id, 32 hexadecimal digits")
+    return run_id

@@ -1,0 +1,130 @@
+"""A configuration that comes back from a run: what it may hold, and how it meets today's.
+
+To build from a configuration is to call what it names. One from a tracking store is somebody
+else's text, so it may name only what a file of this checkout's own `conf/` names at that place.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lenet.config import ConfigError, changes_nothing, flatten, plain_check
+
+# What depends on the machine and not on the run: taken from here, never from what comes back.
+OF_THIS_MACHINE = ("data.root", "data.mirror", "data.download", "tracking.uri", "tracking.folder")
+MOST_DEPTH = 20
+SPECIAL: dict[str, type] = {"_target_": str, "_partial_": bool, "_convert_": str}
+
+
+class Never:
+    """No value is one."""
+
+
+def read_config(text: str) -> dict[str, Any]:
+    """Raises: ConfigError where it is not YAML of plain values."""
+    try:
+        # An alias of aliases is a billion values in ten lines.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ConfigError("config.yaml: expected no YAML aliases")
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(f"config.yaml: expected YAML ({reason})") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"config.yaml: expected keys and values, found {type(config).__name__}")
+    return config
+
+
+def check_targets(config: Mapping[str, Any], folders: Sequence[Path]) -> None:
+    """Raises: ConfigError where it would build what no file in `folders` says, or look anything up
+    (an environment variable, for one) in an interpolation.
+    """
+    allowed = _targets(folders)
+    for path, key, value in _walk(config, ""):
+        if not isinstance(key, str) or "${" in key or (isinstance(value, str) and "${" in value):
+            raise ConfigError(f"{path}: expected a plain value, found {str(value)[:80]!r}")
+        name = key.rpartition(".")[2]
+        if not name.startswith("_"):
+            continue
+        if not isinstance(value, SPECIAL.get(name, Never)):
+            raise ConfigError(f"{path}: not allowed in a configuration that comes from a run")
+        place = path.rpartition(".")[0]
+        if name == "_target_" and value not in allowed.get(place, ()):
+            known = ", ".join(sorted(allowed.get(place, ()))) or "none"
+            raise ConfigError(f"{path}={str(value)[:80]!r}: not allowed; conf/ has {known}")
+
+
+def _walk(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Any, Any]]:
+    """(path, key, value) of everything in it, lists included."""
+    if depth > MOST_DEPTH:
+        raise ConfigError(f"{path[:80]}: nested too deeply")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            yield here, key, inner
+            yield from _walk(inner, here, depth + 1)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield f"{path}[{number}]", str(number), inner
+            yield from _walk(inner, f"{path}[{number}]", depth + 1)
+
+
+def _targets(folders: Sequence[Path]) -> dict[str, set[str]]:
+    """What each place may be built from: `model.activation` -> {torch.nn.Tanh, ...}."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.rglob("*.yaml"):
+            text = file.read_text(encoding="utf-8")
+            group = ".".join(file.relative_to(folder).parts[:-1])
+            group = "" if "@package _global_" in text else group
+            for path, key, value in _walk(yaml.safe_load(text) or {}, group):
+                if key == "_target_" and isinstance(value, str):
+                    found.setdefault(path.rpartition(".")[0], set()).add(value)
+    return found
+
+
+def together(
+    stored: Mapping[str, Any],
+    config: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    folders: Sequence[Path],
+    what: str,
+    longer: bool = False,
+) -> dict[str, Any]:
+    """A run's configuration on this machine. `config` is today's, of which `asked` (flat) was said
+    on purpose: that may change only what has no effect on the result, and with `longer` the
+    number of epochs, upwards.
+
+    Raises: ConfigError where more is asked for, or the stored configuration is not allowed.
+    """
+    check_targets(stored, folders)
+    before = flatten(plain_check(stored, what))
+    allowed = {k: v for k, v in asked.items() if changes_nothing(k)}
+    if longer and "epochs" in asked and asked["epochs"] > before.get("epochs", 0):
+        allowed["epochs"] = asked["epochs"]
+    refused = {k: v for k, v in asked.items() if k not in allowed and before.get(k) != v}
+    if refused:
+        shown = ", ".join(f"{k} {before.get(k)} (here {v})" for k, v in list(refused.items())[:5])
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ConfigError(f"{what}: the run has {shown}{more}; nothing of that can change")
+    today = flatten(config)
+    merged = before | allowed | {k: today[k] for k in OF_THIS_MACHINE if k in today}
+    merged |= {"resume": config["resume"], "rerun": config["rerun"]}
+    return plain_check(_nested(merged), what)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = key.split(".")
+        inner = config
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{key}: expected a group, found a value")
+        inner[leaf] = value
+    return config
