@@ -347,7 +347,7 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if TRACEBACK_WANTED or line is None:
                     raise
                 print(f"error: {line}", file=sys.stderr)
-                sys.exit(1 if isinstance(error, ArithmeticError) else 2)
+                sys.exit(1 if isinstance(error, ArithmeticError) or _no_memory(error) else 2)
 
         return answered
 
@@ -359,6 +359,10 @@ def explain(error: BaseException, conf: Path) -> str | None:
 
     `conf` is the folder of the groups.
     """
+    if _no_memory(error):
+        size = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        tried = f" ({size[1]} in one piece)" if size else ""
+        return f"out of memory{tried}; a smaller data.batch_size needs less"
     if isinstance(error, MissingConfigException):
         return _no_such_option(error, conf)
     cause = error.__cause__
@@ -381,6 +385,14 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if type(error) is ValueError and "Config group override" in str(error):
         return _first_line(error)
     return None
+
+
+def _no_memory(error: BaseException) -> bool:
+    """torch has its own word for it on each device."""
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def _no_such_option(error: MissingConfigException, conf: Path) -> str:

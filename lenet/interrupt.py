@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM: the first asks the training to end at a step, the second ends the process."""
+"""Ctrl-C, SIGTERM, a closed terminal: the first asks the training to end at a step, the second ends
+the process.
+"""
 
 import os
 import signal
@@ -10,7 +12,7 @@ from typing import Any
 
 
 class Interrupt:
-    """Takes over both signals while it is entered.
+    """Takes over these signals while it is entered; SIGHUP not where nohup has it ignored.
 
     Calling it says whether a stop was asked for. Inside `deferred()` the first signal only asks;
     a second one, and any outside, raises SystemExit with `exit_status`. Off the main thread, where
@@ -24,7 +26,11 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+            if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
+                numbers.append(hangup)
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -43,7 +49,7 @@ class Interrupt:
 
     @property
     def exit_status(self) -> int:
-        """What a shell expects of a process that a signal ended: 130 or 143."""
+        """What a shell expects of a process that a signal ended: 130, 143 or 129."""
         return 128 + (self.signal or signal.SIGINT)
 
     @contextmanager

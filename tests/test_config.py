@@ -156,3 +156,24 @@ def test_run_py_answers_a_misspelt_key_with_status_2_and_leaves_nothing(tmp_path
     assert done.returncode == 2
     assert done.stderr == "error: optimizer.lrr: no such key; did you mean optimizer.lr?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [
+        (MemoryError(), ""),
+        (RuntimeError("can't allocate memory: you tried to allocate 9 bytes."), " (9 bytes in"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), " (20.00 MiB in"),
+    ],
+)
+def test_no_memory_is_one_line_and_a_failure(capsys, error, size):
+    @answering(CONF)
+    def train():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        train()
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: out of memory{size}")
+    assert said.count("\n") == 1

@@ -10,7 +10,7 @@ import pytest
 from lenet.interrupt import Interrupt
 from tests.conftest import ROOT
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
@@ -165,3 +165,13 @@ def test_a_signal_in_the_middle_of_a_print_is_taken():
         finally:
             sys.stderr = real
     assert interrupt()
+
+
+def test_a_hangup_that_nohup_has_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt, interrupt.deferred():
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt()
+    finally:
+        signal.signal(signal.SIGHUP, before)
