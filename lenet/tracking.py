@@ -102,6 +102,7 @@ class Run:
         self.wait = wait
         self.seconds = 0.0
         self.killed = False
+        self._best: dict[str, float] = {}
 
     @property
     def folder(self) -> Path:
@@ -181,6 +182,8 @@ class Run:
             self._log_config()  # a parameter of MLflow's can't change
         if environment() != self.past.environment:
             self._log_text(environment(), f"environment.resumed-{resumed}.txt")
+        for record in self.past.history:  # a checkpoint may outlive the points before it
+            self.log_epoch(record)
 
     def _log_git(self) -> None:
         status = git("status", "--porcelain")
@@ -248,8 +251,8 @@ class Run:
         if record.val is not None:
             values |= {"val/loss": record.val.loss, "val/accuracy": record.val.accuracy}
             for name, better in (("val/loss", min), ("val/accuracy", max)):
-                best = self.journal.latest.get(f"best/{name}", values[name])
-                values[f"best/{name}"] = better(best, values[name])
+                self._best[name] = better(self._best.get(name, values[name]), values[name])
+                values[f"best/{name}"] = self._best[name]
         self._add(values, record.epoch)
 
     @_recording
