@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import pickle
 import struct
 import time
@@ -139,6 +140,25 @@ def test_a_gzip_bomb_is_not_unpacked_whole(tmp_path: Path) -> None:
     assert peak_bytes(lambda: refusal(lambda: read_idx(path), path)) < 8 << 20
 
 
+def test_a_gzip_bomb_whose_header_tells_the_truth_is_not_unpacked_whole(tmp_path: Path) -> None:
+    """64 MB in 64 kB: no images of ink are packed so tightly."""
+    bomb = gzip.compress(idx_bytes(0x08, (64 << 20,), bytes(64 << 20)))
+    path = write(tmp_path, bomb, "bomb.gz")
+    assert peak_bytes(lambda: refusal(lambda: read_idx(path), path)) < 32 << 20
+    assert "found more" in refusal(lambda: read_idx(path), path)
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.pt"])
+def test_a_pipe_and_a_device_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    read = read_pt if name == "a.pt" else read_idx
+    assert "found a device, pipe or socket" in refusal(lambda: read(path), path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert "found a device, pipe or socket" in refusal(lambda: read(path), path)
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
@@ -177,7 +197,7 @@ def test_nothing_there_and_a_folder_there_are_told_apart(tmp_path: Path, name: s
     path = tmp_path / name
     assert "found nothing there" in refusal(lambda: read_idx(path), path)
     path.mkdir()
-    assert "directory" in refusal(lambda: read_idx(path), path)
+    assert "found a folder" in refusal(lambda: read_idx(path), path)
 
 
 def test_plain_bytes_under_a_gz_name_are_refused(tmp_path: Path) -> None:
