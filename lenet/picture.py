@@ -15,12 +15,14 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from lenet.idx import DataError
+from lenet.tensors import obstacle, one_line
 
 Floats = NDArray[np.float32]
 
 # Pictures of pixels alone: Pillow's EPS, for one, starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "QOI")
 MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that this one speaks
+SCANS = 10  # of a JPEG with MAX_PIXELS, which is decoded again for each; smaller ones may have more
 WORKING_SIDE = 512  # a digit a tenth as high as its picture still has 51 pixels
 BOX, SIDE = 20, 28
 MASS_CENTRE = 14  # as an index: MNIST's digits have theirs at 13.5 ... 14.5, measured
@@ -49,16 +51,10 @@ def read_picture(path: Path) -> Tensor:
     return _as_mnist(_digit(ink))
 
 
-def one_line(text: object) -> str:
-    """One line that any terminal shows as it is, whatever is in a file's name."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
 def _decoded(path: Path) -> Floats:
     """Returns: 0..255 (H, W, 4), red, green, blue, opacity; at most WORKING_SIDE high and wide."""
     name = one_line(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no file" if not path.exists() else "a device"
+    if found := obstacle(path):
         raise DataError(f"{name}: expected a picture, found {found}")
     Image.init()
     with warnings.catch_warnings():
@@ -69,6 +65,10 @@ def _decoded(path: Path) -> Floats:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{width} x {height} pixels")
+                # A scan of 12 bytes takes as long as one of the whole picture.
+                scans = path.read_bytes().count(b"\xff\xda") if "progression" in image.info else 1
+                if scans * width * height > SCANS * MAX_PIXELS:
+                    raise ValueError(f"{scans:,} scans of {width} x {height} pixels")
                 image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
                 image.load()
                 return _reduced(image)
@@ -77,7 +77,8 @@ def _decoded(path: Path) -> Floats:
             raise DataError(f"{name}: expected a picture ({kinds}), found none of these") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             limit = f"at most {MAX_PIXELS:,} pixels"
-            raise DataError(f"{name}: expected {limit}, found {error}") from None
+            found = str(error).partition(" exceeds")[0]
+            raise DataError(f"{name}: expected {limit}, found {found}") from None
         except Exception as error:
             # Pillow has no closed list of errors: OSError, SyntaxError, struct.error, KeyError ...
             reason = one_line(error).strip()[:120] or type(error).__name__
@@ -88,13 +89,14 @@ def _decoded(path: Path) -> Floats:
 
 def _reduced(image: Image.Image) -> Floats:
     if image.mode[0] in "IF":  # 16 bits, 32 bits or floats a pixel: their range is not known
-        levels = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+        levels = np.array(image, np.float32)  # in place from here: it may have 320 MB
+        np.nan_to_num(levels, copy=False, posinf=0, neginf=0)
         levels -= levels.min()
         levels *= 255 / max(levels.max(), 1e-30)
         orientation = image.getexif()
-        image = Image.fromarray(levels.round().astype(np.uint8))
+        image = Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
         image.info["exif"] = orientation.tobytes()
-    elif image.mode not in ("L", "RGB", "CMYK") or "transparency" in image.info:
+    elif image.mode not in ("L", "RGB", "RGBA", "CMYK") or "transparency" in image.info:
         image = image.convert("RGBA")
     image.thumbnail((WORKING_SIDE, WORKING_SIDE))
     return np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), np.float32)

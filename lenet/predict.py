@@ -20,7 +20,8 @@ from lenet import checkpoint
 from lenet.data import MNIST_MEAN, MNIST_STD, as_input
 from lenet.model import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
-from lenet.picture import one_line, read_picture
+from lenet.picture import read_picture
+from lenet.tensors import obstacle, one_line
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     Raises: ValueError, one line, where there is no such run, or no weights of such a network.
     """
     path = Path(source)
-    if not (path.suffix in (".pth", ".pt") or path.is_file() or os.sep in source):
+    if not (path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)):
         from lenet.past import load_trained
 
         model, inputs = load_trained(source)
@@ -50,9 +51,19 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
         size = inputs.image_size
         return Classifier(model, tuple(inputs.classes), inputs.mean, inputs.std, size)
     state = checkpoint.load(path)
-    bias = list(state.values())[-1] if isinstance(state, dict) and state else None
-    if not isinstance(bias, Tensor) or bias.ndim != 1:
-        raise ValueError(f"{source}: expected the weights of a LeNet5, found something else")
+    bias = state.get("fc3.bias") if isinstance(state, dict) else None
+    # A bias alone could ask for a network of 84 times its file's size.
+    if (
+        not isinstance(bias, Tensor)
+        or bias.ndim != 1
+        or not len(bias)
+        or not isinstance(weight := state.get("fc3.weight"), Tensor)
+        or weight.shape != (len(bias), 84)
+    ):
+        raise ValueError(
+            f"{source}: expected the weights of a LeNet5, found no fc3.weight (K, 84) and "
+            "fc3.bias (K)"
+        )
     model = LeNet5(
         num_classes=len(bias), activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling]
     )

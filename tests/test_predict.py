@@ -1,6 +1,10 @@
 import io
 import os
+import resource
+import struct
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +24,7 @@ from lenet.model import LeNet5
 from lenet.picture import FORMATS, MAX_PIXELS, read_picture
 from lenet.predict import Classifier, load_classifier, main, predict
 
+BOMB = zlib.compress(bytes(256 << 20))  # 256 kB
 SEVEN = ((0.15, 0.1), (0.8, 0.08), (0.42, 0.95))
 
 
@@ -247,10 +252,11 @@ def refusal(path: Path) -> str:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    assert "no file" in refusal(tmp_path / "missing.png")
+    assert "nothing there" in refusal(tmp_path / "missing.png")
     assert "a folder" in refusal(tmp_path)
     assert "a device" in refusal(Path(os.devnull))
-    assert "no file" in refusal(tmp_path / "two\nlines.png")
+    assert "nothing there" in refusal(tmp_path / "two\nlines.png")
+    assert "no access (File name too long)" in refusal(tmp_path / ("7" * 300 + ".png"))
 
 
 def test_a_file_that_is_no_picture_is_told_which_formats_there_are(tmp_path: Path) -> None:
@@ -306,6 +312,37 @@ def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
     for path in paths:
         assert "80,000,000 pixels" in refusal(path)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """12 bytes bring the decoder to go over the whole picture once more: 22 kB took 11 s."""
+    path = tmp_path / "scans.jpg"
+    Image.new("L", (4000, 4000), 255).save(path, progressive=True)
+    content = path.read_bytes()
+    start = content.rindex(b"\xff\xda")
+    scan = content[start : start + 2 + content[start + 3]] + b"\0"
+    path.write_bytes(content[:-2] + 10_000 * scan + content[-2:])
+    began = time.monotonic()
+    assert "scans of 4000 x 4000 pixels" in refusal(path)
+    assert time.monotonic() - began < 2
+
+
+def test_a_progressive_jpeg_shows_the_digit(tmp_path: Path, reference: Tensor) -> None:
+    assert distance(read(drawn(), tmp_path / "p.jpg", progressive=True), reference) < 6
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+def test_a_chunk_that_unpacks_to_gigabytes_costs_nothing(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "bomb.png"
+    drawn().save(path)
+    content = path.read_bytes()
+    data = b"key\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + BOMB
+    chunk = struct.pack(">I", len(data)) + kind + data
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    path.write_bytes(content[:33] + chunk + content[33:])  # after the header
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "damaged" in refusal(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB
 
 
 def samples() -> list[bytes]:
@@ -384,7 +421,17 @@ def test_anything_but_a_file_of_weights_is_a_run(monkeypatch: pytest.MonkeyPatch
     assert predict(classifier, torch.zeros(1, 28, 28, dtype=torch.uint8)).shape == (1, 2)
 
 
-@pytest.mark.parametrize("state", [{}, [1], {"a": torch.zeros(2, 2)}, {"a": torch.zeros(3)}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        [1],
+        {"a": torch.zeros(2, 2)},
+        {"fc3.bias": torch.zeros(3)},
+        {"fc3.bias": torch.zeros(10**6), "fc3.weight": torch.zeros(10**6, 1)},
+        {"fc3.bias": torch.zeros(0), "fc3.weight": torch.zeros(0, 84)},
+    ],
+)
 def test_other_tensors_than_a_lenet5_s_are_refused(tmp_path: Path, state: object) -> None:
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: expected"):
