@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import os
-import pickletools
 import stat
 import struct
 import tempfile
@@ -22,31 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenet.opcodes import objection
+
 CHECKSUM = b"sha256:"
 CHECKSUM_LENGTH = len(CHECKSUM) + 64
 END_RECORD = b"PK\5\6"  # 22 bytes, the last two are the comment's length
 END_RECORD_LENGTH = 22
 
-# What a pickle of tensors may call. torch allows more, and some of that takes a few bytes for
-# gigabytes: bytearray(n), FloatTensor(n), _codecs.encode(..., "hex") of itself again and again.
-CALLABLE = {
-    "collections OrderedDict",
-    "collections Counter",
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    "torch Size",
-    "torch device",
-    "__builtin__ set",
-    "__builtin__ complex",
-    "builtins set",
-    "builtins complex",
-}
-CALLING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
-# LeNet-5's pickle has 1 kB. An opcode of one byte makes an object of 200; tuples within tuples are
-# hashed by recursion in C, which 400,000 levels crash.
-MOST_PICKLE_BYTES, MOST_TUPLES = 1 << 20, 10_000
+# Before torch 1.6 a file began with these pickles: a magic number and a version.
+OLD_START = b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\2M\xe9\3."
 
+NOTHING = "nothing there"
 PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 DICTS, SEQUENCES = (dict, OrderedDict, Counter), (list, tuple, set, torch.Size)
 
@@ -69,7 +54,7 @@ def save(state: Any, path: str | Path) -> None:
     try:
         _parsed(content, torch.device("cpu"))
     except CheckpointError as error:
-        raise CheckpointError(f"{one_line(path)}: {error}") from None
+        raise CheckpointError(f"{one_line(path)}: {one_line(error)}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -101,16 +86,14 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
     try:
         return _parsed(Path(path).read_bytes(), device)
     except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
+        raise CheckpointError(f"{where}: {one_line(error)}") from None
     except Exception as error:
         # torch.load has no closed list of errors: RuntimeError, OSError, EOFError, KeyError ...
-        reason = one_line(str(error).strip().split("\n")[0] or type(error).__name__)[:120]
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+        reason = one_line(reason or type(error).__name__)[:120]
         raise CheckpointError(
             f"{where}: expected tensors, found a damaged file ({reason})"
         ) from None
-
-
-NOTHING = "nothing there"
 
 
 def obstacle(path: str | Path) -> str:
@@ -154,8 +137,10 @@ def _parsed(content: bytes, device: torch.device) -> Any:
         file, room = _repacked(content, comment), len(content)
     else:
         file = io.BytesIO(content)
-        for _ in range(5):  # the format before torch 1.6: magic number, version ... storages' names
+        for _ in range(5):  # magic number, version, system, the state, names of its storages
             _look_through(file)
+        if not content.startswith(OLD_START):
+            raise CheckpointError("expected a file by torch.save, found other pickles")
         room = len(content) - file.tell()
         file.seek(0)
     with warnings.catch_warnings():
@@ -205,9 +190,8 @@ def _repacked(content: bytes, comment: bytes) -> io.BytesIO:
                 try:
                     part = archive.read(member)
                 except zipfile.BadZipFile as error:
-                    raise CheckpointError(
-                        f"expected intact tensors, found a checksum that fails ({short}: {error})"
-                    ) from None
+                    found = f"found a checksum that fails ({short}: {str(error)[:80]})"
+                    raise CheckpointError(f"expected intact tensors, {found}") from None
                 if short == "data.pkl":
                     _look_through(io.BytesIO(part))
                 out.writestr(f"archive/{short}", part)
@@ -216,36 +200,8 @@ def _repacked(content: bytes, comment: bytes) -> io.BytesIO:
 
 
 def _look_through(file: io.BytesIO) -> None:
-    """Refuses, before any of it is followed, a pickle that calls or takes more than tensors need.
-
-    Leaves the file at the pickle's end.
-    """
-    start, tuples = file.tell(), 0
-    for opcode, argument, position in pickletools.genops(file):
-        tuples += opcode.name.startswith("TUPLE")
-        if (position or 0) - start > MOST_PICKLE_BYTES or tuples > MOST_TUPLES:
-            raise CheckpointError(
-                f"expected a pickle of at most {MOST_PICKLE_BYTES:,} bytes and {MOST_TUPLES:,} "
-                "tuples around the tensors, found a larger one"
-            )
-        wanted = argument if opcode.name == "GLOBAL" else None
-        if opcode.name in CALLING or (isinstance(wanted, str) and not _is_allowed(wanted)):
-            wants = wanted.replace(" ", ".") if isinstance(wanted, str) else "code"
-            raise CheckpointError(
-                "expected dense tensors and plain values, found a pickle that wants to run "
-                f"{one_line(wants)[:80]}; nothing of it was executed"
-            )
-        # torch ends a member's name there, and reads the same one again for each such name.
-        if isinstance(argument, str) and "\0" in argument:
-            raise CheckpointError("expected names as text, found a zero byte in one")
-
-
-def _is_allowed(wanted: str) -> bool:
-    module, _, name = wanted.partition(" ")
-    is_type = module == "torch" and (
-        name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype)
-    )
-    return wanted in CALLABLE or is_type
+    if found := objection(file):
+        raise CheckpointError(found)
 
 
 def _verify(state: Any, device: torch.device, room: int) -> None:

@@ -1,15 +1,19 @@
 """Files that lie: cut, flipped, foreign, executable. And files that were never finished."""
 
 import hashlib
+import io
 import os
 import pickle
+import resource
 import stat
+import struct
 import zipfile
 
 import pytest
 import torch
 from torch import nn
 
+from lenet import tensors
 from lenet.tensors import CheckpointError, load, save
 
 
@@ -112,10 +116,8 @@ def test_every_flipped_bit_is_noticed(path):
     content = bytearray(path.read_bytes())
     for place in range(8 * len(content)):
         content[place // 8] ^= 1 << place % 8
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="expected ") as caught:
-            load(path)
-        assert "\n" not in str(caught.value)
+        with pytest.raises(CheckpointError, match=r"^expected .*$"):
+            tensors._parsed(bytes(content), torch.device("cpu"))
         content[place // 8] ^= 1 << place % 8
 
 
@@ -211,3 +213,198 @@ def test_a_file_of_something_else_is_one_line(path, content):
         load(path)
     assert str(caught.value).startswith(f"{path}: expected ")
     assert "\n" not in str(caught.value)
+
+
+# ---- Files that claim, call or hold more than a file of tensors does -------------------------
+
+
+def archive(state_pickle, parts=(), compression=zipfile.ZIP_STORED):
+    """A file as torch.save writes it, around any pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        file.writestr("archive/data.pkl", state_pickle)
+        file.writestr("archive/version", "3\n")
+        for name, content in parts:
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def text(content):
+    return b"X" + struct.pack("<I", len(content)) + content
+
+
+def number(value):
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def storage(key, items):
+    kind = b"ctorch\nFloatStorage\n"
+    return b"(" + text(b"storage") + kind + text(key) + text(b"cpu") + number(items) + b"tQ"
+
+
+def tensor(storage, size, stride):
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n("
+    hooks = b"\x89ccollections\nOrderedDict\n)R"
+    return (
+        call + storage + b"K\0" + number(size) + b"\x85" + number(stride) + b"\x85" + hooks + b"tR"
+    )
+
+
+def refusal(path, content):
+    """One line, and the memory of a small file."""
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB
+    message = str(caught.value)
+    assert message.isprintable()
+    assert message.startswith(f"{path}: expected ")
+    return message
+
+
+def test_the_archive_made_here_is_read(path):
+    content = struct.pack("<3f", 1, 2, 3)
+    state = b"\x80\2" + tensor(storage(b"0", 3), 3, 1) + b"."
+    path.write_bytes(archive(state, [("archive/data/0", content)]))
+    assert load(path).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (b"c__builtin__\nbytearray\n" + number(2 * 10**9) + b"\x85R", "__builtin__.bytearray"),
+        (b"ctorch\nFloatTensor\n" + number(10**9) + b"\x85R", "torch.FloatTensor"),
+        (b"ctorch.storage\nUntypedStorage\n" + number(10**9) + b"\x85R", "UntypedStorage"),
+        (
+            text(b"0123456789")
+            + b"q\1"
+            + b"c_codecs\nencode\nh\1"
+            + text(b"hex")
+            + b"\x86Rq\1" * 30,
+            "_codecs.encode",
+        ),
+    ],
+)
+def test_calls_that_make_gigabytes_of_bytes_are_refused(path, call, name):
+    message = refusal(path, archive(b"\x80\2" + call + b"."))
+    assert f"{name}; nothing of it was executed" in message
+
+
+LISTS = b"]q\1" + b"](h\1h\1eq\1" * 40
+TUPLES = b")q\1" + b"h\1\x86q\1" * 40
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"}" + TUPLES + b"K\0s", "a larger one"),  # its hash visits 2^40
+        (b"}" + b")" + b"\x85" * 50_000 + b"K\0s", "a larger one"),  # in C, each within another
+        (LISTS + b")R", "calls no function"),  # torch writes out what it will not call
+        (b"]" * 200_000, "a larger one"),
+    ],
+)
+def test_a_pickle_that_never_ends_or_ends_the_interpreter_is_refused(path, content, found):
+    assert found in refusal(path, archive(b"\x80\2" + content + b"."))
+
+
+def test_the_version_of_an_old_file_is_not_written_out(path):
+    """As torch would, of one that holds itself 2^40 times."""
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+    rest = pickle.dumps({}, 2) + pickle.dumps(None, 2) + pickle.dumps([], 2)
+    assert "other pickles" in refusal(path, magic + b"\x80\2" + LISTS + b"." + rest)
+
+
+def test_one_part_under_a_hundred_names_is_not_read_a_hundred_times(path):
+    names = [b"0\0%d" % k for k in range(100)]
+    state = b"\x80\2](" + b"".join(storage(name, 10**6) for name in names) + b"e."
+    assert "zero byte" in refusal(path, archive(state, [("archive/data/0", bytes(4 * 10**6))]))
+
+
+def test_compressed_parts_are_refused_before_they_are_unpacked(path):
+    bomb = archive(b"\x80\2N.", [("archive/data/0", bytes(64 << 20))], zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 1 << 20
+    assert "compressed" in refusal(path, bomb)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.eye(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+        torch.ones(2, dtype=torch.complex64).conj(),
+    ],
+)
+def test_tensors_that_are_not_all_there_are_refused_wherever_they_stand(path, unusual, legacy):
+    buffer = io.BytesIO()
+    state = {"model": [(unusual,)], "epoch": 3}
+    torch.save(state, buffer, _use_new_zipfile_serialization=not legacy)
+    assert "expected dense tensors" in refusal(path, buffer.getvalue())
+
+
+@pytest.mark.parametrize("items", [10**9, 2**62])
+def test_an_old_file_that_claims_gigabytes_costs_nothing(path, items):
+    """With and without a name in the list of those whose numbers follow."""
+    start = io.BytesIO()
+    torch.save({}, start, _use_new_zipfile_serialization=False)
+    head = start.getvalue().removesuffix(b"\x80\2}q\0.\x80\2]q\0.")
+    assert len(head) < len(start.getvalue())
+    old = storage(b"0", items).replace(b"tQ", b"NtQ")
+    for names in (b"\x80\2]" + text(b"0") + b"a.", b"\x80\2]."):
+        state = b"\x80\2" + tensor(old, 10**9, 1) + b"."
+        refusal(path, head + state + names + struct.pack("<q", items) + bytes(12))
+
+
+def test_methods_of_a_state_cannot_be_replaced(path):
+    attributes = b"}" + text(b"items") + b"Nsb"
+    state = b"\x80\2ccollections\nOrderedDict\n)R" + attributes + b"."
+    assert "a dict with attributes" in refusal(path, archive(state))
+
+
+@pytest.mark.parametrize("content", [torch.save, torch.FloatStorage, object()])
+def test_functions_and_types_are_no_values(path, content):
+    with pytest.raises((CheckpointError, pickle.PicklingError)):
+        save({"epoch": 1, "extra": content}, path)
+    assert not path.exists()
+
+
+def test_what_could_not_be_read_again_is_not_written(path):
+    save({"epoch": 1}, path)
+    with pytest.raises(CheckpointError, match="expected dense tensors"):
+        save({"weight": torch.eye(3).to_sparse()}, path)
+    assert load(path) == {"epoch": 1}
+
+
+def test_a_state_that_holds_itself_is_walked_once(path):
+    state = {"epoch": 1}
+    state["self"] = [state]
+    save(state, path)
+    found = load(path)
+    assert found["self"][0] is found
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_pipes_and_devices_are_neither_waited_for_nor_replaced(path, make):
+    make(path)
+    for call in (lambda: load(path), lambda: save({}, path)):
+        with pytest.raises(CheckpointError, match="found a device, pipe or socket"):
+            call()
+    assert not path.is_file()
+
+
+def test_a_name_that_is_no_name_is_nothing_there(path):
+    for name in ("a\0b", f"{path}/below"):
+        save({}, path)
+        with pytest.raises(CheckpointError, match="nothing there"):
+            load(name)
+    with pytest.raises(CheckpointError, match=r"no access \(File name too long\)"):
+        load("7" * 300)
+
+
+def test_an_archive_with_something_before_or_behind_it_is_refused(path):
+    path.write_bytes(archive(b"\x80\2K\1."))
+    assert load(path) == 1
+    for content in (archive(b"\x80\2K\1.") + b"\0", b"\0" + archive(b"\x80\2K\1.")):
+        refusal(path, content)
