@@ -66,7 +66,8 @@ def _decoded(path: Path) -> Floats:
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{width} x {height} pixels")
                 # A scan of 12 bytes takes as long as one of the whole picture.
-                scans = path.read_bytes().count(b"\xff\xda") if "progression" in image.info else 1
+                is_jpeg = image.format in ("JPEG", "MPO")
+                scans = path.read_bytes().count(b"\xff\xda") if is_jpeg else 1
                 if scans * width * height > SCANS * MAX_PIXELS:
                     raise ValueError(f"{scans:,} scans of {width} x {height} pixels")
                 image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
