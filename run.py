@@ -14,13 +14,15 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lenet.config import answering, asked_for, build, check, config_hash, shown, tree_lines
+from lenet.command import answering, asked_for, reading
+from lenet.config import build, check, config_hash, shown, tree_lines
 
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
 ANSWERING = answering(CONF)
 
 
+@reading
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 @ANSWERING
 def main(cfg: DictConfig) -> float | None:

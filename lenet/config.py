@@ -1,35 +1,21 @@
 """What a composed configuration must be, and how to say in one line that it is not."""
 
 import difflib
-import functools
 import hashlib
 import inspect
 import json
-import os
 import re
-import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import (
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
-P = ParamSpec("P")
-R = TypeVar("R")
 GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "checkpoint", "tracking")
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
@@ -117,11 +103,12 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     try:
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from None
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
+    _check_plain("", config)
     known = {key for key in LIMITS if "." not in key} | set(GROUPS)
     for key in config:
         if key not in known:
-            raise ConfigError(f"{key}: no such key{_nearest(str(key), known)}")
+            raise ConfigError(f"{_show(key)}: no such key{nearest(key, known)}")
     for group in GROUPS:
         if not isinstance(config.get(group), dict):
             raise ConfigError(f"{group}={_show(config.get(group))}: expected one of its options")
@@ -141,6 +128,37 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     return config
 
 
+def _check_plain(path: str, value: Any) -> None:
+    """Holds a value to YAML's own kinds, and to what can be printed, stored and given to torch."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{path or key}: expected text for each key, got {_show(key)}")
+            _check_plain(path, key)
+            _check_plain(f"{path}.{key}" if path else key, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_plain(path, inner)
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ConfigError(f"{path}={_show(value)}: should be UTF-8 text without NUL")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{path}={_show(value)}: should fit into 64 bits")
+    elif not isinstance(value, float | None):
+        raise ConfigError(f"{path}: should be plain YAML, not {type(value).__name__}")
+
+
+# What instantiate reads itself and its target never sees.
+_SPECIAL: dict[str, Any] = {
+    "_target_": Text,
+    "_partial_": Flag,
+    "_recursive_": Flag,
+    "_convert_": Literal["none", "partial", "object", "all"],
+    "_args_": list[Any],
+}
+
+
 def _check_node(path: str, node: dict[str, Any]) -> None:
     hints = _hints(path, node)
     for key, value in node.items():
@@ -152,23 +170,36 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
 
 
 def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
-    target = node.get("_target_")
-    if target is None:
+    if "_target_" not in node:
         raise ConfigError(f"{path}: expected a _target_ to build it from, found none")
+    for key in _SPECIAL.keys() & node.keys():
+        _accept(f"{path}.{key}", _SPECIAL[key], node[key])
+    target = node["_target_"]
     try:
-        call = get_method(target)
-    except Exception as error:
-        raise ConfigError(f"{path}._target_={target}: {_first_line(error)}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            instantiate({"_target_": target, "_partial_": True})  # would Hydra call it?
+            call = get_method(target)
+        signature = inspect.signature(call)
+    except (Exception, SystemExit) as error:  # of whatever an import runs
+        cause = error.__cause__ or error
+        raise ConfigError(f"{path}._target_={_show(target)}: {one_line(cause)}") from None
     function = call.__init__ if inspect.isclass(call) else call
-    names = [name for name in inspect.signature(call).parameters if name != "self"]
-    given = [key for key in node if key not in ("_target_", "_partial_", "_convert_", "_args_")]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(call).parameters.values())
+    parameters = signature.parameters
+    names = [name for name in parameters if name != "self"]
+    given = [key for key in node if key not in _SPECIAL]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in given:
         if key not in names and not takes_any:
-            raise ConfigError(f"{path}.{key}: no such key{_nearest(key, names, path)}")
+            raise ConfigError(f"{path}.{key}: no such key{nearest(key, names, path)}")
+    bind = signature.bind_partial if node.get("_partial_") else signature.bind
+    try:
+        bind(*node.get("_args_", []), **dict.fromkeys(given))
+    except TypeError as error:
+        raise ConfigError(f"{path} ({_show(target)}): {error}") from None
     try:
         return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # an annotation that can't be resolved promises nothing
+    except Exception:  # an annotation that can't be resolved promises nothing
         return {}
 
 
@@ -186,7 +217,7 @@ def _accept(key: str, kind: Any, value: Any) -> None:
 
 def _check_choices(config: dict[str, Any]) -> None:
     """What single values can't say."""
-    held_out = config["data"]["val_size"]
+    held_out = config["data"].get("val_size")  # a class of one's own may have none
     if config["patience"] is not None and not held_out:
         raise ConfigError("patience: stopping early needs a validation set; set data.val_size")
     if "val/" in (config["objective"] or "") and not held_out:
@@ -194,7 +225,7 @@ def _check_choices(config: dict[str, Any]) -> None:
             f"objective={config['objective']}: needs a validation set; set data.val_size"
         )
     optimizer = config["optimizer"]
-    if optimizer.get("nesterov") and (not optimizer["momentum"] or optimizer["dampening"]):
+    if optimizer.get("nesterov") and (not optimizer.get("momentum") or optimizer.get("dampening")):
         raise ConfigError("optimizer.nesterov=true: needs a momentum above 0 and no dampening")
 
 
@@ -206,8 +237,19 @@ def _lower(text: str) -> str:
 def _show(value: Any) -> str:
     """A value as it is written in YAML and on the command line."""
     if value is None or isinstance(value, bool) or not str(value).isprintable():
-        return json.dumps(value)
-    return str(value)
+        return clip(json.dumps(value, default=str))
+    return clip(str(value))
+
+
+def clip(text: str, width: int = 80) -> str:
+    """The text's ends, where all of it is longer than a line has room for."""
+    return text if len(text) <= width else f"{text[: width // 2]} ... {text[-width // 4 :]}"
+
+
+def presentable(text: str) -> str:
+    """One line that does nothing to a terminal but show letters."""
+    letters = (c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return "".join(letters)
 
 
 # ---- Records of a configuration --------------------------------------------------------------
@@ -247,27 +289,7 @@ def plain_check(config: Mapping[str, Any], what: str) -> dict[str, Any]:
     try:
         return check(OmegaConf.create(dict(config)))
     except (ConfigError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{what}: its configuration: {_first_line(error)}") from None
-
-
-def asked_for(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """What the overrides say, as flat keys and values, be it the default or not. To be called
-    within `hydra.main`.
-    """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    paths = [o.key_or_group.replace("/", ".") for o in parsed]
-    defaults = compose(HydraConfig.get().job.config_name, overrides=[])
-    default = flatten(OmegaConf.to_container(defaults, resolve=True))  # type: ignore[arg-type]
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if key not in ("resume", "rerun")
-        and (
-            any(key == path or key.startswith(f"{path}.") for path in paths)
-            or key not in default
-            or default[key] != value
-        )
-    }
+        raise ConfigError(f"{what}: its configuration: {first_line(error)}") from None
 
 
 def shown(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -318,99 +340,16 @@ def build(config: Mapping[str, Any], group: str, *args: Any, **kwargs: Any) -> A
 
 
 def _of_group(group: str, error: BaseException) -> str:
-    return _first_line(error) if _is_own(error) else f"{group}: {_first_line(error)}"
+    return first_line(error) if is_own(error) else f"{group}: {first_line(error)}"
 
 
-def _is_own(error: BaseException) -> bool:
+def is_own(error: BaseException) -> bool:
     """Errors of this package name the key or file they are about; torch's don't know it."""
     return type(error).__module__.startswith("lenet.")
 
 
-def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorates a command: a user's mistake becomes one line on standard error and exit status 2,
-    a training that failed one line and 1, Ctrl-C 130. `conf` is the folder of the groups.
-
-    With HYDRA_FULL_ERROR=1 in the environment errors keep their traceback.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and what is said is said here
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def answered(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return function(*args, **kwargs)
-            except KeyboardInterrupt:
-                print("Interrupted.", file=sys.stderr)
-                sys.exit(130)
-            except Exception as error:
-                line = explain(error, conf)
-                if TRACEBACK_WANTED or line is None:
-                    raise
-                print(f"error: {line}", file=sys.stderr)
-                sys.exit(1 if isinstance(error, ArithmeticError) or _no_memory(error) else 2)
-
-        return answered
-
-    return decorate
-
-
-def explain(error: BaseException, conf: Path) -> str | None:
-    """A user's mistake in one line, or None where the error is no such thing.
-
-    `conf` is the folder of the groups.
-    """
-    if _no_memory(error):
-        size = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-        tried = f" ({size[1]} in one piece)" if size else ""
-        return f"out of memory{tried}; a smaller data.batch_size needs less"
-    if isinstance(error, MissingConfigException):
-        return _no_such_option(error, conf)
-    cause = error.__cause__
-    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
-        key = str(cause.full_key or cause.key)
-        if key == "tags" or key.startswith("tags."):
-            return f"{key}: to add a tag write +{key}=..."
-        parent = cause.parent_node
-        names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-        prefix = key.rpartition(".")[0]
-        if not prefix:
-            names += _groups(conf)
-        return f"{key}: no such key{_nearest(str(cause.key), names, prefix)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: is no KEY=VALUE ({_first_line(error)})"
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return " ".join(str(error).split())
-    if isinstance(error, ValueError | ArithmeticError) and _is_own(error):
-        return _first_line(error)
-    if type(error) is ValueError and "Config group override" in str(error):
-        return _first_line(error)
-    return None
-
-
-def _no_memory(error: BaseException) -> bool:
-    """torch has its own word for it on each device."""
-    words = ("can't allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
-
-
-def _no_such_option(error: MissingConfigException, conf: Path) -> str:
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
-    if not group:
-        return f"--config-name={option}: no such file in {conf} or the folder given with -cd"
-    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-    if not options:
-        return f"{group}={option}: no such group{_nearest(group, _groups(conf))}"
-    return f"{group}={option}: no such option; expected one of {', '.join(options)}"
-
-
-def _groups(conf: Path) -> list[str]:
-    folders = [path for path in conf.rglob("*") if path.is_dir()]
-    return [path.relative_to(conf).as_posix() for path in folders if any(path.glob("*.yaml"))]
-
-
-def _nearest(key: str, names: typing.Iterable[str], prefix: str = "") -> str:
+def nearest(key: str, names: typing.Iterable[str], prefix: str = "") -> str:
+    """How to go on after `no such key`: the one that was meant, else all there are."""
     dotted = f"{prefix}." if prefix else ""
     names = sorted({name for name in names if not name.startswith("_")})
     if close := difflib.get_close_matches(key, names, n=1):
@@ -418,5 +357,13 @@ def _nearest(key: str, names: typing.Iterable[str], prefix: str = "") -> str:
     return f"; there are {', '.join(dotted + name for name in names)}" if names else ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says; some say in their first line no more than that there is one."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    noise = ("reference_type=", "object_type=")  # OmegaConf's, and of Python
+    kept = [line for line in lines if line != "full_key:" and not line.startswith(noise)]
+    return presentable(" ".join(kept)) or type(error).__name__

@@ -42,8 +42,8 @@ def importers(package):
     [
         ("mlflow", {"store", "tracking"}),
         ("matplotlib", {"plots", "benchmark.plot"}),
-        ("hydra", {"config"}),
-        ("omegaconf", {"config"}),
+        ("hydra", {"config", "command", "bounds"}),
+        ("omegaconf", {"config", "command"}),
         ("torchvision", {"sources", "benchmark.steps"}),
         ("pickle", set()),
     ],
@@ -84,6 +84,7 @@ def test_no_module_runs_a_pickle():
     [
         ("import lenet", {"torch", "mlflow", "numpy"}),
         ("import lenet.config", {"torch", "mlflow", "matplotlib"}),
+        ("import lenet.command", {"torch", "mlflow", "matplotlib", "numpy"}),
         ("import lenet.train", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import lenet.data", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import lenet.predict", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lenet.config import ConfigError, answering, check, config_hash, flatten, tree_lines
+from lenet.command import answering
+from lenet.config import ConfigError, check, config_hash, flatten, tree_lines
 from tests.conftest import CONF, ROOT
 
 WRONG = {
@@ -49,7 +50,7 @@ WRONG_AT_COMPOSITION = {
     "optimizer=sgdd": "optimizer=sgdd: no such option; expected one of adam, adamw, rmsprop, sgd",
     "model/activaton=relu": "model/activaton: no such key; did you mean model/activation?",
     "optimizer.lr=[": "optimizer.lr=[: is no KEY=VALUE",
-    "optimizer=null": "Config group override must be a string or a list",
+    "optimizer=null": "optimizer=null: Config group override must be a string or a",
     "tags.idea=wide": "tags.idea: to add a tag write +tags.idea=...",
     "epochs=1,2": "Ambiguous value for argument 'epochs=1,2'",
 }
