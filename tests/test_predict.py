@@ -255,6 +255,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "nothing there" in refusal(tmp_path / "missing.png")
     assert "a folder" in refusal(tmp_path)
     assert "a device" in refusal(Path(os.devnull))
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "pipe" in refusal(tmp_path / "pipe.png")
     assert "nothing there" in refusal(tmp_path / "two\nlines.png")
     assert "no access (File name too long)" in refusal(tmp_path / ("7" * 300 + ".png"))
 
@@ -501,10 +503,12 @@ def test_missing_weights_end_with_status_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "none.pth"), "seven.png"]) == 2
+    os.mkfifo(tmp_path / "pipe")
+    assert main([str(tmp_path / "pipe"), "seven.png"]) == 2
+    assert main(["7" * 300 + ".pth", "seven.png"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    assert [line[:7] for line in err.splitlines()] == 3 * ["error: "]
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
