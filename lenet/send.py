@@ -5,6 +5,9 @@ python -m lenet.send RUN_ID
 """
 
 import argparse
+import os
+import shlex
+import shutil
 import sys
 import threading
 import time
@@ -13,111 +16,132 @@ from contextlib import suppress
 from pathlib import Path
 
 from lenet import store
-from lenet.journal import Journal, JournalError, left
+from lenet.journal import LANES, Journal, JournalError, left
 from lenet.store import TrackingError
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
+BETWEEN = 1.0  # seconds from one batch to the next, so that many small ones don't slow the training
 
 
 class Sender(threading.Thread):
-    """Sends what the journal gets, in order. A store that fails is asked again, after longer and
-    longer pauses; whoever writes the journal never waits for it.
+    """Sends what the journal gets, each lane in its order. A store that fails is asked again,
+    after longer and longer pauses; whoever writes the journal never waits for it.
 
-    `problem` is why nothing goes out at the moment; `refusal` why nothing ever will.
+    `problem` is why nothing goes out at the moment; `refusal` the same where no waiting will help.
     """
 
     def __init__(self, journal: Journal, uri: str | None, again: bool = False) -> None:
         super().__init__(daemon=True, name="sender")
         self.journal = journal
-        self.uri = uri
+        self.uri = store.resolved(uri)
         self.again = again  # whether an earlier try may have made the run
         self.problem: str | None = None
         self.refusal: TrackingError | None = None
         self.mended: list[str] = []
         self._client: store.MlflowClient | None = None
+        self._training = False
         self._closing = False
+        self._left = False
         self._begun = threading.Event()
 
     def run(self) -> None:
         pause = FIRST_PAUSE
-        while self.refusal is None:
+        while True:
             with self.journal.changed:
-                if self._closing and self._is_done():
+                if self._left or (self._closing and self._client and not self.journal.waiting):
                     return
             try:
                 self._send()
-                self.problem, pause = None, FIRST_PAUSE
+                self.problem = self.refusal = None
+                pause = FIRST_PAUSE
             except Exception as error:  # MLflow's, sqlalchemy's, requests', botocore's ...
                 self._failed(error)
-            finally:
-                self._begun.set()
             with self.journal.changed:
-                if self.problem:
-                    self.journal.changed.wait(1.0 if self._closing else pause)
+                self._begun.set()
+                if self.refusal and (self._closing or not self._training):
+                    return
+                if self._closing:
+                    self.journal.changed.wait(FIRST_PAUSE if self.problem else 0)
+                elif self.problem:
+                    self.journal.changed.wait_for(lambda: self._closing, pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
-                elif self._is_done() and not self._closing:
-                    self.journal.changed.wait()
-
-    def _is_done(self) -> bool:
-        return self.journal.sent == len(self.journal.entries) and bool(self._client)
+                else:
+                    self.journal.changed.wait_for(lambda: self._closing or self.journal.waiting)
+                    self.journal.changed.wait_for(lambda: self._closing, BETWEEN)
 
     def _send(self) -> None:
         if self._client is None:
-            client = store.connect(self.uri)
-            if self.journal.facts["run_id"] is None:
-                run_id = store.start_run(client, self.journal, self.again)
-                with suppress(OSError):  # in memory at least, and found by its tag later
-                    self.journal.describe(run_id=run_id)
-            self._client = client
-            self._begun.set()
+            self._begin()
+        problem = None
+        for lane in LANES:
+            try:
+                while self.journal.sent[lane] < len(self.journal.lanes[lane]) and not self._left:
+                    self._send_next(lane)
+            except Exception as error:
+                problem = error
+        if problem:
+            raise problem
+
+    def _begin(self) -> None:
+        client = store.connect(self.uri)
+        if self.journal.facts["run_id"] is None:
+            run_id = store.start_run(client, self.journal, self.again)
+            try:
+                self.journal.describe(run_id=run_id)
+            except OSError:  # in memory at least, and found by its tag later
+                self.journal.facts["run_id"] = run_id
+        self._client = client
+        self._begun.set()
+        with suppress(Exception):  # of other runs
             self.mended = store.mend_orphans(client, but=self.journal.facts["run_id"])
-        while self.journal.sent < len(self.journal.entries):
-            with suppress(OSError):
-                self.journal.sync()  # what MLflow has must not be lost here, or it would come twice
-            waiting = self.journal.entries[self.journal.sent :]
+
+    def _send_next(self, lane: int) -> None:
+        assert self._client
+        with suppress(OSError):
+            self.journal.sync()  # what MLflow has must not be lost here, or it would come twice
+        waiting = self.journal.lanes[lane][self.journal.sent[lane] :]
+        try:
             try:
                 count = store.deliver(self._client, self.journal, waiting)
-            except store.MlflowException as error:
-                if store.is_passing(error, self._client.tracking_uri) or not self._has_run():
+            except store.REFUSALS as error:
+                if store.is_passing(error, self.uri):
                     raise
-                count = 1  # this entry is wrong in itself; those behind it are not
-                print(
-                    f"Warning: MLflow refuses {waiting[0][0]} ({store.reason(error)})",
-                    file=sys.stderr,
-                )
-            with suppress(OSError):
-                self.journal.mark_sent(self.journal.sent + count)
-
-    def _has_run(self) -> bool:
-        """Whether the run is there and takes records: who deleted it wants no more of them."""
-        assert self._client
-        try:
-            run = self._client.get_run(self.journal.facts["run_id"])
-        except store.MlflowException as error:
-            if store.is_passing(error, self._client.tracking_uri):
+                # What two processes do at once may be refused the first of them.
+                count = store.deliver(self._client, self.journal, waiting)
+        except store.REFUSALS as error:
+            if store.is_passing(error, self.uri):
                 raise
-            return False
-        return bool(run.info.lifecycle_stage == "active")
+            store.check_run(self._client, self.journal.facts["run_id"])
+            count = 1  # this entry is wrong in itself; those behind it are not
+            print(
+                f"Warning: MLflow refuses {waiting[0][0]} ({store.reason(error)})",
+                file=sys.stderr,
+            )
+        if not self._left:  # else the folder may be another process's by now
+            with suppress(OSError):
+                self.journal.mark_sent(lane, count)
 
     def _failed(self, error: Exception) -> None:
-        uri = self._client.tracking_uri if self._client else self.uri or store.own_uri()
-        self.problem = store.reason(error)
+        self.problem, self.refusal = store.reason(error), None
         self.again = True
-        if not store.is_passing(error, uri):
-            named = isinstance(error, TrackingError)
-            text = str(error) if named else f"tracking.uri={uri}: {self.problem}"
-            self.refusal = TrackingError(text)
+        if isinstance(error, TrackingError) and not store.is_passing(error, self.uri):
+            self.refusal = error
+        elif self._client is None and not store.is_passing(error, self.uri):
+            self.refusal = TrackingError(f"tracking.uri={store.masked(self.uri)}: {self.problem}")
 
     def wait_for_run(self, seconds: float) -> bool:
-        """Whether the run is in the store, once that is known or the time is over.
+        """Whether the run is in the store, once that is known or the time is over. From then on
+        no refusal is the last.
 
         Raises: TrackingError where the store refuses it.
         """
         self._begun.wait(seconds)
-        if self.refusal:
-            raise self.refusal
-        if self.problem is None and self.journal.facts["run_id"] is None:
-            self.problem = "no answer in time"
+        with self.journal.changed:
+            if self.refusal:
+                raise self.refusal
+            self._training = True
+            if self.problem is None and self.journal.facts["run_id"] is None:
+                self.problem = "no answer in time"
         return self.journal.facts["run_id"] is not None
 
     def finish(self, seconds: float) -> bool:
@@ -128,6 +152,12 @@ class Sender(threading.Thread):
         self.join(seconds)
         return not self.is_alive() and self.refusal is None
 
+    def leave(self) -> None:
+        """Lets no request follow the one that is under way."""
+        with self.journal.changed:
+            self._left = True
+            self.journal.changed.notify_all()
+
 
 def send(folder: Path, seconds: float) -> str:
     """Sends what a run left in its folder, which is gone after that; says how it went.
@@ -135,19 +165,20 @@ def send(folder: Path, seconds: float) -> str:
     Raises: JournalError where its process is alive; TrackingError where the store doesn't take it.
     """
     journal = Journal.open(folder)
+    sender = Sender(journal, journal.facts["uri"], again=True)
     try:
-        count = len(journal.entries) - journal.sent
+        count = journal.waiting
         statuses = [value[0] for kind, value in journal.entries if kind == "status"]
         if not statuses or statuses[-1] == "RUNNING":
             journal.append("tags", {"error": "its process ended without setting a status"})
             journal.append("status", ["KILLED", int(time.time() * 1000)])
-        sender = Sender(journal, journal.facts["uri"], again=True)
         sender.start()
         if not sender.finish(seconds):
             problem = sender.refusal or sender.problem or "no answer in time"
             raise TrackingError(f"{folder.name}: not sent ({problem})")
         done = f"Sent {count} records of run {journal.facts['run_id']} ({journal.facts['name']})"
     except BaseException:
+        sender.leave()
         journal.close()
         raise
     journal.close(remove=True)
@@ -163,30 +194,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", metavar="RUN_ID", nargs="*", help="default: all that wait")
     parser.add_argument("--folder", type=Path, default=None, help="where they wait")
-    parser.add_argument("--wait", type=float, default=60.0, help="seconds for each (default: 60)")
+    parser.add_argument("--wait", type=_seconds, default=60.0, help="seconds for each, 60 if not")
     options = parser.parse_args(argv)
     root = waiting_root(options.folder)
-    there = {facts["id"]: folder for folder, facts in left(root)}
-    there |= {facts["run_id"]: folder for folder, facts in left(root) if facts.get("run_id")}
+    there = dict(left(root))
+    names = {facts[key]: folder for folder, facts in there.items() for key in ("run_id", "id")}
     status = 0
-    for run_id in options.runs or [facts["id"] for _, facts in left(root)]:
+    for run_id in options.runs or [facts["id"] for facts in there.values()]:
         try:
-            if run_id not in there:
-                raise JournalError(f"{run_id[:80]!r}: no such run waits in {root}")
-            print(send(there[run_id], options.wait))
+            if run_id not in names:
+                raise JournalError(f"{ascii(run_id)[:80]}: no such run waits in {root}")
+            print(send(names[run_id], options.wait))
         except (JournalError, TrackingError) as error:
             print(f"error: {error}", file=sys.stderr)
             status = 2
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
     if not options.runs and not there:
         print(f"Nothing waits in {root}.")
     return status
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:  # nan is neither
+        raise ValueError
+    return seconds
+
+
 def waiting_root(folder: str | Path | None) -> Path:
     """The folder of the runs' own folders; a relative one lies beside run.py."""
-    import os
-
     return store.home() / Path(folder or os.environ.get("LENET_RUNS") or "outputs").expanduser()
+
+
+def command(folder: Path) -> str:
+    """What sends a run's folder later, as it is typed in a shell like this process's."""
+    python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
+    line = f"{python} -m lenet.send {folder.name}"
+    if waiting_root(None) != folder.parent:
+        line += f" --folder {shlex.quote(str(folder.parent))}"
+    if store.home() == store.ROOT != Path.cwd():
+        line = f"cd {shlex.quote(str(store.ROOT))} && {line}"
+    return line
 
 
 if __name__ == "__main__":

@@ -13,21 +13,24 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# A server that does not answer is given seconds, not minutes; MLflow reads these as it starts.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+# A request that MLflow itself repeats, because its answer was lost, makes a second run; whoever
+# repeats here looks first. And a server that does not answer is given seconds, not minutes.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 import mlflow
-from filelock import FileLock
+import requests
+from filelock import FileLock, Timeout
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -42,15 +45,20 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from lenet.journal import Entry, Journal
+from lenet.journal import FULL, Entry, Journal
 from lenet.machine import is_alive
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
 MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 6000  # of one request
+FIRST_USE_SECONDS = 60.0  # that another process may take to make the database
 RUN_ID = re.compile("[0-9a-f]{32}")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it logs what it raises, too
 logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+REFUSALS = (MlflowException, requests.HTTPError)  # what may be one; the latter of an artifact
 
 
 class TrackingError(ValueError):
@@ -66,27 +74,61 @@ def own_uri() -> str:
     return f"sqlite:///{home() / 'mlflow.db'}"
 
 
+def resolved(uri: str | None) -> str:
+    """The store that is meant, for a process that begins in another folder."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or own_uri()
+    database = _database(uri)
+    return f"sqlite:///{database.absolute()}" if database else uri
+
+
+def _database(uri: str) -> Path | None:
+    path = uri.removeprefix("sqlite:///")
+    return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
+
+
 def connect(uri: str | None = None, create: bool = True) -> MlflowClient:
     """A client of `uri`, or else of the database beside run.py.
 
-    MLflow's first use of a new database is not safe between processes, so it happens under a lock.
-
     Raises: TrackingError where there is no reaching it, or nothing to read with `create` false.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or own_uri()
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    uri = resolved(uri)
+    database = _database(uri)
     if database and not create and not database.is_file():
         raise TrackingError(f"tracking.uri={uri}: no such database, so no runs to read")
     if uri.startswith("http") and not urlsplit(uri).hostname:
-        raise TrackingError(f"tracking.uri={uri}: expected http://HOST:PORT")
+        raise TrackingError(f"tracking.uri={masked(uri)}: expected http://HOST:PORT")
     mlflow.set_tracking_uri(uri)  # for what MLflow itself looks up, as it does for artifacts
     try:
-        client = MlflowClient(uri)
-        with _first_use_lock(database) if database else nullcontext():
-            client.search_experiments(max_results=1)
+        is_database = "://" in uri and not uri.startswith(("http", "file:"))
+        client = _connect_to_database(uri, database) if is_database else _ask(uri)
     except Exception as error:  # sqlalchemy's, requests' and MLflow's own
         kind = Unreachable if is_passing(error, uri) else TrackingError
-        raise kind(f"tracking.uri={uri}: cannot be used ({reason(error)})") from None
+        text = f"tracking.uri={masked(uri)}: cannot be used ({reason(error)})"
+        raise kind(text) from None
+    return client
+
+
+def _connect_to_database(uri: str, database: Path | None) -> MlflowClient:
+    """MLflow's first use of a new database is not safe between processes, so it happens under a
+    lock. Nor is it safe against a kill or a full disk: a new file gets its name once it is whole.
+    """
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 1  # of 10, which take 102 seconds
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock")
+    with FileLock(lock, timeout=FIRST_USE_SECONDS):
+        if database and not database.exists():
+            database.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
+                _ask(f"sqlite:///{folder}/new.db")
+                os.replace(f"{folder}/new.db", database)
+        return _ask(uri)
+
+
+def _ask(uri: str) -> MlflowClient:
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
     return client
 
 
@@ -94,9 +136,10 @@ class Unreachable(TrackingError):
     """A store that may well answer later."""
 
 
-def _first_use_lock(database: Path) -> FileLock:
-    name = hashlib.sha256(str(database.resolve()).encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock"))
+def masked(text: str) -> str:
+    """Without the passwords of the addresses in it."""
+    text = re.sub(r"(://[^\s/:@]*):[^\s'\"]*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:password|token)=)[^\s&'\"]*", r"\1***", text)
 
 
 def reason(error: BaseException) -> str:
@@ -105,7 +148,7 @@ def reason(error: BaseException) -> str:
     for pattern, short in _REASONS:
         if re.search(pattern, text):
             return short
-    return text[:200]
+    return masked(text)[:200]
 
 
 _REASONS = [
@@ -115,21 +158,25 @@ _REASONS = [
     ("ConnectTimeout|timed out", "no answer in time"),
     ("Connection aborted|RemoteDisconnected|Connection reset", "connection lost"),
     ("too many (\\d+) error responses", "it answers with server errors"),
+    ("^Expecting value: ", "it answers with something else than MLflow's JSON"),
 ]
 
 
 def is_passing(error: Exception, uri: str) -> bool:
     """Whether it may go another time: a server that is down, not one that refuses."""
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable | Timeout):
         return True
     if isinstance(error, TrackingError):
         return False
-    if isinstance(error, MlflowException):
+    if isinstance(error, MlflowException) and "API request to" not in str(error):  # MLflow's word
         status = error.get_http_status_code()
         if 400 <= status < 500 and status not in (408, 429):
             return False
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code not in (400, 413, 422)
     if uri.startswith("sqlite:"):
-        return bool(re.search("locked|busy|full", str(error)))
+        full = isinstance(error, OSError) and error.errno in FULL
+        return full or bool(re.search("locked|busy|full|disk I/O", str(error)))
     return "://" in uri and not re.search("[Uu]nsupported URI|InvalidURL", str(error))
 
 
@@ -143,13 +190,18 @@ def start_run(client: MlflowClient, journal: Journal, again: bool) -> str:
     """
     facts = journal.facts
     experiment_id = _experiment_id(client, facts["experiment"])
-    if again:
-        wanted = f"tags.`{ID_TAG}` = '{facts['id']}'"
-        if found := client.search_runs([experiment_id], wanted, max_results=1):
-            return str(found[0].info.run_id)
+    if again and (found := _namesakes(client, experiment_id, journal)):
+        return found[0]
     tags = {ID_TAG: facts["id"], PROCESS_TAG: facts["process"], **facts["tags"]}
     run = client.create_run(experiment_id, facts["start_time"], tags, facts["name"])
     return str(run.info.run_id)
+
+
+def _namesakes(client: MlflowClient, experiment_id: str, journal: Journal) -> list[str]:
+    """The ids of MLflow's runs that were made for this one, the first one first."""
+    wanted = f"tags.`{ID_TAG}` = '{journal.facts['id']}'"
+    found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"])
+    return [run.info.run_id for run in found]
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
@@ -191,7 +243,7 @@ def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) ->
         context = [InputTag("mlflow.data.context", "training")]
         client.log_inputs(run_id, [DatasetInput(Dataset(**value), context)])
     elif kind == "artifact":
-        path = journal.file(value)
+        path = journal.place(f"artifacts/{value}")
         if path.exists():  # else an earlier process sent it, or could not write it
             _upload(client, run_id, path, value)
     elif kind == "checkpoint":
@@ -205,7 +257,29 @@ def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) ->
             client.update_run(run_id, status)
         else:
             client.set_terminated(run_id, status, end_time)
+            _delete_twins(client, journal)
     return 1
+
+
+def check_run(client: MlflowClient, run_id: str) -> None:
+    """Raises: TrackingError where the run is gone: who deleted it wants no more of its records."""
+    try:
+        stage = client.get_run(run_id).info.lifecycle_stage
+    except MlflowException as error:
+        if is_passing(error, client.tracking_uri) or error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        stage = "deleted"
+    if stage != "active":
+        raise TrackingError(f"run {run_id} is deleted there; mlflow runs restore brings it back")
+
+
+def _delete_twins(client: MlflowClient, journal: Journal) -> None:
+    """A server may carry out a request long after who sent it went away, and made another run."""
+    run_id = journal.facts["run_id"]
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for twin in _namesakes(client, experiment_id, journal):
+        if twin != run_id:
+            client.delete_run(twin)
 
 
 def _deliver_metrics(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> int:
@@ -245,25 +319,29 @@ def _deliver_checkpoint(client: MlflowClient, run_id: str, path: Path, later: bo
 
 def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     """The folder that `lenet.tracking` made of the network -> MLflow's logged model `model`, as
-    mlflow.pytorch.log_model makes it. A run has one: that of an earlier end, or of an upload that
-    was cut off, is deleted.
+    mlflow.pytorch.log_model makes it. A run has one: an upload that was cut off is gone on with,
+    the model of an earlier end is deleted.
     """
     from mlflow.models import Model
 
     run_id = journal.facts["run_id"]
     run = client.get_run(run_id)
-    for output in run.outputs.model_outputs if run.outputs else []:
-        old = client.get_logged_model(output.model_id)
-        if old.status == LoggedModelStatus.READY and output.step == step:
-            return
-        client.delete_logged_model(output.model_id)
-    folder = journal.folder / "model"
-    if not (folder / "MLmodel").exists():
+    outputs = run.outputs.model_outputs if run.outputs else []
+    steps = {output.model_id: output.step for output in outputs}
+    experiment_id, model = run.info.experiment_id, None
+    # Not those that the run names: the answer of one that was made may have been lost.
+    for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if model is None and steps.get(old.model_id, step) == step:
+            model = old
+        else:
+            client.delete_logged_model(old.model_id)
+    folder = journal.place("model")
+    if (model and model.status == LoggedModelStatus.READY) or not (folder / "MLmodel").exists():
         return
-    model = client.create_logged_model(
-        run.info.experiment_id, "model", run_id, params=run.data.params
-    )
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    if model is None:
+        model = client.create_logged_model(experiment_id, "model", run_id, params=run.data.params)
+    if model.model_id not in steps:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     about = Model.load(str(folder))
     about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
     about.artifact_path = model.artifact_location

@@ -24,8 +24,8 @@ from lenet.machine import environment, git, process_identity, version
 from lenet.model import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
-from lenet.send import Sender, waiting_root
-from lenet.store import PROCESS_TAG
+from lenet.send import Sender, command, waiting_root
+from lenet.store import PROCESS_TAG, masked, resolved
 
 if TYPE_CHECKING:
     from lenet.checkpoint import Checkpoints
@@ -88,12 +88,12 @@ class Run:
         wait: float = 30.0,
     ) -> None:
         self.config = shown(config)
-        self.overrides = list(overrides)
+        self.overrides = [masked(override) for override in overrides]
         self.started = started
         self.past = past
         self.uri = uri
         self.experiment = experiment
-        self.name = run_name or " ".join(overrides)[:250] or "defaults"
+        self.name = run_name or " ".join(self.overrides)[:250] or "defaults"
         self.tags = dict(tags or {})
         self.note = note
         self.pictures = pictures  # whether whoever makes them should
@@ -118,13 +118,13 @@ class Run:
         resumed = self.past.journal if self.past else None
         if resumed:
             self.journal = resumed
-            self.journal.describe(uri=self.uri)
             self.name = self.journal.facts["name"]
         else:
             self.journal = Journal.create(self.root, self._facts())
         self._sender = Sender(self.journal, self.uri, again=resumed is not None)
         try:
             if resumed:
+                self.journal.describe(uri=resolved(self.uri))
                 self._log_again()
             else:
                 self._log_start()
@@ -153,7 +153,7 @@ class Run:
         if self.past:
             tags["rerun.of"] = self.past.run_id
         return {
-            "uri": self.uri,
+            "uri": resolved(self.uri),
             "experiment": self.experiment,
             "name": self.name,
             "start_time": int(self.started * 1000),
@@ -165,7 +165,7 @@ class Run:
         params = {key: str(value) for key, value in flatten(self.config).items()}
         self.journal.append("params", params)
         self._log_config()
-        self._log_text(environment(), "environment.txt")
+        self._log_text(masked(environment()), "environment.txt")
         self._log_git()
 
     def _log_config(self) -> None:
@@ -180,8 +180,8 @@ class Run:
         self.journal.append("status", ["RUNNING", None])
         if self.config["epochs"] != self.past.epochs:
             self._log_config()  # a parameter of MLflow's can't change
-        if environment() != self.past.environment:
-            self._log_text(environment(), f"environment.resumed-{resumed}.txt")
+        if masked(environment()) != self.past.environment:
+            self._log_text(masked(environment()), f"environment.resumed-{resumed}.txt")
         for record in self.past.history:  # a checkpoint may outlive the points before it
             self.log_epoch(record)
 
@@ -326,7 +326,7 @@ class Run:
         self._log_file(write, name)
 
     def _log_file(self, write: Callable[[Path], Any], name: str) -> None:
-        write(self.journal.file(name))
+        self.journal.write(f"artifacts/{name}", write)
         self.journal.append("artifact", name)
 
     def log_checkpoint(self, name: str) -> None:
@@ -345,22 +345,28 @@ class Run:
         def tensor(*shape: int) -> Schema:
             return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
 
-        folder = self.folder / "model"
-        shutil.rmtree(folder, ignore_errors=True)  # one that an earlier process began
+        shutil.rmtree(self.folder / "model", ignore_errors=True)  # that an earlier process began
         example = next(iter(data.test))[0][:2].cpu()
         was_training, device = model.training, data.test.labels.device
-        mlflow.pytorch.save_model(
-            model.cpu().eval(),
-            str(folder),
-            signature=ModelSignature(tensor(*example.shape[1:]), tensor(data.num_classes)),
-            # One row would fix the batch axis at 1.
-            input_example=example.expand(2, -1, -1, -1).numpy(),
-            # Given, because finding them out takes MLflow a subprocess and nine seconds.
-            pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
-            serialization_format="pt2",
-            metadata=inputs_of(data),
-        )
-        model.to(device).train(was_training)
+        model.cpu().eval()
+
+        def save(folder: Path) -> None:
+            mlflow.pytorch.save_model(
+                model,
+                str(folder),
+                signature=ModelSignature(tensor(*example.shape[1:]), tensor(data.num_classes)),
+                # One row would fix the batch axis at 1.
+                input_example=example.expand(2, -1, -1, -1).numpy(),
+                # Given, because finding them out takes MLflow a subprocess and nine seconds.
+                pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
+                serialization_format="pt2",
+                metadata=inputs_of(data),
+            )
+
+        try:
+            self.journal.write("model", save)
+        finally:
+            model.to(device).train(was_training)
         self.journal.append("model", epoch)
 
     def __exit__(
@@ -393,6 +399,7 @@ class Run:
                 )
             sent = sent or self._sender.finish(self.wait)
         finally:
+            self._sender.leave()
             if sent:
                 print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
             else:
@@ -400,18 +407,17 @@ class Run:
             self.journal.close(remove=sent)
 
     def _say_unsent(self) -> None:
-        if not self.journal.is_whole:
+        why = self._sender.refusal or self._sender.problem or "it is slow"
+        if not self.journal.save():
             print(
-                f"error: the records of run {self.id} are lost: neither MLflow nor {self.folder} "
-                "takes them",
+                f"error: records of run {self.id} are lost: neither MLflow ({why}) nor "
+                f"{self.folder} takes them all",
                 file=sys.stderr,
             )
             return
-        count = len(self.journal.entries) - self.journal.sent
-        why = self._sender.refusal or self._sender.problem or "it is slow"
         print(
-            f"MLflow has not taken {count} records of this run ({why}). They are safe in "
-            f"{self.folder}; once the server is back:\n  python -m lenet.send {self.id}",
+            f"MLflow has not taken {self.journal.waiting} records of this run ({why}). They are "
+            f"safe in {self.folder}; once the server is back:\n  {command(self.folder)}",
             file=sys.stderr,
         )
 
