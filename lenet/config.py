@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "checkpoint", "tracking")
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -28,7 +28,15 @@ NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Text = Annotated[str, Field(strict=True)]
-RunId = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{32}$")]
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{32}", text):
+        raise ValueError("expected a run's id, 32 hexadecimal digits")
+    return text
+
+
+RunId = Annotated[Text, AfterValidator(_run_id)]
 
 # What each value may be. A key that is not here (one of a class of your own) is held against the
 # annotation in its target's signature.
@@ -230,7 +238,7 @@ def _check_choices(config: dict[str, Any]) -> None:
 
 
 def _lower(text: str) -> str:
-    text = text.removeprefix("Input ")
+    text = text.removeprefix("Input ").removeprefix("Value error, ")
     return text[0].lower() + text[1:]
 
 
@@ -292,12 +300,16 @@ def plain_check(config: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise ConfigError(f"{what}: its configuration: {first_line(error)}") from None
 
 
+def masked(text: str) -> str:
+    """Without the passwords of the addresses in it."""
+    text = re.sub(r"(://[^\s/:@]*):[^\s'\"]*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:password|token)=)[^\s&'\"]*", r"\1***", text)
+
+
 def shown(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as it may be printed and kept: the store's password is left out."""
-    tracking = dict(config["tracking"])
-    if tracking.get("uri"):
-        tracking["uri"] = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", tracking["uri"])
-    return {**config, "tracking": tracking}
+    """The configuration as it may be printed and kept."""
+    uri = config["tracking"]["uri"]
+    return {**config, "tracking": {**config["tracking"], "uri": masked(uri) if uri else uri}}
 
 
 def tree_lines(config: Mapping[str, Any], indent: str = "") -> Iterator[str]:

@@ -54,6 +54,15 @@ def git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def code_state() -> dict[str, str]:
+    """The commit, and whether what runs differs from it; empty outside a checkout."""
+    status = git("status", "--porcelain")
+    if status is None:
+        return {}
+    commit = (git("rev-parse", "HEAD") or "none yet").strip()
+    return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+
+
 def process_identity() -> str:
     """Host, process id and start time: together no two processes share them."""
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"

@@ -4,6 +4,7 @@ What a run left may have been written by anybody who can write to the tracking s
 held to what this checkout's own configuration could have said: see `lenet.stored`.
 """
 
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from lenet import checkpoint, store
 from lenet.config import ConfigError, build, config_hash, plain_check
 from lenet.data import MOST_CLASSES, Data
 from lenet.journal import Journal, find
-from lenet.machine import environment, environment_differences
+from lenet.machine import code_state, environment, environment_differences, is_alive
 from lenet.progress import Epoch, StateError, restored_progress
 from lenet.send import waiting_root
 from lenet.store import TrackingError
@@ -62,7 +63,9 @@ class Past:
                     f"data: run {self.run_id} had {self.tags.get('dataset')} with {tag} "
                     f"{expected[:12]}..., here it is {data.name} with {found[:12]}..."
                 )
-        if other := environment_differences(self.environment, environment()):
+        code = [(tag, self.tags.get(tag, ""), now) for tag, now in code_state().items()]
+        other = [row for row in code if row[1] not in ("", row[2])]
+        if other := other + environment_differences(self.environment, environment()):
             named = ", ".join(f"{what} {there} -> {here}" for what, there, here in other[:5])
             print(f"Warning: not as where the run began, bits may differ: {named}", file=sys.stderr)
 
@@ -118,6 +121,12 @@ def _resumed(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Seque
         if local is None:
             raise
         print(f"Warning: {error}; going on with what is in {local}", file=sys.stderr)
+    if local is None and run and run.status == "RUNNING":
+        host, *process = run.tags.get(store.PROCESS_TAG, "").split()[:3] or [""]
+        if host == platform.node() and is_alive(*process):
+            raise TrackingError(f"{run_id}: its process is still running")
+        if host != platform.node():
+            print(f"Warning: it ran on {host or 'another machine'}; see that it is over there")
     journal = Journal.open(local) if local else _fetched_journal(run, root, uri)
     try:
         return _opened(journal, run, config, asked, folders)
@@ -177,6 +186,10 @@ def _opened(
     lines = journal.file("environment.txt")
     before = _text(lines) if lines.is_file() else environment()
     history = restored_progress(state).history if state else []
+    after = f"after {len(history)} epochs" if state else "from its beginning: it has no checkpoint"
+    if state and (batches := state["progress"]["batches"]):
+        after += f" and {batches} batches"
+    print(f"Going on with run {run_id} {after}")
     return Past(run_id, merged, stored["epochs"], tags, before, state, journal, history)
 
 
@@ -193,7 +206,6 @@ def _newest(journal: Journal, uri: str | None) -> State | None:
             print(f"Warning: {error}", file=sys.stderr)
         if state is not None:
             return state
-    print("No checkpoint was reached: the run begins again.", file=sys.stderr)
     return None
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lenet import store
+from lenet.config import masked
 from lenet.journal import LANES, Journal, JournalError, left
 from lenet.store import TrackingError
 
@@ -127,7 +128,7 @@ class Sender(threading.Thread):
         if isinstance(error, TrackingError) and not store.is_passing(error, self.uri):
             self.refusal = error
         elif self._client is None and not store.is_passing(error, self.uri):
-            self.refusal = TrackingError(f"tracking.uri={store.masked(self.uri)}: {self.problem}")
+            self.refusal = TrackingError(f"tracking.uri={masked(self.uri)}: {self.problem}")
 
     def wait_for_run(self, seconds: float) -> bool:
         """Whether the run is in the store, once that is known or the time is over. From then on

@@ -45,6 +45,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from lenet.config import masked
 from lenet.journal import FULL, Entry, Journal
 from lenet.machine import is_alive
 
@@ -134,12 +135,6 @@ def _ask(uri: str) -> MlflowClient:
 
 class Unreachable(TrackingError):
     """A store that may well answer later."""
-
-
-def masked(text: str) -> str:
-    """Without the passwords of the addresses in it."""
-    text = re.sub(r"(://[^\s/:@]*):[^\s'\"]*@", r"\1:***@", text)
-    return re.sub(r"([?&](?:password|token)=)[^\s&'\"]*", r"\1***", text)
 
 
 def reason(error: BaseException) -> str:

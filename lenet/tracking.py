@@ -16,16 +16,16 @@ import torch
 import yaml
 from torch import nn
 
-from lenet.config import config_hash, flatten, shown
+from lenet.config import config_hash, flatten, masked, shown
 from lenet.data import Data
 from lenet.evaluate import Score
 from lenet.journal import Journal, JournalError
-from lenet.machine import environment, git, process_identity, version
+from lenet.machine import code_state, environment, git, process_identity, version
 from lenet.model import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root
-from lenet.store import PROCESS_TAG, masked, resolved
+from lenet.store import PROCESS_TAG, resolved
 
 if TYPE_CHECKING:
     from lenet.checkpoint import Checkpoints
@@ -141,8 +141,6 @@ class Run:
                 reason = error.strerror or error
                 raise JournalError(f"{self.folder}: cannot be written ({reason})") from None
             raise
-        for run_id in self._sender.mended:
-            print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
         self.seconds += time.perf_counter() - start
         return self
 
@@ -186,11 +184,8 @@ class Run:
             self.log_epoch(record)
 
     def _log_git(self) -> None:
-        status = git("status", "--porcelain")
-        if status is None:
-            return
-        commit = (git("rev-parse", "HEAD") or "none yet").strip()
-        self._tag({"git.commit": commit, "git.dirty": str(bool(status)).lower()})
+        if state := code_state():
+            self._tag(state)
         if patch := git("diff", "HEAD"):
             self._log_text(patch, "uncommitted.patch")
 
@@ -285,7 +280,8 @@ class Run:
         elapsed = time.time() - self.started
         seconds = {"total": elapsed + before, "training": training, "logging": self.seconds}
         seconds["checkpoints"] = saver.cost
-        self._add({f"seconds/{name}": value for name, value in seconds.items()}, len(history))
+        if not killed:  # else whoever goes on with it will tell
+            self._add({f"seconds/{name}": value for name, value in seconds.items()}, len(history))
         rest = elapsed - (training - before) - self.seconds
         print(
             f"Time: {elapsed:.1f} s, of it {training - before:.1f} training, {self.seconds:.1f} "
@@ -404,6 +400,8 @@ class Run:
                 print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
             else:
                 self._say_unsent()
+            for run_id in self._sender.mended:
+                print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
             self.journal.close(remove=sent)
 
     def _say_unsent(self) -> None:

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from lenet import send, store
+from lenet.config import masked
 from lenet.journal import FILES, RECORDS, Journal, JournalError, left
 from lenet.store import TrackingError, Unreachable
 from tests.conftest import ROOT
@@ -597,7 +598,7 @@ def test_a_run_that_is_deleted_there_is_told_from_one_that_is_not(client, journa
     ],
 )
 def test_passwords_are_not_shown(text, safe):
-    assert store.masked(text) == safe
+    assert masked(text) == safe
 
 
 def test_an_error_of_connecting_shows_no_password(monkeypatch):
