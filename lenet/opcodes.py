@@ -5,46 +5,47 @@ and writes into its messages what it refuses: a few hundred bytes end it, or nev
 """
 
 import pickletools
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import torch
 
 # What a pickle of tensors may call. torch allows more, and some of that takes a few bytes for
-# gigabytes: bytearray(n), FloatTensor(n), _codecs.encode(..., "hex") of itself again and again.
-CALLABLE = {
-    "collections OrderedDict",
-    "collections Counter",
+# gigabytes: bytearray(n), FloatTensor(n), _codecs.encode(..., "hex") of itself again and again, or
+# set(t) of one number that claims to be a row of 10**9.
+REBUILDING = {
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
-    "torch Size",
-    "torch device",
-    "__builtin__ set",
-    "__builtin__ complex",
-    "builtins set",
-    "builtins complex",
 }
 CALLING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 # LeNet-5's pickle has 411 steps. One of a byte makes an object of 200; a hash of tuples that hold
 # each other twice, 40 deep, never ends, and one of 400,000 within each other ends the interpreter.
 MOST_OPCODES, MOST_WEIGHT = 100_000, 10_000
-CALL, ITEM = 0, 1
+
+
+class Value(NamedTuple):
+    """What stands for an object: `made` is a storage, a tensor, or a tuple with one in it."""
+
+    kind: Literal["plain", "empty tuple", "tuple", "dict", "made", "OrderedDict", "rebuild"]
+    weight: int = 1  # of a tuple: how many items a hash of it visits, one held twice counting twice
+
+
+PLAIN = Value("plain")
+CALLABLE = {"collections OrderedDict": Value("OrderedDict")}
+CALLABLE |= dict.fromkeys(REBUILDING, Value("rebuild"))
 
 
 def objection(file: IO[bytes]) -> str:
     """What speaks against a pickle that calls or takes more than tensors need; empty where none.
 
-    Follows the opcodes with weights in place of objects: a tuple's is how many items a hash of it
-    visits, one that it holds twice counting twice. Leaves the file at the end of a good pickle.
+    Follows the opcodes as the unpickler will. Leaves the file at the end of a good pickle.
 
     Raises: ValueError, IndexError or KeyError where it is no pickle.
     """
-    stack: list[int] = []
-    below: list[list[int]] = []  # a mark puts the stack aside
-    memo: dict[Any, int] = {}
+    stack: list[Value] = []
+    below: list[list[Value]] = []  # a mark puts the stack aside
+    memo: dict[Any, Value] = {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if found := _bad_name(opcode.name, argument):
-            return found
         taken, takes = [], opcode.stack_before
         if pickletools.markobject in takes:
             taken, stack = stack, below.pop()
@@ -52,29 +53,53 @@ def objection(file: IO[bytes]) -> str:
         if takes:
             taken = stack[-len(takes) :] + taken
             del stack[-len(takes) :]
-        given = [ITEM] * len(opcode.stack_after)
+        found = _bad_name(opcode.name, argument) or _bad_use(opcode.name, taken)
+        given = [PLAIN] * len(opcode.stack_after)
         match opcode.name:
             case "MARK":
                 below.append(stack)
                 stack, given = [], []
             case "GLOBAL":
-                given = [CALL]
+                given = [CALLABLE.get(str(argument), PLAIN)]
+            case "EMPTY_TUPLE":
+                given = [Value("empty tuple")]
+            case "EMPTY_DICT":
+                given = [Value("dict")]
+            case "SETITEM" | "SETITEMS":
+                given = taken[:1]
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                given = [ITEM + sum(max(weight, ITEM) for weight in taken)]
+                is_made = any(value.kind == "made" for value in taken)
+                weight = 1 + sum(value.weight for value in taken)
+                given = [Value("made" if is_made else "tuple", weight)]
+                if weight > MOST_WEIGHT and any(value.weight > 1 for value in taken):
+                    found = (
+                        f"expected tuples in tuples of at most {MOST_WEIGHT:,} items, found more"
+                    )
+            case "REDUCE" | "BINPERSID":
+                given = [Value("made")]
             case "BINGET" | "LONG_BINGET":
                 given = [memo[argument]]
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
-            case "REDUCE" if taken[0] != CALL:
-                # torch's refusal would write it out: 40 lists of two lists each have no end.
-                return "expected tensors, found a pickle that calls no function"
+        if count > MOST_OPCODES:
+            found = f"expected a pickle of at most {MOST_OPCODES:,} steps, found a longer one"
+        if found:
+            return found
         stack += given
-        is_nested = max(taken, default=0) > ITEM
-        if count > MOST_OPCODES or (is_nested and max(given, default=0) > MOST_WEIGHT):
-            return (
-                f"expected a pickle of at most {MOST_OPCODES:,} steps and tuples of tuples of "
-                f"{MOST_WEIGHT:,} items, found a larger one"
-            )
+    return ""
+
+
+def _bad_use(name: str, taken: list[Value]) -> str:
+    """Of tensors that may claim to be rows of 10**9, and of lists with as many paths in them."""
+    kinds = [value.kind for value in taken]
+    # torch's refusal would write it out: 40 lists of two lists each have no end.
+    if name == "REDUCE" and kinds[0] != "rebuild" and kinds != ["OrderedDict", "empty tuple"]:
+        return "expected tensors, found a pickle that calls something else"
+    if name == "BUILD" and kinds[1:] != ["dict"]:
+        return "expected tensors, found a pickle that sets more than attributes"
+    # The size of a storage is multiplied, a tensor there with all that it claims to be.
+    if name == "BINPERSID" and kinds != ["tuple"]:
+        return "expected tensors, found a pickle whose data has no plain name and size"
     return ""
 
 

@@ -14,7 +14,7 @@ import struct
 import tempfile
 import warnings
 import zipfile
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,7 @@ END_RECORD_LENGTH = 22
 OLD_START = b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\2M\xe9\3."
 
 NOTHING = "nothing there"
-PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
-DICTS, SEQUENCES = (dict, OrderedDict, Counter), (list, tuple, set, torch.Size)
+PLAIN = (type(None), bool, int, float, str, torch.dtype)
 
 
 class CheckpointError(ValueError):
@@ -213,13 +212,13 @@ def _verify(state: Any, device: torch.device, room: int) -> None:
         if kind in PLAIN or id(part) in seen:
             continue
         seen.add(id(part))
-        if kind in DICTS:
+        if kind in (dict, OrderedDict):
             # Attributes could stand before the dict's own methods; state_dict() has one.
             attributes = getattr(part, "__dict__", {})
             if attributes.keys() - {"_metadata"}:
                 raise CheckpointError("expected plain values, found a dict with attributes")
             todo += [*attributes.values(), *part.keys(), *part.values()]
-        elif kind in SEQUENCES:
+        elif kind in (list, tuple):
             todo += part
         elif kind in (Tensor, nn.Parameter) and _is_all_there(part, device):
             storage = part.untyped_storage()

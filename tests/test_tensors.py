@@ -250,6 +250,9 @@ def tensor(storage, size, stride):
     )
 
 
+ROW = tensor(storage(b"0", 1), 10**9, 0)  # of 10**9 numbers, one of which is there
+
+
 def refusal(path, content):
     """One line, and the memory of a small file."""
     path.write_bytes(content)
@@ -284,11 +287,27 @@ def test_the_archive_made_here_is_read(path):
             + b"\x86Rq\1" * 30,
             "_codecs.encode",
         ),
+        (b"c__builtin__\nset\n" + ROW + b"\x85R", "__builtin__.set"),
+        (b"ctorch\nSize\n" + ROW + b"\x85R", "torch.Size"),
     ],
 )
 def test_calls_that_make_gigabytes_of_bytes_are_refused(path, call, name):
     message = refusal(path, archive(b"\x80\2" + call + b"."))
     assert f"{name}; nothing of it was executed" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"ccollections\nOrderedDict\n" + ROW + b"\x85R", "calls something else"),
+        (b"ccollections\nOrderedDict\n)R" + ROW + b"b", "sets more than attributes"),
+        (ROW + ROW + b"b", "sets more than attributes"),
+        (storage(b"0", 1).replace(number(1), ROW), "no plain name and size"),
+    ],
+)
+def test_a_row_that_is_one_number_is_not_taken_apart(path, content, found):
+    content = archive(b"\x80\2" + content + b".", [("archive/data/0", bytes(4))])
+    assert found in refusal(path, content)
 
 
 LISTS = b"]q\1" + b"](h\1h\1eq\1" * 40
@@ -298,10 +317,10 @@ TUPLES = b")q\1" + b"h\1\x86q\1" * 40
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"}" + TUPLES + b"K\0s", "a larger one"),  # its hash visits 2^40
-        (b"}" + b")" + b"\x85" * 50_000 + b"K\0s", "a larger one"),  # in C, each within another
-        (LISTS + b")R", "calls no function"),  # torch writes out what it will not call
-        (b"]" * 200_000, "a larger one"),
+        (b"}" + TUPLES + b"K\0s", "found more"),  # its hash visits 2^40
+        (b"}" + b")" + b"\x85" * 50_000 + b"K\0s", "found more"),  # in C, each within another
+        (LISTS + b")R", "calls something else"),  # torch writes out what it will not call
+        (b"]" * 200_000, "a longer one"),
     ],
 )
 def test_a_pickle_that_never_ends_or_ends_the_interpreter_is_refused(path, content, found):
