@@ -15,11 +15,13 @@ import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 
 from lenet.opcodes import objection
 
@@ -131,6 +133,7 @@ def _with_checksum(content: bytes) -> bytes:
 def _parsed(content: bytes, device: torch.device) -> Any:
     """Raises: CheckpointError without the file's name, or any other error."""
     comment = _verified_checksum(content)
+    place: Any = device
     is_archive = content.startswith(b"PK\3\4")
     if is_archive:
         file, room = _repacked(content, comment), len(content)
@@ -141,14 +144,35 @@ def _parsed(content: bytes, device: torch.device) -> Any:
         if not content.startswith(OLD_START):
             raise CheckpointError("expected a file by torch.save, found other pickles")
         room = len(content) - file.tell()
+        place = _within(room, device)
         file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks; where they matter there is an error too
-        state = torch.load(file, map_location=device, weights_only=True)
+        state = torch.load(file, map_location=place, weights_only=True)
     if not is_archive and file.read(1):
         raise CheckpointError("expected tensors, found something after them")
     _verify(state, device, room)
     return state
+
+
+def _within(room: int, device: torch.device) -> Callable[[UntypedStorage, str], UntypedStorage]:
+    """A `map_location` of the old format, whose storages come before their numbers are read.
+
+    They are as large as they are said to be, and larger where a tensor is said to reach behind
+    them; numpy's memory can't be made larger, and is not what another object left there.
+    """
+    left = room
+
+    def place(storage: UntypedStorage, _: str) -> UntypedStorage:
+        nonlocal left
+        left -= storage.nbytes()
+        if left < 0:
+            raise CheckpointError("expected tensors, found some that claim more than the file has")
+        if device.type != "cpu":
+            return torch.serialization.default_restore_location(storage, str(device))
+        return torch.from_numpy(np.zeros(storage.nbytes(), np.uint8)).untyped_storage()
+
+    return place
 
 
 def _verified_checksum(content: bytes) -> bytes:

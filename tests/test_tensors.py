@@ -376,6 +376,23 @@ def test_an_old_file_that_claims_gigabytes_costs_nothing(path, items):
         refusal(path, head + state + names + struct.pack("<q", items) + bytes(12))
 
 
+@pytest.mark.parametrize("items", [0, 3, 10**9])
+def test_no_storage_of_an_old_file_is_made_larger(path, items):
+    """As set_ does for a tensor that reaches behind it: a copy of all that it claims to be."""
+    start = io.BytesIO()
+    torch.save({}, start, _use_new_zipfile_serialization=False)
+    head = start.getvalue().removesuffix(b"\x80\2}q\0.\x80\2]q\0.")
+    old = storage(b"0", items).replace(b"tQ", b"NtQ")
+    state = b"\x80\2](" + tensor(old, items + 1, 1) + tensor(old, items + 2, 1) + b"e."
+    keys = b"\x80\2]" + text(b"0") + b"a."
+    refusal(path, head + state + keys + struct.pack("<q", items) + bytes(12))
+
+
+def test_empty_tensors_of_an_old_file_are_read(path):
+    torch.save([torch.ones(0), torch.ones(2, 0)], path, _use_new_zipfile_serialization=False)
+    assert [tuple(found.shape) for found in load(path)] == [(0,), (2, 0)]
+
+
 def test_methods_of_a_state_cannot_be_replaced(path):
     attributes = b"}" + text(b"items") + b"Nsb"
     state = b"\x80\2ccollections\nOrderedDict\n)R" + attributes + b"."
