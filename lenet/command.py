@@ -5,7 +5,6 @@ import difflib
 import functools
 import io
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -43,8 +42,6 @@ TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
 _typed: list[str] = []  # behind `python run.py`, where that is what runs
 
 
@@ -61,7 +58,6 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and what is said is said here
     depth: list[str] = []
-    of_a_run: list[BaseException] = []  # what came out of a run is no fault of the command line
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -78,11 +74,9 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 error = raised.__cause__ if isinstance(raised, Refused) else raised
                 assert isinstance(error, Exception)
                 line = explain(error, conf)
-                by_command = composing and not any(error is known for known in of_a_run)
-                if line is None and by_command and (error is not raised or _in_hydra(error)):
+                if line is None and composing and (error is not raised or _of_composing(error)):
                     line = _last_words(error)
                 if TRACEBACK_WANTED or line is None:
-                    of_a_run.append(error)
                     raise
                 print(f"error: {_named(line, error)}", file=sys.stderr)
                 sys.exit(1 if isinstance(error, ArithmeticError) or _no_memory(error) else 2)
@@ -113,9 +107,11 @@ def _running() -> Iterator[None]:
     yield
 
 
-def _in_hydra(error: BaseException) -> bool:
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(str(frame.f_globals.get("__name__")).startswith("hydra.") for frame in frames)
+def _of_composing(error: BaseException) -> bool:
+    """Whether it arose in Hydra, and not in a run, whose errors Hydra keeps and then raises."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    of_hydra = any(str(frame.f_globals.get("__name__")).startswith("hydra.") for frame in frames)
+    return of_hydra and not any(frame.f_code.co_name == "return_value" for frame in frames)
 
 
 def _last_words(error: BaseException) -> str:
@@ -138,8 +134,9 @@ def _named(line: str, error: BaseException) -> str:
         past = frame.f_code.co_name == "_load_configuration_impl"  # where the loop is over
         if isinstance(override, Override) and not past:
             arguments = [str(override.input_line)]
-    keys = [re.split(r"[.=]", argument.lstrip("+~"))[0] for argument in arguments]
-    if not is_own(error) and arguments and not any(key and key in line for key in keys):
+    keys = [argument.lstrip("+~").partition("=")[0] for argument in arguments]
+    names = [key if key[:5] == "hydra" else key.split(".")[0] for key in keys if key[:1] != "-"]
+    if not is_own(error) and arguments and not any(name and name in line for name in names):
         line = f"{clip(' '.join(arguments))}: {line}"
     return clip(presentable(line), LINE_LENGTH)
 
@@ -189,11 +186,13 @@ def _no_memory(error: BaseException) -> bool:
 
 def _stuck_at(error: OverrideParseException) -> str:
     said, *more = str(error).splitlines()
-    if said.startswith("LexerNoViableAlt"):  # a caret in the line below points into the override
-        rest = error.override[more[0].index("^") - said.index(": ") - 2 :]
+    lexer = "LexerNoViableAltException: "
+    if said.startswith(lexer):  # the override, and below it a caret
+        caret = next(line for line in more if line.strip() == "^")
+        rest = error.override[len(caret) - 1 - len(lexer) :]
         return f"it can't be read from {clip(rest, 30)} on; quote what is one text"
     if said.startswith("Error parsing"):
-        said = more[0]
+        said = more[-2]  # the last is a link
     return said.split(" expecting ")[0]  # a dozen names of the grammar's
 
 
@@ -304,20 +303,9 @@ class Guard(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
-            sweeper = config.hydra.sweeper
-            if str(sweeper._target_).endswith(".BasicSweeper"):
-                size = sweeper.max_batch_size
-                if size is not None and size < 1:
-                    raise ConfigError(f"hydra.sweeper.max_batch_size={size}: should be 1 or more")
-                params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-                loader = GlobalHydra.instance().config_loader()
-                parser = OverridesParser.create(config_loader=loader)
-                overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
-                for run in runs_of(overrides):
-                    watch_anew()
-                    everything = [*config.hydra.overrides.hydra, *run]
-                    name = config.hydra.job.config_name
-                    _check_run(compose(name, everything, return_hydra_config=True))
+            # A sampler's runs are known one at a time; each is checked when it begins.
+            if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+                _check_sweep(config)
         unwatch()
 
 
@@ -336,6 +324,20 @@ def _check_run(config: DictConfig) -> None:
         config.hydra.job.id, config.hydra.job.num = "0", 0
     HydraConfig.instance().set_config(config)
     check(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+
+
+def _check_sweep(config: DictConfig) -> None:
+    sweeper, name = config.hydra.sweeper, config.hydra.job.config_name
+    size = sweeper.max_batch_size
+    if size is not None and size < 1:
+        raise ConfigError(f"hydra.sweeper.max_batch_size={size}: should be 1 or more")
+    # As they were typed: an interpolation is for each run to resolve.
+    typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    for run in runs_of(parser.parse_overrides([*params, *typed["task"]])):
+        watch_anew()
+        _check_run(compose(name, [*typed["hydra"], *run], return_hydra_config=True))
 
 
 # In the schema of Hydra's own settings, so that a main file of one's own has it as well.

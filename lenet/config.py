@@ -329,6 +329,18 @@ def tree_lines(config: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 # ---- Mistakes in one line --------------------------------------------------------------------
 
 
+# What a run asks of each part, by which a target that gives something else is known in time.
+_ASKED_FOR = {
+    "data": "train",
+    "model": "parameters",
+    "loss": "__call__",
+    "optimizer": "param_groups",
+    "schedule": "step",
+    "device": "type",
+    "tracking": "__enter__",
+}
+
+
 def build(config: Mapping[str, Any], group: str, *args: Any, **kwargs: Any) -> Any:
     """The group's object. Its target is called with what only the run knows, if that is anything.
 
@@ -341,7 +353,7 @@ def build(config: Mapping[str, Any], group: str, *args: Any, **kwargs: Any) -> A
         )
     try:
         part = instantiate(node)
-        return part(*args, **kwargs) if node.get("_partial_") else part
+        part = part(*args, **kwargs) if node.get("_partial_") else part
     except InstantiationException as error:
         cause = error.__cause__
         if not isinstance(cause, ValueError | TypeError):
@@ -349,6 +361,11 @@ def build(config: Mapping[str, Any], group: str, *args: Any, **kwargs: Any) -> A
         raise ConfigError(_of_group(group, cause)) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(_of_group(group, error)) from error
+    asked = _ASKED_FOR.get(group)
+    if asked and not hasattr(part, asked):
+        given = type(part).__name__
+        raise ConfigError(f"{group}._target_={node['_target_']}: gives {given}, without {asked}")
+    return part
 
 
 def _of_group(group: str, error: BaseException) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lenet.command import answering
-from lenet.config import ConfigError, check, config_hash, flatten, tree_lines
+from lenet.config import ConfigError, build, check, config_hash, flatten, tree_lines
 from tests.conftest import CONF, ROOT
 
 WRONG = {
@@ -41,6 +41,18 @@ WRONG = {
     "~optimizer": "optimizer=null: expected one of its options",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
     "model.activation._target_=torch.nn.Tan": "model.activation._target_=torch.nn.Tan: ",
+    "~data.val_size patience=3": "patience: stopping early needs a validation set",
+    "seed=" + "9" * 30: "seed=999999999999999999999999999999: should fit into 64 bits",
+    "+tags={1:a}": "tags: expected text for each key, got 1",
+    'note="\udcff"': 'note="\\udcff": should be UTF-8 text without NUL',
+    "optimizer._target_=os.system": "optimizer._target_=os.system: Target 'os.system' is blocklist",
+    "optimizer._target_=builtins.dict": "optimizer._target_=builtins.dict: no signature found",
+    "optimizer._target_=functools.partial": "optimizer._target_=functools.partial: no signature",
+    "optimizer._target_=[a]": "optimizer._target_=['a']: should be a valid string",
+    "optimizer._partial_=false": "optimizer (torch.optim.SGD): missing a required argument",
+    "optimizer._partial_=3": "optimizer._partial_=3: should be a valid boolean",
+    "model.pooling._convert_=x": "model.pooling._convert_=x: should be 'none', 'partial',",
+    "+device._args_=5": "device._args_=5: should be a valid list",
     "data=files": "data.train: Missing mandatory value: train",
 }
 
@@ -59,7 +71,7 @@ WRONG_AT_COMPOSITION = {
 @pytest.mark.parametrize(("override", "line"), WRONG.items(), ids=list(WRONG))
 def test_a_wrong_value_is_answered_in_one_line(composed, override, line):
     with pytest.raises(ConfigError) as caught:
-        check(composed(override))
+        check(composed(*override.split(" ")))
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
@@ -126,6 +138,12 @@ def test_the_tree_shows_every_key_and_what_an_object_is_made_by(composed):
     groups = text.count("_target_")
     assert groups == 0
     assert len(text.splitlines()) >= shown
+
+
+def test_a_target_that_gives_something_else_is_named_before_the_run(composed):
+    wrong = composed("loss._target_=builtins.print", "~loss.label_smoothing")
+    with pytest.raises(ConfigError, match=r"loss\._target_=builtins\.print: gives NoneType"):
+        build(check(wrong), "loss")
 
 
 def test_a_bug_keeps_its_traceback(capsys):
