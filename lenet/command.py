@@ -5,6 +5,7 @@ import difflib
 import functools
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
