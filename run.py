@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lenet.command import answering, asked_for, reading
-from lenet.config import build, check, config_hash, shown, tree_lines
+from lenet.config import build, check, config_hash, shown, tree_lines, try_out
 
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
@@ -56,6 +56,9 @@ def main(cfg: DictConfig) -> float | None:
     torch.manual_seed(config["seed"])
     shape = {name: getattr(data, name) for name in ("num_classes", "in_channels", "image_size")}
     model = build(config, "model", **shape).to(device)
+    image = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=device)
+    with torch.no_grad():
+        try_out("model", model.eval(), image)
     kernels = equip(model, device, config["device"]["kernels"])
     criterion = build(config, "loss")
     optimizer = build(config, "optimizer", model.parameters())

@@ -7,7 +7,7 @@ import json
 import re
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
@@ -337,6 +337,7 @@ _ASKED_FOR = {
     "optimizer": "param_groups",
     "schedule": "step",
     "device": "type",
+    "checkpoint": "save",
     "tracking": "__enter__",
 }
 
@@ -366,6 +367,18 @@ def build(config: Mapping[str, Any], group: str, *args: Any, **kwargs: Any) -> A
         given = type(part).__name__
         raise ConfigError(f"{group}._target_={node['_target_']}: gives {given}, without {asked}")
     return part
+
+
+def try_out(group: str, part: Callable[..., Any], *args: Any) -> Any:
+    """What the part gives for these arguments; the layers of a network that don't fit together
+    say so no earlier than here.
+
+    Raises: ConfigError where it can't be called with them.
+    """
+    try:
+        return part(*args)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(_of_group(group, error)) from error
 
 
 def _of_group(group: str, error: BaseException) -> str:

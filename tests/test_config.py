@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lenet.command import answering
-from lenet.config import ConfigError, build, check, config_hash, flatten, tree_lines
+from lenet.config import ConfigError, build, check, config_hash, flatten, tree_lines, try_out
 from tests.conftest import CONF, ROOT
 
 WRONG = {
@@ -142,8 +142,18 @@ def test_the_tree_shows_every_key_and_what_an_object_is_made_by(composed):
 
 def test_a_target_that_gives_something_else_is_named_before_the_run(composed):
     wrong = composed("loss._target_=builtins.print", "~loss.label_smoothing")
-    with pytest.raises(ConfigError, match=r"loss\._target_=builtins\.print: gives NoneType"):
+    with pytest.raises(ConfigError, match="gives NoneType, without __call__"):
         build(check(wrong), "loss")
+
+
+@pytest.mark.parametrize("override", ["kernel_size=30", "stride=0", "padding=5", "stride=1"])
+def test_layers_that_do_not_fit_are_named_before_the_run(composed, override):
+    import torch
+
+    config = check(composed(f"model.pooling.{override}"))
+    model = build(config, "model", num_classes=10, in_channels=1, image_size=32)
+    with pytest.raises(ConfigError, match=r"^model: "):
+        try_out("model", model, torch.zeros(1, 1, 32, 32))
 
 
 def test_a_bug_keeps_its_traceback(capsys):
