@@ -43,6 +43,7 @@ def main(cfg: DictConfig) -> float | None:
     import torch
 
     from lenet.evaluate import evaluate, score_lines
+    from lenet.generators import seed_all
     from lenet.interrupt import Interrupt
     from lenet.native import equip
     from lenet.profiling import profiled, save_trace, table
@@ -53,7 +54,7 @@ def main(cfg: DictConfig) -> float | None:
     data = build(config, "data").to(device)
     if past:
         past.check_here(data)
-    torch.manual_seed(config["seed"])
+    seed_all(config["seed"])
     shape = {name: getattr(data, name) for name in ("num_classes", "in_channels", "image_size")}
     model = build(config, "model", **shape).to(device)
     image = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=device)

@@ -3,18 +3,17 @@
 import copy
 import functools
 import math
-import random
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenet.evaluate import Score, Totals
+from lenet.generators import random_state, set_random_state
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -31,13 +30,11 @@ class StateError(ValueError):
 
 
 class Schedule(Protocol):
-    """Sets the optimizer's learning rate; `step` follows each of the optimizer's own."""
+    """Sets the optimizer's learning rate, by the number of its steps alone: `step` follows each
+    of the optimizer's own.
+    """
 
     def step(self) -> None: ...
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state_dict: State) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -126,6 +123,7 @@ class Progress:
 
     epochs: int = 0  # complete ones
     batches: int = 0  # of the one after them
+    began: State | None = None  # the generators, as that one began
     tally: Tally = field(default_factory=Tally)
     history: list[Epoch] = field(default_factory=list)
     best_loss: float = math.inf
@@ -140,7 +138,7 @@ class Progress:
 
     def ended(self, record: Epoch, model: nn.Module, patience: int | None) -> None:
         """Takes in a whole epoch."""
-        self.epochs, self.batches, self.tally = record.epoch, 0, Tally()
+        self.epochs, self.batches, self.began, self.tally = record.epoch, 0, None, Tally()
         self.history.append(record)
         if patience is not None and record.val is not None and record.val.loss < self.best_loss:
             self.best_loss, self.best_epoch = record.val.loss, record.epoch
@@ -151,17 +149,12 @@ class Progress:
 
 
 def state_of(
-    progress: Progress,
-    model: nn.Module,
-    optimizer: Optimizer,
-    schedule: Schedule | None,
-    epochs: int,
-    steps_per_epoch: int,
+    progress: Progress, model: nn.Module, optimizer: Optimizer, epochs: int, steps_per_epoch: int
 ) -> State:
     """All that `restore` needs, as plain values and tensors: those of the model and the optimizer
     themselves, not copies. A validation is kept as its sums.
     """
-    tally = {key: value for key, value in vars(progress.tally).items() if key != "waiting"}
+    tally = {name: getattr(progress.tally, name) for name in KEPT}
     for name, kind in TALLIED.items():
         tally[name] = torch.tensor(tally[name], dtype=kind)
     history = _columns(progress.history)
@@ -169,8 +162,7 @@ def state_of(
         "progress": vars(progress) | {"tally": tally, "history": history},
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict() if schedule else None,
-        "random": _random_state(),
+        "random": random_state(),
         "length": [epochs, steps_per_epoch],
     }
 
@@ -186,6 +178,9 @@ def restore(
     """Puts the objects of a training, made anew, where they were. A state of fewer epochs goes on
     in the middle of the longer training, whose schedule then says the learning rate.
 
+    A state may come from anybody: of it are taken tensors of the expected shapes, types and
+    layout, which kernels trust, and numbers that make sense; rates must be what they are here.
+
     Raises: StateError where the state is none of this training's; the objects may be half changed.
     """
     try:
@@ -193,19 +188,22 @@ def restore(
         if length != steps_per_epoch:
             raise StateError(f"state: expected {steps_per_epoch} steps an epoch, found {length}")
         progress = restored_progress(state)
-        _check_tensors(state, model, optimizer)
-        model.load_state_dict(state["model"])
-        if before == epochs:
-            optimizer.load_state_dict(dict(state["optimizer"]))
-            if schedule is not None:
-                schedule.load_state_dict(dict(state["schedule"]))
-        else:
-            steps = progress.epochs * steps_per_epoch + progress.batches
-            _load_into_longer(state["optimizer"], optimizer, schedule, steps)
-        _set_random_state(state["random"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        if isinstance(error, StateError):
-            raise
+        steps = progress.epochs * steps_per_epoch + progress.batches
+        if progress.batches >= steps_per_epoch or steps > epochs * steps_per_epoch:
+            raise StateError(f"state: expected {epochs} epochs, found {steps} steps")
+        own = model.state_dict()
+        if progress.best_model is not None:
+            progress.best_model = _alike("best model", own, progress.best_model)
+        model.load_state_dict(_alike("model", own, state["model"]))
+        _step_silently(schedule, steps)
+        _check_rates(state["optimizer"]["param_groups"], optimizer, same=before == epochs)
+        _load_moments(state["optimizer"]["state"], optimizer, steps)
+        if progress.batches:
+            set_random_state(progress.began or {})
+        set_random_state(state["random"])
+    except StateError:
+        raise
+    except Exception as error:  # a file may hold anything at any place
         reason = " ".join(str(error).split())[:200]
         raise StateError(f"state: expected one of this training ({reason})") from None
     return progress
@@ -214,21 +212,21 @@ def restore(
 def restored_progress(state: Mapping[str, Any]) -> Progress:
     """The part of a state that tells how far it is.
 
-    Raises: ValueError, TypeError, KeyError or AttributeError where it holds anything but what
-    belongs there.
+    Raises: ValueError, TypeError, KeyError or another where it holds anything but what belongs
+    there.
     """
     plain = dict(state["progress"])
-    lists = {name: plain["tally"][name].tolist() for name in TALLIED}
-    plain["tally"] = plain["tally"] | lists
+    tally = {name: plain["tally"][name] for name in KEPT}
+    plain["tally"] = tally | {name: tally[name].tolist() for name in TALLIED}
     plain["history"] = _rows(plain["history"])
     progress = _progress_type().validate_python(plain)
-    if progress.epochs != len(progress.history) or progress.batches < 0:
-        raise ValueError(f"{len(progress.history)} records of {progress.epochs} epochs")
+    _check_numbers(progress)
     return progress
 
 
 # Lists of numbers are kept as tensors: a long training has a hundred thousand points.
 TALLIED = {"steps": torch.float64, "losses": torch.float64, "counts": torch.int64}
+KEPT = [entry.name for entry in fields(Tally) if entry.name != "waiting"]
 NUMBERS = ("epoch", "loss_sum", "correct", "count", "learning_rate", "seconds")
 
 
@@ -257,6 +255,8 @@ def _rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
             row["val"] = dict(zip(("loss_sum", "correct", "count"), totals, strict=True))
         rows.append(row | {"steps": steps[first : first + count]})
         first += count
+    if first != len(steps):
+        raise ValueError(f"{len(steps)} points, {first} of epochs")
     return rows
 
 
@@ -270,62 +270,82 @@ def _progress_type() -> "TypeAdapter[Progress]":
     return TypeAdapter(Progress)
 
 
-def _check_tensors(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
-    """The shapes alone: kernels trust them."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    models = {"model": state["model"], "best model": state["progress"]["best_model"]}
-    for which, weights in models.items():
-        if weights is None:
-            continue
-        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        for name in expected | found:
-            if expected.get(name) != found.get(name):
-                raise StateError(
-                    f"state: expected the {which}'s {name} {expected.get(name, 'not to be there')},"
-                    f" found {found.get(name, 'nothing')}"
-                )
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state["optimizer"]["state"].items():
-        for name, value in values.items():
-            if not isinstance(value, Tensor) or value.numel() == 1:
+def _check_numbers(at: Progress) -> None:
+    """Raises: ValueError where what is derived from them later could not be."""
+    tally = at.tally
+    seen = tally.count + sum(tally.counts)
+    sound = [
+        [record.epoch for record in at.history] == list(range(1, at.epochs + 1)),
+        all(0 <= r.correct <= r.count > 0 and 0 < r.seconds < math.inf for r in at.history),
+        all(r.val is None or 0 <= r.val.correct <= r.val.count > 0 for r in at.history),
+        all(math.isfinite(number) for number in [tally.loss_sum, *tally.losses]),
+        len(tally.losses) == len(tally.counts) and all(count > 0 for count in tally.counts),
+        0 <= tally.correct <= seen and tally.count >= 0 and 0 <= tally.seconds < math.inf,
+        at.batches >= 0 and (seen > 0) == (at.batches > 0),
+        0 <= at.best_epoch <= at.epochs,
+    ]
+    if not all(sound):
+        raise ValueError(f"its sums are none of {at.epochs} epochs and {at.batches} batches")
+
+
+def _alike(which: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> State:
+    """Copies of the tensors that are found, each laid out as the one that is expected."""
+    if not isinstance(found, Mapping):
+        raise StateError(f"state: expected the {which}'s tensors, found {type(found).__name__}")
+    copies = {}
+    for name in dict.fromkeys([*expected, *found]):
+        wants, has = _form(expected.get(name)), _form(found.get(name))
+        if wants != has or (name in expected) != (name in found):
+            shown = ascii(name)[1:-1][:60]
+            raise StateError(f"state: expected the {which}'s {shown} {wants}, found {has}")
+        one = expected[name]
+        copies[name] = one if one is None else torch.empty_like(one).copy_(found[name])
+    return copies
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return "nothing" if value is None else type(value).__name__
+
+
+def _step_silently(schedule: Schedule | None, steps: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer takes no steps in between
+        for _ in range(steps if schedule is not None else 0):
+            schedule.step()  # type: ignore[union-attr]
+
+
+def _check_rates(groups: Sequence[State], optimizer: Optimizer, same: bool) -> None:
+    """Held against the optimizer's own: all, or without `same` those that no schedule changes."""
+    for number, own in enumerate(optimizer.state_dict()["param_groups"]):
+        group = groups[number] if number < len(groups) else {}
+        for key in dict.fromkeys([*own, *group]):
+            if not same and key in own and key in ("lr", "momentum", "betas"):
                 continue
-            if value.shape != parameters[index].shape:
+            wants, has = own.get(key, "nothing"), group.get(key, "nothing")
+            if type(wants) is not type(has) or wants != has:
+                named = ascii(key)[1:-1][:60]
                 raise StateError(
-                    f"state: expected the optimizer's {name} {list(parameters[index].shape)}, "
-                    f"found {list(value.shape)}"
+                    f"state: expected the optimizer's {named} {wants}, found {ascii(has)[:60]}"
                 )
+    if len(groups) != len(optimizer.param_groups):
+        raise StateError(f"state: expected the optimizer of this training, found {len(groups)}")
 
 
-def _load_into_longer(
-    state: Mapping[str, Any], optimizer: Optimizer, schedule: Schedule | None, steps: int
-) -> None:
-    """The optimizer's tensors are the state's, its rates those of the schedule at that step."""
-    if schedule is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimizer takes no steps in between
-            for _ in range(steps):
-                schedule.step()
-    rates = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
-    for group, own in zip(optimizer.param_groups, rates, strict=True):
-        group.update(own)
-
-
-def _random_state() -> State:
-    """Of every generator that a model, a loss or a transform may draw from."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    name, keys, *rest = state["numpy"]
-    random.setstate(state["python"])
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _load_moments(state: Mapping[int, State], optimizer: Optimizer, steps: int) -> None:
+    """What the optimizer keeps for each parameter has the form that a step of it makes."""
+    probe = copy.deepcopy(optimizer)
+    for group in probe.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    probe.step()
+    like = probe.state_dict()
+    moments = {}
+    for index, values in state.items():
+        moments[index] = _alike("optimizer", like["state"][index], values)
+        taken = moments[index].get("step")
+        if taken is not None and not 0 < float(taken) <= steps:
+            raise StateError(f"state: expected at most {steps} steps, found {float(taken)}")
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from lenet.evaluate import Criterion, evaluate
+from lenet.generators import random_state, set_random_state
 from lenet.model import LeNet5
 from lenet.native import equip
 from lenet.native.step import whole_step
@@ -68,8 +70,10 @@ def fit(
         raise ValueError("patience: early stopping needs a validation set (data.val_size)")
     if len(batches) == 0:
         raise ValueError("batches: expected at least one, got none")
-    parts = (model, optimizer, schedule, epochs, len(batches))
-    at = restore(state, *parts) if state is not None else Progress()
+    length = (epochs, len(batches))
+    at = Progress()
+    if state is not None:
+        at = restore(state, model, optimizer, schedule, *length)
     whole = whole_step(model, criterion, optimizer) if clip_norm is None else None
     while at.epochs < epochs and not at.exhausted(patience):
         epoch, tally = at.epochs + 1, at.tally
@@ -82,8 +86,7 @@ def fit(
         stopped = False
         model.train()
         with _bar(batches, f"Epoch {epoch}/{epochs}", progress, tally) as bar:
-            rest = islice(batches, at.batches, None)
-            for step, (inputs, labels) in enumerate(rest, before + 1):
+            for step, (inputs, labels) in enumerate(_rest(batches, at), before + 1):
                 inputs, labels = inputs.to(device), labels.to(device)
                 tally.learning_rate = optimizer.param_groups[0]["lr"]
                 taken = whole(inputs, labels) if whole else None
@@ -107,7 +110,7 @@ def fit(
                 stopped = stop()
                 if saver is not None and step < last_step and (stopped or saver.due()):
                     at.pause(step - first_step + 1, step, time.perf_counter() - start)
-                    saver.save(state_of(at, *parts))
+                    saver.save(state_of(at, model, optimizer, *length))
                 if stopped:
                     break
             tally.settle(step)
@@ -132,11 +135,26 @@ def fit(
         if saver is not None:
             ends = stopped or epoch == epochs or at.exhausted(patience)
             if ends or saver.due(epoch):
-                saver.save(state_of(at, *parts))
+                saver.save(state_of(at, model, optimizer, *length))
         if stopped:
             return
     if at.best_model is not None:
         model.load_state_dict(at.best_model)
+
+
+def _rest(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of this epoch that are still to come. Those before are drawn as they were then:
+    a loader may shuffle and distort by torch's generator.
+    """
+    if not at.batches:
+        at.began = random_state()
+        return iter(batches)
+    now = random_state()
+    set_random_state(at.began or now)
+    rest = iter(batches)
+    deque(islice(rest, at.batches), maxlen=0)
+    set_random_state(now)
+    return rest
 
 
 def _bar(batches: Loader, title: str, progress: bool, tally: Tally) -> "tqdm[Any]":
