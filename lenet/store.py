@@ -18,9 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# A request that MLflow itself repeats, because its answer was lost, makes a second run; whoever
-# repeats here looks first. And a server that does not answer is given seconds, not minutes.
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+# A server that does not answer is given seconds, not minutes, whatever it asks for. Of a request
+# that fails MLflow makes a second one at once: else a line that loses every third would never let
+# a model of nine files through.
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+os.environ[RETRIES] = "1"
+os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0.1"
+os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -161,7 +166,7 @@ def is_passing(error: Exception, uri: str) -> bool:
     """Whether it may go another time: a server that is down, not one that refuses."""
     if isinstance(error, Unreachable | Timeout):
         return True
-    if isinstance(error, TrackingError):
+    if isinstance(error, TrackingError | ImportError):  # the latter of a database's driver
         return False
     if isinstance(error, MlflowException) and "API request to" not in str(error):  # MLflow's word
         status = error.get_http_status_code()
@@ -188,8 +193,19 @@ def start_run(client: MlflowClient, journal: Journal, again: bool) -> str:
     if again and (found := _namesakes(client, experiment_id, journal)):
         return found[0]
     tags = {ID_TAG: facts["id"], PROCESS_TAG: facts["process"], **facts["tags"]}
-    run = client.create_run(experiment_id, facts["start_time"], tags, facts["name"])
+    with _asked_once():
+        run = client.create_run(experiment_id, facts["start_time"], tags, facts["name"])
     return str(run.info.run_id)
+
+
+@contextmanager
+def _asked_once() -> Iterator[None]:
+    """For what must not be asked again without a look: its answer alone may have been lost."""
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        os.environ[RETRIES] = "1"
 
 
 def _namesakes(client: MlflowClient, experiment_id: str, journal: Journal) -> list[str]:
@@ -334,7 +350,9 @@ def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     if (model and model.status == LoggedModelStatus.READY) or not (folder / "MLmodel").exists():
         return
     if model is None:
-        model = client.create_logged_model(experiment_id, "model", run_id, params=run.data.params)
+        params = run.data.params
+        with _asked_once():
+            model = client.create_logged_model(experiment_id, "model", run_id, params=params)
     if model.model_id not in steps:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     about = Model.load(str(folder))

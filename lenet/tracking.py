@@ -25,7 +25,7 @@ from lenet.model import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root
-from lenet.store import PROCESS_TAG, resolved
+from lenet.store import PROCESS_TAG, TrackingError, resolved
 
 if TYPE_CHECKING:
     from lenet.checkpoint import Checkpoints
@@ -380,10 +380,14 @@ class Run:
             self.tag("error", f"{type(error).__name__}: {_reason(error)}"[:5000])
             self.log_text("".join(traceback.format_exception(error)), "error.txt")
         self.journal.append("status", [status, int(time.time() * 1000)])
-        self._finish()
+        lost = self._finish()
+        if lost and error is None:
+            raise TrackingError(lost)
+        if lost:
+            print(f"error: {lost}", file=sys.stderr)
 
-    def _finish(self) -> None:
-        """Waits for what is still to be sent, then says where the run is."""
+    def _finish(self) -> str | None:
+        """Waits for what is still to be sent, then says where the run is. Returns: what is lost."""
         sent = False
         try:
             sent = self._sender.finish(1.0)
@@ -396,28 +400,31 @@ class Run:
             sent = sent or self._sender.finish(self.wait)
         finally:
             self._sender.leave()
-            if sent:
-                print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
-            else:
-                self._say_unsent()
+            whole = sent or self.journal.save()
+            self._say(sent, whole)
             for run_id in self._sender.mended:
                 print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
             self.journal.close(remove=sent)
+        if whole:
+            return None
+        return (
+            f"records of run {self.id} are lost: neither MLflow ({self._why()}) nor {self.folder} "
+            "takes them all"
+        )
 
-    def _say_unsent(self) -> None:
-        why = self._sender.refusal or self._sender.problem or "it is slow"
-        if not self.journal.save():
+    def _say(self, sent: bool, whole: bool) -> None:
+        if sent:
+            print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
+        elif whole:
             print(
-                f"error: records of run {self.id} are lost: neither MLflow ({why}) nor "
-                f"{self.folder} takes them all",
+                f"MLflow has not taken {self.journal.waiting} records of this run ({self._why()}). "
+                f"They are safe in {self.folder}; once the server is back:\n"
+                f"  {command(self.folder)}",
                 file=sys.stderr,
             )
-            return
-        print(
-            f"MLflow has not taken {self.journal.waiting} records of this run ({why}). They are "
-            f"safe in {self.folder}; once the server is back:\n  {command(self.folder)}",
-            file=sys.stderr,
-        )
+
+    def _why(self) -> object:
+        return self._sender.refusal or self._sender.problem or "it is slow"
 
 
 def inputs_of(data: Data) -> dict[str, Any]:

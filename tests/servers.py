@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 
 def free_port() -> int:
@@ -87,8 +88,8 @@ class Proxy:
     late      the server gets the request whole, but `seconds` later, and so is the answer
     garbage   answers 200 with a web page
 
-    `only` limits that to requests whose path it is a part of. `counts` has how many there were in
-    each mode.
+    Several, separated by spaces, take turns. `only` limits it to requests whose path that is a
+    part of. `counts` has how many requests there were in each mode.
     """
 
     def __init__(self, target: str) -> None:
@@ -113,10 +114,8 @@ class Proxy:
     ) -> None:
         self._changed.set()  # those that hang go
         self._changed = threading.Event()
-        self.mode, self.every, self.status, self.seconds, self.only = (
-            *(mode, every),
-            *(status, seconds, only),
-        )
+        self.mode, self.every, self.status = mode, every, status
+        self.seconds, self.only = seconds, only
         if mode == "refuse" and self._server:
             self._server.shutdown()
             self._server.server_close()
@@ -130,9 +129,10 @@ class Proxy:
 
     def mode_for(self, path: str) -> str:
         with self._lock:
-            self.counts[self.mode] = self.counts.get(self.mode, 0) + 1
-            fails = self.only in path and self.counts[self.mode] % self.every == 0
-            return self.mode if fails else "pass"
+            count = self.counts[self.mode] = self.counts.get(self.mode, 0) + 1
+            modes = self.mode.split()
+            fails = self.only in path and count % self.every == 0
+            return modes[count // self.every % len(modes)] if fails else "pass"
 
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
@@ -258,7 +258,10 @@ class Postgres:
 @contextlib.contextmanager
 def postgres() -> Iterator[Postgres]:
     """Skips where there is none."""
-    pytest.importorskip("psycopg2", reason="needs psycopg2 for MLflow's postgresql://")
+    try:
+        sqlalchemy.create_engine("postgresql://x")
+    except ImportError as error:
+        pytest.skip(f"needs PostgreSQL's driver: {error}")
     found = [Path(p) for p in (shutil.which("initdb"),) if p]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
     if not found:
