@@ -4,7 +4,9 @@ import gc
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 STARTS = [time.time()]  # the first job's, imports included; a sweep's others start in main
 gc.set_threshold(50_000, 20, 1000)  # Imports leave little to collect: looking took 1.5 s of 9.
@@ -16,6 +18,9 @@ from omegaconf import DictConfig
 
 from lenet.command import answering, asked_for, reading
 from lenet.config import build, check, config_hash, shown, tree_lines, try_out
+
+if TYPE_CHECKING:
+    from lenet.past import Past
 
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
@@ -31,14 +36,22 @@ def main(cfg: DictConfig) -> float | None:
     config = check(cfg)
     overrides = list(HydraConfig.get().overrides.task)
     let_threads_wait()
-    past = None
-    if config["resume"] or config["rerun"]:
-        from lenet.past import recall
+    with ExitStack() as stack:
+        past = None
+        if config["resume"] or config["rerun"]:
+            from lenet.past import recall
 
-        past = recall(config, asked_for(config, overrides), config_folders())
-        config = past.config
-    print("\n".join(["Configuration", *tree_lines(shown(config))]))
+            asked = asked_for(config, overrides)
+            past = stack.enter_context(recall(config, asked, config_folders()))
+            config = past.config
+        print("\n".join(["Configuration", *tree_lines(shown(config))]))
+        return train(config, overrides, started, past, first)
 
+
+def train(
+    config: dict[str, Any], overrides: list[str], started: float, past: "Past | None", first: bool
+) -> float | None:
+    """One run. Returns: its objective."""
     # After the check, so that most mistakes are answered before torch and MLflow are read in.
     import torch
 
@@ -73,6 +86,7 @@ def main(cfg: DictConfig) -> float | None:
     ):
         run.log_setup(data, model, device, kernels)
         facts = {"config_sha256": config_hash(config), "inputs": inputs_of(data)}
+        facts["data_sha256"] = data.sha256
         saver = build(config, "checkpoint", run.folder / "checkpoints", facts, run.log_checkpoint)
         history = list(past.history) if past else []
         if first:

@@ -120,17 +120,20 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*-[0-9]*.pt"), reverse=True)
 
 
-def newest(paths: Iterable[Path]) -> dict[str, Any] | None:
-    """The first of `paths` that is whole, and none of the others; a damaged one is told and
-    removed, for one like it may be written again.
+def newest(
+    paths: Iterable[Path], check: Callable[[dict[str, Any]], None] = lambda state: None
+) -> dict[str, Any] | None:
+    """The first of `paths` that is whole and that `check` takes, which raises a ValueError of one
+    line where not; a damaged one is told and removed, for one like it may be written again.
     """
     for path in paths:
         try:
             state = load(path)
-            if not isinstance(state, dict) or "progress" not in state:
+            if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
                 raise CheckpointError(f"{path}: expected a training's state, found another file")
+            check(state)
             return state
-        except CheckpointError as error:
+        except ValueError as error:
             print(f"Warning: {error}; the checkpoint before it is used", file=sys.stderr)
             path.unlink(missing_ok=True)
     return None

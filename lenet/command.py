@@ -41,6 +41,8 @@ from lenet.config import (
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500
+# The id of a run that Hydra's grammar would take for a number, and give back as another.
+ID_LIKE_A_NUMBER = re.compile(r"^((?:resume|rerun)=)(?=[0-9a-f]{32}$)(\d+(?:e\d+)?)$")
 P = ParamSpec("P")
 R = TypeVar("R")
 _typed: list[str] = []  # behind `python run.py`, where that is what runs
@@ -251,6 +253,7 @@ def reading(command: Callable[[], R]) -> Callable[[], R]:
 
     @functools.wraps(command)
     def read() -> R:
+        sys.argv[1:] = [ID_LIKE_A_NUMBER.sub(r"\1'\2'", argument) for argument in sys.argv[1:]]
         _typed[:] = sys.argv[1:]
         parser = get_args_parser()
         parser.error = _refuse  # type: ignore[method-assign]

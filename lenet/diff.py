@@ -4,6 +4,7 @@ python -m lenet.diff RUN_A RUN_B
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,14 +30,15 @@ NONE = "-"
 class Difference:
     """What two runs differ in, each as rows of (what, in the one, in the other).
 
-    `first` is the first step at which a metric differs, with the rows of that step; metrics of
-    time are left out. `points` counts those that were compared.
+    `first` is the first step at which a metric differs, with the rows of that step, and `when` the
+    same in words; metrics of time are left out. `points` counts those that were compared.
     """
 
     settings: list[Row]
     surroundings: list[Row]
     ends: list[Row]
     first: tuple[int, list[Row]] | None
+    when: str
     points: int
     weights: tuple[str, str]
 
@@ -49,23 +51,46 @@ def compare(a: Stored, b: Stored, environments: tuple[str, str] = ("", "")) -> D
     settings = _rows(a.params, b.params, sorted(a.params.keys() | b.params.keys()))
     ignored = ("tracking.", "resume", "rerun")
     names = [name for name in sorted(a.metrics.keys() | b.metrics.keys()) if not timed(name)]
-    points = [{(step, n): v for n in names for step, v in r.metrics.get(n, ())} for r in (a, b)]
+    points = [_points(run, names) for run in (a, b)]
     differing = sorted(k for k in points[0] | points[1] if points[0].get(k) != points[1].get(k))
-    first = None
+    first, when = None, ""
     if differing:
         # By the clock of the training, not of the epochs: a step's loss comes before its epoch's.
         step, _ = at = min(differing, key=lambda k: (k[1] != "train/loss_step", k[0]))
         rows = [k for k in differing if k == at or (k[0] == step and at[1] != "train/loss_step")]
         first = step, [(n, *_two(points[0].get((s, n)), points[1].get((s, n)))) for s, n in rows]
-    last = [{n: r.metrics[n][-1][1] for n in names if n in r.metrics} for r in (a, b)]
+        when = f"epoch {step}"
+        if at[1] == "train/loss_step":
+            when = f"optimizer step {step}{_epoch_of(step, a)}"
+    last = [{n: (r.metrics[n][-1][1],) for n in names if n in r.metrics} for r in (a, b)]
     return Difference(
         settings=[row for row in settings if not row[0].startswith(ignored)],
         surroundings=_rows(a.tags, b.tags, MADE_OF) + environment_differences(*environments),
         ends=[(n, *_two(last[0].get(n), last[1].get(n))) for n in names],
         first=first,
+        when=when,
         points=len(points[0] | points[1]),
         weights=(a.tags.get("weights.sha256", NONE), b.tags.get("weights.sha256", NONE)),
     )
+
+
+def _points(run: Stored, names: Sequence[str]) -> dict[tuple[int, str], tuple[float, ...]]:
+    """By step and name; a point that is there twice is two values, and NaN is itself."""
+    found: dict[tuple[int, str], tuple[float, ...]] = {}
+    for name in names:
+        for step, value in run.metrics.get(name, ()):
+            number = math.nan if math.isnan(value) else value  # one object, which equals itself
+            found[step, name] = (*found.get((step, name), ()), number)
+    return found
+
+
+def _epoch_of(step: int, run: Stored) -> str:
+    """In words, where the run's points tell how many steps an epoch has: its last is a point."""
+    epochs = max((at for at, _ in run.metrics.get("train/loss", ())), default=0)
+    last = max((at for at, _ in run.metrics.get("train/loss_step", ())), default=0)
+    if run.status != "FINISHED" or not epochs or last % epochs:
+        return ""
+    return f", in epoch {-(-step // (last // epochs))}"
 
 
 def timed(metric: str) -> bool:
@@ -78,12 +103,14 @@ def _rows(a: Mapping[str, str], b: Mapping[str, str], keys: Sequence[str]) -> li
     return [row for row in pairs if row[1] != row[2]]
 
 
-def _two(a: float | None, b: float | None) -> tuple[str, str]:
-    """Two values in six digits, or in all where they differ after those."""
-    short = tuple(NONE if v is None else f"{v:.6g}" for v in (a, b))
-    if short[0] != short[1] or a == b:
-        return short  # type: ignore[return-value]
-    return repr(a), repr(b)
+def _two(a: Sequence[float] | None, b: Sequence[float] | None) -> tuple[str, str]:
+    """Two points' values in six digits, or in all where they differ after those."""
+    short, whole = (
+        [NONE if values is None else " and ".join(map(form, values)) for values in (a, b)]
+        for form in ("{:.6g}".format, repr)
+    )
+    one, other = short if short[0] != short[1] or a == b else whole
+    return one, other
 
 
 def read(run_id: str, uri: str | None = None) -> tuple[Stored, str]:
@@ -106,11 +133,12 @@ def verdict(before: str, run: "Run") -> str:
         return f"The same bits as run {before}: {difference.points} points and the weights."
     lines = [f"Not the same as run {before}."]
     if difference.first:
-        step, rows = difference.first
-        lines += [f"  first at step {step}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
+        _, rows = difference.first
+        lines += [f"  first at {difference.when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
     else:
         lines.append("  all points are equal, the weights are not")
-    lines += [f"  {what}: {x} there, {y} here" for what, x, y in difference.surroundings[:20]]
+    rows = [[_short(cell) for cell in row] for row in difference.surroundings[:20]]
+    lines += [f"  {what}: {x} there, {y} here" for what, x, y in rows]
     if not difference.surroundings:
         lines.append("  code, data and environment are the same")
     return "\n".join(lines)
@@ -127,10 +155,10 @@ def report(a: Stored, b: Stored, difference: Difference) -> str:
     if difference.same_bits:
         parts.append(f"The same bits: {difference.points} points and the weights.")
     elif difference.first:
-        step, rows = difference.first
+        _, rows = difference.first
         parts.append(
-            f"{difference.points} points compared; the first difference is at step {step}:\n"
-            + "\n".join(_table(rows))
+            f"{difference.points} points compared; the first difference is at {difference.when}:\n"
+            + "\n".join(_table([head, *rows]))
         )
     else:
         said = "differ" if NONE not in difference.weights else "were not recorded in both"

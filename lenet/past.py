@@ -6,12 +6,13 @@ held to what this checkout's own configuration could have said: see `lenet.store
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from torch import nn
 
 from lenet import checkpoint, store
@@ -70,16 +71,28 @@ class Past:
             print(f"Warning: not as where the run began, bits may differ: {named}", file=sys.stderr)
 
 
-def recall(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]) -> Past:
+@contextmanager
+def recall(
+    config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]
+) -> Iterator[Past]:
     """The run that `resume` or `rerun` names; `asked` is what the command line says beside it,
-    `folders` hold the configuration groups.
+    `folders` hold the configuration groups. A folder that was made for it here is gone afterwards,
+    unless something was recorded in it.
 
-    Raises: ConfigError where both are given, or more is asked for than can be; TrackingError,
-    JournalError, CheckpointError where the run can't be had.
+    Raises: ConfigError where both are given, or more is asked for than can be; TrackingError or
+    JournalError where the run can't be had.
     """
     if config["resume"] and config["rerun"]:
         raise ConfigError("resume, rerun: expected one of them, got both")
-    return (_resumed if config["resume"] else _again)(config, asked, folders)
+    if config["rerun"]:
+        yield _again(config, asked, folders)
+        return
+    root = waiting_root(config["tracking"]["folder"])
+    journal, run = _found(config["resume"], root, config["tracking"]["uri"])
+    try:
+        yield _opened(journal, run, config, asked, folders)
+    finally:
+        journal.close(remove=not journal.entries)
 
 
 def _again(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]) -> Past:
@@ -110,9 +123,11 @@ def _text(path: Path) -> str:
         raise TrackingError(f"{path.name}: expected a text") from None
 
 
-def _resumed(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequence[Path]) -> Past:
-    run_id, uri = config["resume"], config["tracking"]["uri"]
-    root = waiting_root(config["tracking"]["folder"])
+def _found(run_id: str, root: Path, uri: str | None) -> tuple[Journal, store.Stored | None]:
+    """The run's folder here, or a new one for it, and the run as the store has it.
+
+    Raises: JournalError or TrackingError where it is alive, or neither has it.
+    """
     local, facts = find(root, run_id) or (None, {"run_id": run_id})
     run = None
     try:
@@ -121,33 +136,19 @@ def _resumed(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Seque
         if local is None:
             raise
         print(f"Warning: {error}; going on with what is in {local}", file=sys.stderr)
-    if local is None and run and run.status == "RUNNING":
+    if local:
+        return Journal.open(local), run
+    assert run
+    if run.status == "RUNNING":
         host, *process = run.tags.get(store.PROCESS_TAG, "").split()[:3] or [""]
         if host == platform.node() and is_alive(*process):
             raise TrackingError(f"{run_id}: its process is still running")
         if host != platform.node():
             print(f"Warning: it ran on {host or 'another machine'}; see that it is over there")
-    journal = Journal.open(local) if local else _fetched_journal(run, root, uri)
-    try:
-        return _opened(journal, run, config, asked, folders)
-    except BaseException:
-        journal.close(remove=local is None)
-        raise
-
-
-def _fetched_journal(run: store.Stored | None, root: Path, uri: str | None) -> Journal:
-    """A folder for a run that this machine has none of."""
-    assert run
-    facts = {"uri": uri, "experiment": run.experiment, "name": run.name, "start_time": 0}
-    journal = Journal.create(root, facts | {"tags": {}, "process": ""})
-    try:
-        journal.describe(run_id=run.run_id)
-        for name in ("config.yaml", "environment.txt"):
-            journal.file(name).write_text(_artifact(run.run_id, name, uri), encoding="utf-8")
-    except BaseException:
-        journal.close(remove=True)
-        raise
-    return journal
+    about = {"uri": uri, "experiment": run.experiment, "name": run.name, "start_time": 0}
+    journal = Journal.create(root, about | {"tags": {}, "process": ""})
+    journal.describe(run_id=run.run_id)
+    return journal, run
 
 
 def _opened(
@@ -158,11 +159,8 @@ def _opened(
     folders: Sequence[Path],
 ) -> Past:
     """Raises: ConfigError where the run is finished, or another configuration is asked for."""
-    run_id = config["resume"]
-    path = journal.file("config.yaml")
-    if not path.is_file():
-        raise TrackingError(f"{run_id}: it was killed before it began; start it anew")
-    stored = read_config(_text(path))
+    run_id, uri = config["resume"], config["tracking"]["uri"]
+    stored = read_config(_own_text(journal, "config.yaml", uri))
     merged = together(stored, config, asked, folders, f"resume={run_id}", longer=True)
     tags = dict(run.tags) if run else {}
     statuses = [run.status] if run else []
@@ -180,11 +178,8 @@ def _opened(
         for name, points in run.metrics.items():
             journal.points |= {(name, step) for step, _ in points}
             journal.latest.setdefault(name, points[-1][1])
-    state = _newest(journal, config["tracking"]["uri"])
-    if state is not None:
-        _check_state(state, merged)
-    lines = journal.file("environment.txt")
-    before = _text(lines) if lines.is_file() else environment()
+    state = _newest(journal, merged, tags)
+    before = _own_text(journal, "environment.txt", uri)
     history = restored_progress(state).history if state else []
     after = f"after {len(history)} epochs" if state else "from its beginning: it has no checkpoint"
     if state and (batches := state["progress"]["batches"]):
@@ -193,15 +188,35 @@ def _opened(
     return Past(run_id, merged, stored["epochs"], tags, before, state, journal, history)
 
 
-def _newest(journal: Journal, uri: str | None) -> State | None:
+def _own_text(journal: Journal, name: str, uri: str | None) -> str:
+    """An artifact of the run, from its folder here or, where that has none, from the store.
+
+    Raises: TrackingError where neither has it.
+    """
+    if ("artifact", name) in journal.entries and journal.file(name).is_file():
+        return _text(journal.file(name))
+    if run_id := journal.facts["run_id"]:
+        with store.fetched(run_id, name, uri) as path:
+            if path is not None:
+                return _text(path)
+    raise TrackingError(f"{journal.folder.name}: it was killed before it began; start it anew")
+
+
+def _newest(journal: Journal, config: Mapping[str, Any], tags: Mapping[str, str]) -> State | None:
     """The last whole checkpoint here; where there is none, the store's."""
-    state = checkpoint.newest(checkpoint.kept(journal.folder / "checkpoints"))
-    if state is not None or not journal.facts["run_id"]:
+
+    def check(state: State) -> None:
+        _check_state(state, config, tags)
+
+    state = checkpoint.newest(checkpoint.kept(journal.folder / "checkpoints"), check)
+    if state is not None:
         return state
-    for artifact in ("checkpoint.pt", "checkpoint.previous.pt"):
+    for artifact in ("checkpoint.pt", "checkpoint.previous.pt") if journal.facts["run_id"] else ():
         try:
-            with store.fetched(journal.facts["run_id"], artifact, uri) as path:
-                state = checkpoint.newest([path] if path else [])
+            with store.fetched(
+                journal.facts["run_id"], artifact, config["tracking"]["uri"]
+            ) as path:
+                state = checkpoint.newest([path] if path else [], check)
         except TrackingError as error:
             print(f"Warning: {error}", file=sys.stderr)
         if state is not None:
@@ -209,15 +224,19 @@ def _newest(journal: Journal, uri: str | None) -> State | None:
     return None
 
 
-def _check_state(state: State, config: Mapping[str, Any]) -> None:
+def _check_state(state: State, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Raises: StateError where it is not of this run: it lay here, or was sent, by mistake."""
     try:
-        then = config_hash({**config, "epochs": state["length"][0]})
-        if state["config_sha256"] != then:
+        epochs, _ = state["length"]
+        same = state["config_sha256"] == config_hash({**config, "epochs": epochs})
+        if not same or type(epochs) is not int or epochs > config["epochs"]:
             raise StateError("checkpoint: expected one of this configuration, found another's")
+        if state["data_sha256"] != tags.get("dataset.sha256"):
+            raise StateError("checkpoint: expected one of the run's data, found another's")
         restored_progress(state)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, StateError):
-            raise
+    except StateError:
+        raise
+    except Exception as error:  # it may hold anything at any place
         reason = " ".join(str(error).split())[:200]
         raise StateError(f"checkpoint: expected one of a run, found another ({reason})") from None
 
@@ -255,8 +274,11 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
         shape = {"num_classes": len(inputs.classes)}
         shape |= {"in_channels": inputs.in_channels, "image_size": inputs.image_size}
         model: nn.Module = build(plain_check(config, run_id), "model", **shape)
-        model.load_state_dict(state["progress"]["best_model"] or state["model"])
-    except (KeyError, TypeError, RuntimeError, ValidationError) as error:
+        # Without the metadata that a state_dict may carry, which torch trusts.
+        model.load_state_dict(dict(state["progress"]["best_model"] or state["model"]))
+    except ConfigError:
+        raise
+    except Exception as error:  # it may hold anything at any place
         reason = " ".join(str(error).split())[:200]
         raise StateError(f"{run_id}: expected the checkpoint of its network ({reason})") from None
     return model.eval(), inputs

@@ -5,6 +5,7 @@ else's text, so it may name only what a file of this checkout's own `conf/` name
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from lenet.config import ConfigError, changes_nothing, flatten, plain_check
 
 # What depends on the machine and not on the run: taken from here, never from what comes back.
 OF_THIS_MACHINE = ("data.root", "data.mirror", "data.download", "tracking.uri", "tracking.folder")
+FILES = ("data.train", "data.test")  # of data=files
 MOST_DEPTH = 20
+MOST_CHARACTERS = 100_000  # ours has 3000; PyYAML takes a second for so many
+PLAIN = (type(None), bool, int, float, str, dict, list)
 SPECIAL: dict[str, type] = {"_target_": str, "_partial_": bool, "_convert_": str}
 
 
@@ -23,15 +27,17 @@ class Never:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """Raises: ConfigError where it is not YAML of plain values."""
+    """Raises: ConfigError where it is not YAML of keys and values."""
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"config.yaml: expected at most {MOST_CHARACTERS:,} characters")
     try:
         # An alias of aliases is a billion values in ten lines.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ConfigError("config.yaml: expected no YAML aliases")
         config = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except Exception as error:  # PyYAML's are KeyError and AttributeError too
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"config.yaml: expected YAML ({reason})") from None
     if not isinstance(config, dict):
@@ -45,17 +51,19 @@ def check_targets(config: Mapping[str, Any], folders: Sequence[Path]) -> None:
     """
     allowed = _targets(folders)
     for path, key, value in _walk(config, ""):
-        if not isinstance(key, str) or "${" in key or (isinstance(value, str) and "${" in value):
-            raise ConfigError(f"{path}: expected a plain value, found {str(value)[:80]!r}")
+        if not isinstance(key, str) or "${" in key or not key.isprintable():
+            raise ConfigError(f"{ascii(path)[1:-1][:80]}: expected a plain key")
+        if not isinstance(value, PLAIN) or (isinstance(value, str) and "${" in value):
+            raise ConfigError(f"{path[:80]}: expected a plain value, found {ascii(value)[:80]}")
         name = key.rpartition(".")[2]
         if not name.startswith("_"):
             continue
         if not isinstance(value, SPECIAL.get(name, Never)):
-            raise ConfigError(f"{path}: not allowed in a configuration that comes from a run")
+            raise ConfigError(f"{path[:80]}: not allowed in what comes from a run")
         place = path.rpartition(".")[0]
         if name == "_target_" and value not in allowed.get(place, ()):
             known = ", ".join(sorted(allowed.get(place, ()))) or "none"
-            raise ConfigError(f"{path}={str(value)[:80]!r}: not allowed; conf/ has {known}")
+            raise ConfigError(f"{path[:80]}={ascii(value)[:80]}: not allowed; conf/ has {known}")
 
 
 def _walk(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Any, Any]]:
@@ -78,12 +86,13 @@ def _targets(folders: Sequence[Path]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.rglob("*.yaml"):
-            text = file.read_text(encoding="utf-8")
-            group = ".".join(file.relative_to(folder).parts[:-1])
-            group = "" if "@package _global_" in text else group
-            for path, key, value in _walk(yaml.safe_load(text) or {}, group):
-                if key == "_target_" and isinstance(value, str):
-                    found.setdefault(path.rpartition(".")[0], set()).add(value)
+            with suppress(OSError, ValueError, yaml.YAMLError):  # another program's, with -cd
+                text = file.read_text(encoding="utf-8")
+                group = ".".join(file.relative_to(folder).parts[:-1])
+                group = "" if "@package _global_" in text else group
+                for path, key, value in _walk(yaml.safe_load(text) or {}, group):
+                    if key == "_target_" and isinstance(value, str):
+                        found.setdefault(path.rpartition(".")[0], set()).add(value)
     return found
 
 
@@ -112,9 +121,30 @@ def together(
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise ConfigError(f"{what}: the run has {shown}{more}; nothing of that can change")
     today = flatten(config)
-    merged = before | allowed | {k: today[k] for k in OF_THIS_MACHINE if k in today}
+    merged = before | allowed
+    for key in OF_THIS_MACHINE:
+        if key in merged:
+            merged[key] = today.get(key)
     merged |= {"resume": config["resume"], "rerun": config["rerun"]}
+    _check_files({k: before[k] for k in FILES if k in before and k not in asked}, what)
     return plain_check(_nested(merged), what)
+
+
+def _check_files(paths: Mapping[str, Sequence[str]], what: str) -> None:
+    """A path of somebody else's leads to nothing but what lies below the current folder.
+
+    Raises: ConfigError where it may not.
+    """
+    here = Path.cwd().resolve()
+    for key, names in paths.items():
+        for name in names:
+            with suppress(OSError, ValueError):  # a zero byte, a loop of links
+                if not name.startswith("~") and here in (here / name).resolve().parents:
+                    continue
+            raise ConfigError(
+                f"{what}: {key} has {ascii(name)[:80]}; of a run's own paths only those below the "
+                f"current folder are read; say where the files are here: {key}=[...]"
+            )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

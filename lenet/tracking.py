@@ -20,7 +20,14 @@ from lenet.config import config_hash, flatten, masked, shown
 from lenet.data import Data
 from lenet.evaluate import Score
 from lenet.journal import Journal, JournalError
-from lenet.machine import code_state, environment, git, process_identity, version
+from lenet.machine import (
+    code_state,
+    environment,
+    environment_differences,
+    git,
+    process_identity,
+    version,
+)
 from lenet.model import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
@@ -162,14 +169,14 @@ class Run:
     def _log_start(self) -> None:
         params = {key: str(value) for key, value in flatten(self.config).items()}
         self.journal.append("params", params)
-        self._log_config()
         self._log_text(masked(environment()), "environment.txt")
         self._log_git()
+        self._log_config()  # last: where it is, a resume finds all of this
 
     def _log_config(self) -> None:
         self.tag("config.sha256", config_hash(self.config))
-        self._log_text(_yaml(self.config), "config.yaml")
         self._log_text(_yaml(self.overrides), "overrides.yaml")
+        self._log_text(_yaml(self.config), "config.yaml")
 
     def _log_again(self) -> None:
         assert self.past
@@ -178,7 +185,7 @@ class Run:
         self.journal.append("status", ["RUNNING", None])
         if self.config["epochs"] != self.past.epochs:
             self._log_config()  # a parameter of MLflow's can't change
-        if masked(environment()) != self.past.environment:
+        if environment_differences(self.past.environment, masked(environment())):
             self._log_text(masked(environment()), f"environment.resumed-{resumed}.txt")
         for record in self.past.history:  # a checkpoint may outlive the points before it
             self.log_epoch(record)
