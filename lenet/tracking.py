@@ -385,6 +385,7 @@ class Run:
             status = "FAILED"
         if error is not None:
             self.tag("error", f"{type(error).__name__}: {_reason(error)}"[:5000])
+        if status == "FAILED":  # one that was stopped may go on, and leave no trace of it
             self.log_text("".join(traceback.format_exception(error)), "error.txt")
         self.journal.append("status", [status, int(time.time() * 1000)])
         lost = self._finish()
