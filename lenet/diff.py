@@ -137,8 +137,8 @@ def verdict(before: str, run: "Run") -> str:
         lines += [f"  first at {difference.when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
     else:
         lines.append("  all points are equal, the weights are not")
-    rows = [[_short(cell) for cell in row] for row in difference.surroundings[:20]]
-    lines += [f"  {what}: {x} there, {y} here" for what, x, y in rows]
+    for what, x, y in difference.surroundings[:20]:
+        lines.append(f"  {_short(what)}: {_short(x)} there, {_short(y)} here")
     if not difference.surroundings:
         lines.append("  code, data and environment are the same")
     return "\n".join(lines)

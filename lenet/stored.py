@@ -31,9 +31,16 @@ def read_config(text: str) -> dict[str, Any]:
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"config.yaml: expected at most {MOST_CHARACTERS:,} characters")
     try:
-        # An alias of aliases is a billion values in ten lines.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ConfigError("config.yaml: expected no YAML aliases")
+        depth = 0
+        for event in yaml.parse(text):
+            # An alias of aliases is a billion values in ten lines.
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError("config.yaml: expected no YAML aliases")
+            # PyYAML takes the square of the depth: hours for what a line holds.
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ConfigError("config.yaml: nested too deeply")
         config = yaml.safe_load(text)
     except ConfigError:
         raise

@@ -1,9 +1,16 @@
 """Two runs side by side: what is the same is said to be, and what differs is named."""
 
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 
-from lenet.diff import compare, main, report
+from lenet import diff, store
+from lenet.diff import compare, main, report, verdict
 from lenet.store import Stored
+from tests.test_resume import Bench
 
 STEPS = [(100, 0.5), (200, 0.25)]
 
@@ -77,3 +84,95 @@ def test_what_is_no_id_is_one_line(tmp_path, monkeypatch, capsys, run_id):
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert "\x1b" not in said
+
+
+def test_a_point_that_is_there_twice_is_a_difference():
+    other = run("b", **{"train/loss": [(1, 0.5), (2, 0.25), (2, 0.25)]})
+    difference = compare(run(), other)
+    assert difference.first == (2, [("train/loss", "0.25", "0.25 and 0.25")])
+
+
+def test_no_number_is_the_same_as_itself():
+    points = {"val/loss": [(1, math.nan)]}
+    assert compare(run(**points), run("b", **{"val/loss": [(1, float("nan"))]})).same_bits
+    assert not compare(run(**points), run("b", **{"val/loss": [(1, 0.5)]})).same_bits
+
+
+def test_the_first_difference_is_told_by_its_epoch():
+    steps = {"train/loss_step": [(100, 0.5), (150, 0.3), (300, 0.2)]}
+    other = run("b", **{"train/loss_step": [(100, 0.5), (150, 0.3), (300, 0.1)]})
+    difference = compare(run(**steps), other)
+    assert difference.when == "optimizer step 300, in epoch 2"
+    assert compare(run(), run("b", **{"val/loss": [(1, 0.5)]})).when == "epoch 1"
+    whole = report(run(**steps), other, difference)
+    assert "the first difference is at optimizer step 300, in epoch 2:\n" in whole
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the verdict says of two made-up runs."""
+
+    def say(one, other, environments=("", "")):
+        runs = {"a": (one, environments[0]), "b": (other, environments[1])}
+        tags = {}
+        monkeypatch.setattr(diff, "read", lambda run_id, uri: runs[run_id])
+        monkeypatch.setattr(store, "set_tags", lambda run_id, given, uri: tags.update(given))
+        return verdict("a", SimpleNamespace(id="b", uri=None)), tags["rerun.same"]
+
+    return say
+
+
+def test_a_verdict_names_what_differs_first_and_what_may_be_why(told):
+    text, tag = told(run(), run("b"))
+    assert text == "The same bits as run a: 4 points and the weights."
+    assert tag == "true"
+    other = run("b", tags={"git.commit": "beef\x1b[31m"}, **{"train/loss": [(1, 0.5), (2, 0.3)]})
+    text, tag = told(run(), other, ("threads 1\n", "threads 2\n"))
+    assert text.splitlines() == [
+        "Not the same as run a.",
+        "  first at epoch 2: train/loss 0.25 there, 0.3 here",
+        "  git.commit: c0ffee there, beef [31m here",
+        "  threads: 1 there, 2 here",
+    ]
+    assert tag == "false"
+    text, _ = told(run(), run("b", **{"train/loss": [(1, 0.5), (2, 0.3)]}))
+    assert text.endswith("\n  code, data and environment are the same")
+
+
+def test_a_verdict_that_can_t_be_had_says_how_to_have_it_later(monkeypatch):
+    def fail(run_id, uri):
+        raise store.TrackingError("no answer")
+
+    monkeypatch.setattr(diff, "read", fail)
+    text = verdict("a", SimpleNamespace(id="b", uri=None))
+    assert text == "Not compared yet (no answer); later: python -m lenet.diff a b"
+
+
+# ---- Real runs -------------------------------------------------------------------------------
+
+
+def test_a_rerun_says_the_same_bits_and_what_a_number_of_threads_changes(tmp_path):
+    lab = Bench(tmp_path)
+    quick = ["data=digits", "tracking.pictures=false", "tracking.model=false", "epochs=2"]
+    lab.env |= {"OMP_NUM_THREADS": "1"}
+    first = lab.whole(*quick, "device.kernels=eager")
+    out, _ = lab.run(f"rerun={first}")
+    again = lab.last()
+    assert f"The same bits as run {first}: " in out
+    tags = lab.client.get_run(again).data.tags
+    assert (tags["rerun.of"], tags["rerun.same"]) == (first, "true")
+    lab.env |= {"OMP_NUM_THREADS": "2"}
+    out, _ = lab.run(f"rerun={first}")
+    assert "device: cpu, 1 threads there, cpu, 2 threads here" in out or "The same bits" in out
+    for other, status in ((again, 0), (lab.whole(*quick, "seed=1", "device.kernels=eager"), 1)):
+        done = subprocess.run(
+            [sys.executable, "-m", "lenet.diff", first, other],
+            env=lab.env | {"PYTHONPATH": str(diff.store.ROOT)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert done.stderr == ""
+    assert "  seed " in done.stdout
+    assert "the first difference is at optimizer step" in done.stdout
