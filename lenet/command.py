@@ -228,7 +228,7 @@ def asked_for(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     within `hydra.main`.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    paths = [o.key_or_group.replace("/", ".") for o in parsed]
+    paths = [path for override in parsed for path in _paths_of(override)]
     defaults = compose(HydraConfig.get().job.config_name, overrides=[])
     default = flatten(OmegaConf.to_container(defaults, resolve=True))  # type: ignore[arg-type]
     return {
@@ -241,6 +241,21 @@ def asked_for(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
             or default[key] != value
         )
     }
+
+
+def _paths_of(override: Override) -> list[str]:
+    """What an override sets: a key, all of a group or, of an experiment, what stands in its file."""
+    group = override.key_or_group
+    options = override.value() if isinstance(override.value(), list) else [override.value()]
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    paths = [group.replace("/", ".")]
+    for option in options:
+        found = repository.load_config(f"{group}/{option}") if isinstance(option, str) else None
+        if found and found.header.get("package") == "_global_":
+            own: Any = OmegaConf.to_container(found.config, resolve=False)
+            chosen = [entry.group for entry in found.defaults_list or [] if hasattr(entry, "group")]
+            paths += [*flatten(own), *(name.lstrip("/").replace("/", ".") for name in chosen)]
+    return paths
 
 
 # ---- Before Hydra, and between Hydra and the run ---------------------------------------------
