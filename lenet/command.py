@@ -244,9 +244,9 @@ def asked_for(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def _paths_of(override: Override) -> list[str]:
-    """What an override sets: a key, all of a group or, of an experiment, what stands in its file."""
-    group = override.key_or_group
-    options = override.value() if isinstance(override.value(), list) else [override.value()]
+    """What an override sets: a key, all of a group or, of an experiment, what its file says."""
+    group, value = override.key_or_group, override.value()
+    options: list[Any] = value if isinstance(value, list) else [value]
     repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
     paths = [group.replace("/", ".")]
     for option in options:

@@ -150,8 +150,8 @@ def _check_files(paths: Mapping[str, Sequence[str]], what: str) -> None:
                     continue
             raise ConfigError(
                 f"{what}: {key} has {ascii(name)[:80]}; of a run's own paths only those below the "
-                "current folder are read; say where the files are here: data=files data.train=[...] "
-                "data.test=[...]"
+                "current folder are read; say where the files are here: data=files "
+                "data.train=[...] data.test=[...]"
             )
 
 

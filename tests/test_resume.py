@@ -22,7 +22,10 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from lenet.checkpoint import newest
+from lenet.past import _check_state
 from lenet.store import RUN_ID
+from lenet.stored import read_config
 from lenet.tensors import load, save
 from tests.conftest import ROOT
 from tests.test_run import Lab
@@ -154,14 +157,15 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def never_killed(lab):
-    """What the small run leaves."""
-    return lab.found(lab.whole(*SMALL))
+def finished(lab):
+    """The id of the small run, done without a kill."""
+    return lab.whole(*SMALL)
 
 
 @pytest.fixture(scope="module")
-def finished(lab, never_killed):
-    return next(run.info.run_id for run in lab.runs() if run.info.status == "FINISHED")
+def never_killed(lab, finished):
+    """What it leaves."""
+    return lab.found(finished)
 
 
 # ---- Once ------------------------------------------------------------------------------------
@@ -279,20 +283,13 @@ def test_where_it_reads_and_how_long_it_waits_may_change(lab, never_killed):
     assert_same(lab.found(run_id) | {"checkpoint": 0}, never_killed | {"checkpoint": 0})
 
 
-@pytest.mark.parametrize(
-    "run_id",
-    [
-        *("../../etc", "a/b", "0" * 31, "0" * 33, "A" * 32, "''", "." * 32),
-        *("0" * 32, "12345678901234567890123456789e12", "0123456789abcdef" * 2),
-    ],
-)
-@pytest.mark.parametrize("key", ["resume", "rerun"])
 @pytest.mark.slow
+@pytest.mark.parametrize("key", ["resume", "rerun"])
+@pytest.mark.parametrize("run_id", ["../../etc", "0" * 32, "12345678901234567890123456789e12"])
 def test_what_names_no_run_is_refused(lab, finished, key, run_id):
     err = lab.refuse(f"{key}={run_id}")
     if RUN_ID.fullmatch(run_id):
-        assert run_id in err
-        assert "no such run" in err
+        assert f"{run_id}: no such run" in err
 
 
 @pytest.mark.slow
@@ -353,7 +350,7 @@ def images(folder, seed):
 
 
 @pytest.mark.slow
-def test_files_that_have_changed_are_named_by_their_checksum(lab):
+def test_files_that_have_changed_are_named_by_their_checksum(lab, tmp_path):
     folder = lab.folder / "own"
     images(folder, 1)
     own = ["data=files", "data.train=[own/train.pt]", "data.test=[own/test.pt]", "device.threads=1"]
@@ -363,10 +360,9 @@ def test_files_that_have_changed_are_named_by_their_checksum(lab):
     err = lab.refuse(f"resume={run_id}")
     assert "dataset.sha256" in err
     images(folder, 1)
-    # A run's absolute paths are not read, be they one's own: they are said where it goes on.
-    (lab.folder / "moved").mkdir()
-    shutil.move(str(folder), lab.folder / "moved")
-    moved = [f"data.{name}=[{lab.folder}/moved/own/{name}.pt]" for name in ("train", "test")]
+    # What a run says of files elsewhere is not read, be it one's own: it is said anew.
+    shutil.move(str(folder), tmp_path)
+    moved = [f"data.{name}=[{tmp_path}/own/{name}.pt]" for name in ("train", "test")]
     moved = ["data=files", *moved]
     lab.run(f"resume={run_id}", *moved)
     assert lab.client.get_run(run_id).info.status == "FINISHED"
@@ -415,8 +411,23 @@ DAMAGE = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", DAMAGE)
+def test_each_kind_of_damage_is_noticed(lab, finished, tmp_path, capsys, what):
+    """A finished run's state, of which one copy is damaged."""
+    good, bad = tmp_path / "1.pt", tmp_path / "2.pt"
+    for path in (good, bad):
+        shutil.copyfile(lab.artifact(finished, "checkpoint.pt"), path)
+    DAMAGE[what](bad)
+    config = read_config(lab.artifact(finished, "config.yaml").read_text())
+    tags = lab.client.get_run(finished).data.tags
+    state = newest([bad, good], lambda state: _check_state(state, config, tags))
+    assert state["progress"]["epochs"] == 60
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not bad.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["truncated", "of other data"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(lab, longer, what):
     run_id = lab.killed(*LONGER, after=130)
     places = [path for path in lab.waiting.glob("*/run.json") if run_id in path.read_text()]
