@@ -170,9 +170,10 @@ def _opened(
         elif kind == "status":
             statuses.append(value[0])
     if statuses[-1:] == ["FINISHED"] and merged["epochs"] == stored["epochs"]:
+        unsent = "; python -m lenet.send sends what MLflow lacks" if journal.waiting else ""
         raise ConfigError(
             f"resume={run_id}: the run is finished; epochs={2 * stored['epochs']}, for one, "
-            "extends it"
+            f"extends it{unsent}"
         )
     if run:  # what MLflow has is not sent again, wherever it came from
         for name, points in run.metrics.items():
