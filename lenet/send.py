@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lenet import store
 from lenet.config import masked
-from lenet.journal import LANES, Journal, JournalError, left
+from lenet.journal import FILES, RECORDS, Journal, JournalError, left
 from lenet.store import TrackingError
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
@@ -74,14 +74,21 @@ class Sender(threading.Thread):
         if self._client is None:
             self._begin()
         problem = None
-        for lane in LANES:
+        for lane, to_the_end in ((RECORDS, False), (FILES, True), (RECORDS, True)):
             try:
-                while self.journal.sent[lane] < len(self.journal.lanes[lane]) and not self._left:
+                while self._next(lane) and not self._left:
+                    if self._next(lane) == "status" and not to_the_end:
+                        break  # a run ends, where it can, with all of its files
                     self._send_next(lane)
             except Exception as error:
                 problem = error
         if problem:
             raise problem
+
+    def _next(self, lane: int) -> str | None:
+        """The kind of entry that is to go out next."""
+        sent, entries = self.journal.sent[lane], self.journal.lanes[lane]
+        return entries[sent][0] if sent < len(entries) else None
 
     def _begin(self) -> None:
         client = store.connect(self.uri)
