@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from lenet import store
 from lenet.config import masked
@@ -91,7 +92,7 @@ class Sender(threading.Thread):
         return entries[sent][0] if sent < len(entries) else None
 
     def _begin(self) -> None:
-        client = store.connect(self.uri)
+        client = cast(store.MlflowClient, store.Patient(store.connect(self.uri)))
         if self.journal.facts["run_id"] is None:
             run_id = store.start_run(client, self.journal, self.again)
             try:

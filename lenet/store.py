@@ -12,19 +12,17 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-# A server that does not answer is given seconds, not minutes, whatever it asks for. Of a request
-# that fails MLflow makes a second one at once: else a line that loses every third would never let
-# a model of nine files through.
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-os.environ[RETRIES] = "1"
-os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0.1"
-os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
+# A request that MLflow itself repeats, because its answer was lost, makes a second run: see
+# `Patient`. And a server that does not answer is given seconds, not minutes.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
@@ -142,6 +140,33 @@ class Unreachable(TrackingError):
     """A store that may well answer later."""
 
 
+class Patient:
+    """A client whose every request is made up to three times where it fails at once, so that a line
+    that loses every third lets through what takes many. But not those that may not come twice.
+    """
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        request = getattr(self._client, name)
+        if name in ("create_run", "create_logged_model") or not callable(request):
+            return request
+
+        def patient(*args: Any, **kwargs: Any) -> Any:
+            for left in (2, 1, 0):
+                start = time.monotonic()
+                try:
+                    return request(*args, **kwargs)
+                except Exception as error:
+                    slow = time.monotonic() - start > 1
+                    if slow or not left or not is_passing(error, self._client.tracking_uri):
+                        raise
+            return None
+
+        return patient
+
+
 def reason(error: BaseException) -> str:
     """An error's first line, what MLflow wraps around a cause left out."""
     text = (str(error).strip() or type(error).__name__).split("\n")[0]
@@ -193,19 +218,8 @@ def start_run(client: MlflowClient, journal: Journal, again: bool) -> str:
     if again and (found := _namesakes(client, experiment_id, journal)):
         return found[0]
     tags = {ID_TAG: facts["id"], PROCESS_TAG: facts["process"], **facts["tags"]}
-    with _asked_once():
-        run = client.create_run(experiment_id, facts["start_time"], tags, facts["name"])
+    run = client.create_run(experiment_id, facts["start_time"], tags, facts["name"])
     return str(run.info.run_id)
-
-
-@contextmanager
-def _asked_once() -> Iterator[None]:
-    """For what must not be asked again without a look: its answer alone may have been lost."""
-    os.environ[RETRIES] = "0"
-    try:
-        yield
-    finally:
-        os.environ[RETRIES] = "1"
 
 
 def _namesakes(client: MlflowClient, experiment_id: str, journal: Journal) -> list[str]:
@@ -350,20 +364,22 @@ def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     if (model and model.status == LoggedModelStatus.READY) or not (folder / "MLmodel").exists():
         return
     if model is None:
-        params = run.data.params
-        with _asked_once():
-            model = client.create_logged_model(experiment_id, "model", run_id, params=params)
+        model = client.create_logged_model(experiment_id, "model", run_id, params=run.data.params)
     if model.model_id not in steps:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     about = Model.load(str(folder))
     about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
     about.artifact_path = model.artifact_location
     about.save(str(folder / "MLmodel"))
-    client.log_model_artifacts(model.model_id, str(folder))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with tempfile.TemporaryDirectory() as alone:  # MLflow takes folders
+            shutil.copyfile(path, Path(alone, path.name))
+            inside = path.parent.relative_to(folder).as_posix()
+            client.log_model_artifacts(model.model_id, alone, None if inside == "." else inside)
     values = [point for kind, value in journal.entries if kind == "metrics" for point in value]
     points = [
-        Metric(key, number, time, at, model_id=model.model_id, run_id=run_id)
-        for key, number, time, at in values
+        Metric(key, number, when, at, model_id=model.model_id, run_id=run_id)
+        for key, number, when, at in values
         if at == step
     ]
     for first in range(0, len(points), MOST_METRICS):
