@@ -37,6 +37,7 @@ from filelock import FileLock, Timeout
 from mlflow.entities import (
     Dataset,
     DatasetInput,
+    FileInfo,
     InputTag,
     LoggedModelOutput,
     LoggedModelStatus,
@@ -324,6 +325,18 @@ def _deliver_metrics(client: MlflowClient, run_id: str, entries: Sequence[Entry]
 def _upload(client: MlflowClient, run_id: str, path: Path, artifact: str) -> None:
     folder = str(Path(artifact).parent) if "/" in artifact else None
     client.log_artifact(run_id, str(path), folder)
+    _check_arrived(client.list_artifacts(run_id, folder), path, artifact)
+
+
+def _check_arrived(found: Sequence[FileInfo], path: Path, artifact: str) -> None:
+    """MLflow does not look at the answer to an upload: anything that answers 200 will do."""
+    if not _has_arrived(found, path, artifact):
+        raise Unreachable(f"{artifact} was sent, but did not arrive")
+
+
+def _has_arrived(found: Sequence[FileInfo], path: Path, artifact: str) -> bool:
+    size = path.stat().st_size
+    return any(file.path == artifact and file.file_size in (None, size) for file in found)
 
 
 def _deliver_checkpoint(client: MlflowClient, run_id: str, path: Path, later: bool) -> None:
@@ -371,11 +384,7 @@ def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
     about.artifact_path = model.artifact_location
     about.save(str(folder / "MLmodel"))
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with tempfile.TemporaryDirectory() as alone:  # MLflow takes folders
-            shutil.copyfile(path, Path(alone, path.name))
-            inside = path.parent.relative_to(folder).as_posix()
-            client.log_model_artifacts(model.model_id, alone, None if inside == "." else inside)
+    _upload_model(client, model.model_id, folder)
     values = [point for kind, value in journal.entries if kind == "metrics" for point in value]
     points = [
         Metric(key, number, when, at, model_id=model.model_id, run_id=run_id)
@@ -385,6 +394,22 @@ def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     for first in range(0, len(points), MOST_METRICS):
         client.log_batch(run_id, metrics=points[first : first + MOST_METRICS])
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _upload_model(client: MlflowClient, model_id: str, folder: Path) -> None:
+    """File by file, but those that an upload that was cut off brought there."""
+    there: dict[str | None, Sequence[FileInfo]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        where = name.rpartition("/")[0] or None
+        if where not in there:
+            there[where] = client.list_logged_model_artifacts(model_id, where)
+        if _has_arrived(there[where], path, name):
+            continue
+        with tempfile.TemporaryDirectory() as alone:  # MLflow takes folders
+            shutil.copyfile(path, Path(alone, path.name))
+            client.log_model_artifacts(model_id, alone, where)
+        _check_arrived(client.list_logged_model_artifacts(model_id, where), path, name)
 
 
 def mend_orphans(client: MlflowClient, but: str) -> list[str]:
