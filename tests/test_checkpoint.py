@@ -4,23 +4,10 @@ import os
 
 import pytest
 import torch
-from torch import nn
 
 from lenet.checkpoint import CheckpointError, load, load_model, save, save_model
 from lenet.model import LeNet5
-
-
-def small(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+from tests.test_tensors import same, small, weights
 
 
 @pytest.fixture
