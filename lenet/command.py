@@ -38,6 +38,7 @@ from lenet.config import (
     one_line,
     presentable,
 )
+from lenet.interrupt import BROKEN_PIPE, stop_printing
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500
@@ -73,6 +74,9 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
             except KeyboardInterrupt:
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(130)
+            except BrokenPipeError:
+                stop_printing()
+                sys.exit(BROKEN_PIPE)
             except (Exception, Refused) as raised:
                 error = raised.__cause__ if isinstance(raised, Refused) else raised
                 assert isinstance(error, Exception)

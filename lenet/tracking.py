@@ -19,6 +19,7 @@ from torch import nn
 from lenet.config import config_hash, flatten, masked, shown
 from lenet.data import Data
 from lenet.evaluate import Score
+from lenet.interrupt import stop_printing
 from lenet.journal import Journal, JournalError
 from lenet.machine import (
     code_state,
@@ -68,11 +69,12 @@ class Run:
     """One MLflow run: entering starts it, or one of the `past` again; leaving sets the status that
     is true.
 
-    FINISHED; KILLED after KeyboardInterrupt, SystemExit or where `killed` was set; FAILED after
-    any other exception, with its text as tag `error` and its traceback as an artifact. All that is
-    recorded goes into a folder of the run's own under `folder`, from there to the store of `uri`
-    when that takes it. On leaving, `wait` seconds are given to a store that fails; what it has not
-    taken then stays in the folder, and a line says how to send it.
+    FINISHED; KILLED after KeyboardInterrupt, SystemExit, BrokenPipeError (nobody reads what is
+    printed: `run.py | head`) or where `killed` was set; FAILED after any other exception, with its
+    text as tag `error` and its traceback as an artifact. All that is recorded goes into a folder of
+    the run's own under `folder`, from there to the store of `uri` when that takes it. On leaving,
+    `wait` seconds are given to a store that fails; what it has not taken then stays in the folder,
+    and a line says how to send it.
 
     Raises: TrackingError or JournalError on entering, where the store refuses the run or the
     folder can't be written; nothing is left then.
@@ -379,7 +381,9 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         status = "FINISHED"
-        if self.killed or isinstance(error, KeyboardInterrupt | SystemExit):
+        if isinstance(error, BrokenPipeError):
+            stop_printing()
+        if self.killed or isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError):
             status = "KILLED"
         elif error is not None:
             status = "FAILED"
@@ -409,10 +413,10 @@ class Run:
         finally:
             self._sender.leave()
             whole = sent or self.journal.save()
-            self._say(sent, whole)
-            for run_id in self._sender.mended:
-                print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
-            self.journal.close(remove=sent)
+            try:
+                self._say(sent, whole)
+            finally:
+                self.journal.close(remove=sent)
         if whole:
             return None
         return (
@@ -422,7 +426,7 @@ class Run:
 
     def _say(self, sent: bool, whole: bool) -> None:
         if sent:
-            print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui")
+            print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui", flush=True)
         elif whole:
             print(
                 f"MLflow has not taken {self.journal.waiting} records of this run ({self._why()}). "
@@ -430,6 +434,8 @@ class Run:
                 f"  {command(self.folder)}",
                 file=sys.stderr,
             )
+        for run_id in self._sender.mended:
+            print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
 
     def _why(self) -> object:
         return self._sender.refusal or self._sender.problem or "it is slow"

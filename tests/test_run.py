@@ -293,6 +293,21 @@ def test_a_signal_ends_a_run_as_killed_with_what_was_reached(lab, number, code):
     assert "checkpoint.pt" in lab.artifacts(run)
 
 
+def test_a_run_whose_reader_goes_away_is_killed_without_a_word(lab):
+    process = lab.start(*BASE, "epochs=5000")
+    for line in process.stdout:
+        if line.startswith("Epoch "):
+            break
+    process.stdout.close()  # as `run.py | head` does
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+    run = lab.runs()[-1]
+    assert run.info.status == "KILLED"
+    assert "checkpoint.pt" in lab.artifacts(run)
+    assert list((lab.folder / "waiting").iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_found_and_mended_by_the_next_start(lab):
     process = lab.start(*BASE, "epochs=5000")
