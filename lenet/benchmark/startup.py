@@ -36,7 +36,7 @@ import os, time, torch, mlflow
 os.write(1, f"\\nreached {time.time()}".encode())
 os._exit(0)
 """
-STORE = "import sys; from lenet.tracking import connect; connect(sys.argv[1])"
+STORE = "import sys; from lenet.store import connect; connect(sys.argv[1])"
 
 
 class StartupError(RuntimeError):
@@ -59,6 +59,7 @@ def startup(data: str, root: str, count: int = 3, script: Path = RUN) -> dict[st
         environment = {
             **os.environ,
             "LENET_DATA": os.path.abspath(os.path.expanduser(root)),
+            "LENET_RUNS": str(Path(folder, "runs")),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "TMPDIR": folder,  # for what is meant to outlast a run, such as locks
             "PYTHONPATH": os.pathsep.join(
