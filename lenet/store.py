@@ -55,6 +55,7 @@ from lenet.machine import is_alive
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
+PARENT_TAG = "mlflow.parentRunId"
 MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 6000  # of one request
 FIRST_USE_SECONDS = 60.0  # that another process may take to make the database
 RUN_ID = re.compile("[0-9a-f]{32}")
@@ -91,6 +92,12 @@ def _database(uri: str) -> Path | None:
     return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
 
 
+def is_there(uri: str | None) -> bool:
+    """Whether there can be a run in it: not where its database is still to be made."""
+    database = _database(resolved(uri))
+    return database is None or database.is_file()
+
+
 def connect(uri: str | None = None, create: bool = True) -> MlflowClient:
     """A client of `uri`, or else of the database beside run.py.
 
@@ -120,9 +127,7 @@ def _connect_to_database(uri: str, database: Path | None) -> MlflowClient:
     from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 1  # of 10, which take 102 seconds
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock")
-    with FileLock(lock, timeout=FIRST_USE_SECONDS):
+    with first_use_lock(uri):
         if database and not database.exists():
             database.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
@@ -139,6 +144,13 @@ def _ask(uri: str) -> MlflowClient:
 
 class Unreachable(TrackingError):
     """A store that may well answer later."""
+
+
+def first_use_lock(uri: str) -> FileLock:
+    """A new database is made by one process at a time."""
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock")
+    return FileLock(path, timeout=FIRST_USE_SECONDS)
 
 
 class Patient:
@@ -206,6 +218,17 @@ def is_passing(error: Exception, uri: str) -> bool:
     return "://" in uri and not re.search("[Uu]nsupported URI|InvalidURL", str(error))
 
 
+@contextmanager
+def translated(client: MlflowClient) -> Iterator[None]:
+    """MLflow's errors become TrackingErrors."""
+    try:
+        yield
+    except MlflowException as error:
+        kind = Unreachable if is_passing(error, client.tracking_uri) else TrackingError
+        shown = masked(client.tracking_uri)
+        raise kind(f"tracking.uri={shown}: cannot be used ({reason(error)})") from None
+
+
 # ---- Sending ---------------------------------------------------------------------------------
 
 
@@ -215,7 +238,7 @@ def start_run(client: MlflowClient, journal: Journal, again: bool) -> str:
     Raises: TrackingError where its experiment is deleted.
     """
     facts = journal.facts
-    experiment_id = _experiment_id(client, facts["experiment"])
+    experiment_id = experiment_id_of(client, facts["experiment"])
     if again and (found := _namesakes(client, experiment_id, journal)):
         return found[0]
     tags = {ID_TAG: facts["id"], PROCESS_TAG: facts["process"], **facts["tags"]}
@@ -230,7 +253,7 @@ def _namesakes(client: MlflowClient, experiment_id: str, journal: Journal) -> li
     return [run.info.run_id for run in found]
 
 
-def _experiment_id(client: MlflowClient, name: str) -> str:
+def experiment_id_of(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         own = client.tracking_uri == own_uri()

@@ -37,15 +37,35 @@ def importers(package):
     }
 
 
+SWEEPING = {"plugins", "sweeper", "searcher", "local", "remote"}  # what Hydra calls for -m
+
+
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {"store", "tracking"}),
-        ("matplotlib", {"plots", "benchmark.plot"}),
-        ("hydra", {"config", "command", "bounds"}),
-        ("omegaconf", {"config", "command"}),
+        ("mlflow", {"store", "sweep_store", "tracking"}),
+        ("matplotlib", {"plots", "sweep_plots", "report", "report_page", "benchmark.plot"}),
+        (
+            "pandas",
+            {
+                "results",
+                "verdict",
+                "effects",
+                "report",
+                "report_page",
+                "report_text",
+                "sweep_plots",
+            },
+        ),
+        ("scipy", {"verdict", "effects"}),
+        ("hydra", {"config", "command", "bounds", "space", *SWEEPING}),
+        ("omegaconf", {"config", "command", *SWEEPING}),
+        ("optuna", {"search", "searcher", "space"}),
+        ("cloudpickle", SWEEPING),
         ("torchvision", {"sources", "benchmark.steps"}),
         ("pickle", set()),
+        ("ray", {"remote"}),
+        ("submitit", {"remote"}),
     ],
 )
 def test_a_library_has_its_few_importers(package, allowed):

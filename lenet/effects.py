@@ -1,0 +1,101 @@
+"""What each parameter of a sweep does, to the measure and to each class."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lenet.verdict import BEST, MOST_LEVELS, Verdict, interval, short_names, shown
+
+CLASS = "test/class_accuracy/"
+UNSET = "not set"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """`levels` has a row a value: value, n (runs), mean, low, high (of the mean over these runs,
+    95 %). `share` of the runs' variance lies between the values (eta squared: the sum of squares
+    between them by the whole one). Of a number with many values `levels` is empty and `rho` is
+    Spearman's rank correlation, positive where more of it gives more of the measure.
+    """
+
+    axis: str
+    name: str
+    levels: pd.DataFrame
+    share: float
+    rho: float
+
+    @property
+    def is_numeric(self) -> bool:
+        return all(isinstance(value, int | float) for value in self.levels.get("value", ()))
+
+
+def main_effects(verdict: Verdict) -> list[Effect]:
+    """Of each parameter over all values of the others; the one that explains most comes first."""
+    names = short_names(verdict.axes)
+    effects = [
+        _effect(verdict.runs, axis, name, verdict.metric)
+        for axis, name in zip(verdict.axes, names, strict=True)
+    ]
+    return sorted(effects, key=lambda effect: -_strength(effect))
+
+
+def _strength(effect: Effect) -> float:
+    strength = effect.share if math.isnan(effect.rho) else effect.rho**2
+    return -1.0 if math.isnan(strength) else strength
+
+
+def _effect(runs: pd.DataFrame, axis: str, name: str, metric: str) -> Effect:
+    values = runs[axis].astype(object)
+    values = values.where(values.notna(), UNSET)
+    measured = runs[metric].astype(float)
+    distinct = list(dict.fromkeys(values))
+    if len(distinct) > MOST_LEVELS and all(_is_number(value) for value in distinct):
+        numbers = values.astype(float)
+        rho = math.nan if _is_still(measured) else stats.spearmanr(numbers, measured).statistic
+        return Effect(axis, name, pd.DataFrame(), math.nan, float(rho))
+    groups = measured.groupby(values.map(shown), sort=False)
+    levels = groups.agg(n="count", mean="mean", sd="std").reset_index(names="text")
+    levels.insert(0, "value", distinct)
+    levels["low"], levels["high"] = interval(levels["n"], levels["mean"], levels["sd"])
+    if all(_is_number(value) for value in distinct):
+        levels = levels.sort_values("value", ignore_index=True)
+    total = float(((measured - measured.mean()) ** 2).sum())
+    between = float((levels["n"] * (levels["mean"] - measured.mean()) ** 2).sum())
+    share = math.nan if _is_still(measured) else between / total
+    return Effect(axis, name, levels, share, math.nan)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _is_still(values: pd.Series) -> bool:
+    return len(values) < 2 or np.ptp(values) <= 1e-12 * values.abs().max()
+
+
+def class_differences(verdict: Verdict, most: int = 8) -> pd.DataFrame:
+    """The test accuracy of each class, a row a class: mean of the best setting, then by how much
+    each of the next ones differs. Empty where no class was scored.
+    """
+    scored = [column for column in verdict.runs.columns if column.startswith(CLASS)]
+    ranked = verdict.settings[verdict.settings["n"] > 0].head(most)
+    if not scored or ranked.empty:
+        return pd.DataFrame()
+    scored.sort(key=lambda column: int(column.removeprefix(CLASS)))
+    means = verdict.runs.groupby("setting")[scored].mean().loc[ranked["key"]]
+    best = means.iloc[0]
+    rows: dict[str, Sequence[float]] = {str(ranked["label"].iloc[0]): best.to_list()}
+    for label, (_, row) in zip(ranked["label"].iloc[1:], means.iloc[1:].iterrows(), strict=True):
+        rows[str(label)] = (row - best).to_list()
+    classes = [column.removeprefix(CLASS) for column in scored]
+    return pd.DataFrame(rows, index=pd.Index(classes, name="class"))
+
+
+def best_row(verdict: Verdict) -> pd.Series | None:
+    rows = verdict.settings[verdict.settings["verdict"] == BEST]
+    return None if rows.empty else rows.iloc[0]

@@ -1,0 +1,159 @@
+"""A sweep's runs in MLflow -> pandas frames, for notebooks and for `lenet.report`.
+
+from lenet.results import load_sweep
+load_sweep(PARENT_RUN_ID).groupby("optimizer.momentum")["val/accuracy"].agg(["mean", "count"])
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lenet import sweep_store
+from lenet.sweep_store import Summary
+
+# Parameters that say where records go, or where a run comes from: nothing a result depends on.
+NO_AXES = ("tracking.", "checkpoint.", "resume", "rerun", "note", "tags.")
+SEED = "seed"
+WORDS = {"True": True, "False": False, "None": None}  # as str() writes them
+MOST_DIGITS = 100  # characters; what is longer is no number that anyone swept over
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A parent run and the frame of its children, a row each, first started first.
+
+    `axes` are columns of `runs`, in the order they were given; `seed` may be among them. Where
+    the tags that say what varies are missing, they are the parameters that differ.
+    """
+
+    run_id: str
+    name: str
+    kind: str
+    axes: list[str]
+    objective: str | None
+    direction: str | None
+    metrics: list[str]
+    runs: pd.DataFrame
+
+
+def load_sweep(parent_run_id: str, uri: str | None = None) -> pd.DataFrame:
+    """A row a child run: run_id, name, status, error, pruned, start (a time), then what varies,
+    `seconds`, the metrics (of each its last value), then the parameters, as numbers where they are.
+
+    Where two would have the same name, the later says in brackets what it is: `name (parameter)`.
+
+    Raises: TrackingError where the store can't be reached, or has no such run.
+    """
+    return read_sweep(parent_run_id, uri).runs
+
+
+def load_curves(
+    parent_run_id: str,
+    metrics: Sequence[str] = ("train/loss", "val/loss", "train/accuracy", "val/accuracy"),
+    run_ids: Sequence[str] | None = None,
+    uri: str | None = None,
+) -> pd.DataFrame:
+    """Points as a tidy frame: run_id, metric, step, value. Of all children, or of `run_ids`.
+
+    A request a run and metric: hundreds of runs take seconds, `run_ids` makes it less.
+
+    Raises: TrackingError.
+    """
+    if run_ids is None:
+        run_ids = [child.run_id for child in sweep_store.read_family(parent_run_id, uri)[1]]
+    points = sweep_store.read_points(run_ids, metrics, uri)
+    frame = pd.DataFrame(points, columns=["run_id", "metric", "step", "value"])
+    return frame.astype({"step": int, "value": float})
+
+
+def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
+    """Raises: TrackingError."""
+    parent, children = sweep_store.read_family(parent_run_id, uri)
+    jobs = [_job(child) for child in children]
+    axes = _axes(parent, children, jobs)
+    columns: dict[str, list[Any]] = {
+        "run_id": [child.run_id for child in children],
+        "name": [child.name for child in children],
+        "status": [child.status for child in children],
+        "error": [child.tags.get("error", "") for child in children],
+        "pruned": ["pruned" in child.tags for child in children],
+        "start": [pd.Timestamp(child.start, unit="ms", tz="UTC") for child in children],
+    }
+
+    def add(names: Iterable[str], kind: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        rows, added = list(rows), []
+        for name in names:
+            column = name if name not in columns else f"{name} ({kind})"
+            columns[column] = [row.get(name) for row in rows]
+            added.append(column)
+        return added
+
+    both = [
+        {a: _plain(job.get(a, child.params.get(a))) for a in axes}
+        for job, child in zip(jobs, children, strict=True)
+    ]
+    axis_columns = add(axes, "parameter", both)
+    columns["seconds"] = [_seconds(child) for child in children]
+    names = sorted({name for child in children for name in child.metrics})
+    metrics = add(names, "metric", [child.metrics for child in children])
+    others = sorted({name for child in children for name in child.params} - set(axes))
+    typed_params = [{k: typed(v) for k, v in child.params.items()} for child in children]
+    add(others, "parameter", typed_params)
+    tags = parent.tags
+    objective = tags.get("sweep.objective", "none")
+    return Sweep(
+        run_id=parent.run_id,
+        name=parent.name,
+        kind=tags.get("lenet.sweep", ""),
+        axes=axis_columns,
+        objective=None if objective == "none" else objective,
+        direction=tags.get("sweep.direction"),
+        metrics=metrics,
+        runs=pd.DataFrame(columns).infer_objects(),
+    )
+
+
+def _job(child: Summary) -> dict[str, Any]:
+    job = _json(child.tags.get("sweep.job"))
+    return job if isinstance(job, dict) else {}
+
+
+def _axes(parent: Summary, children: Sequence[Summary], jobs: Sequence[dict]) -> list[str]:
+    told = _json(parent.tags.get("sweep.axes"))
+    if isinstance(told, list) and told and any(jobs):
+        # A job may name more, where a sweep was gone on with that had other axes before.
+        return list(dict.fromkeys([*map(str, told), *(name for job in jobs for name in job)]))
+    names = list(dict.fromkeys(name for child in children for name in child.params))
+    varying = [n for n in names if len({child.params.get(n) for child in children}) > 1]
+    return [name for name in varying if not name.startswith(NO_AXES)]
+
+
+def _seconds(child: Summary) -> float:
+    if "seconds/total" in child.metrics:
+        return child.metrics["seconds/total"]
+    return (child.end - child.start) / 1000 if child.end else float("nan")
+
+
+def typed(text: str) -> Any:
+    """'0.5' -> 0.5, 'True' -> True, 'None' -> None; what is no such thing stays a text."""
+    if text in WORDS:
+        return WORDS[text]
+    value = _json(text) if len(text) <= MOST_DIGITS else text
+    return value if isinstance(value, int | float | bool) else text
+
+
+def _plain(value: Any) -> Any:
+    """An axis's value as something that can be compared and counted."""
+    if isinstance(value, str):
+        return typed(value)
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text or "null", parse_constant=str)
+    except (ValueError, RecursionError):  # whatever anybody wrote there
+        return None

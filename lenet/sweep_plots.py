@@ -1,0 +1,245 @@
+"""A sweep -> matplotlib Figures; never shows, never saves."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from lenet.effects import Effect
+from lenet.plots import BLUE, INK, PALE, VERMILION
+from lenet.verdict import BEST, SAME, Verdict, short_names, shown
+
+MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
+MOST_MARKS = 7  # values of a number that each get a mark
+LONG = 46  # characters of a setting's name; a longer one is cut
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
+# Source: Okabe and Ito, "Color universal design": told apart by the colour-blind, too.
+
+
+def is_share(metric: str) -> bool:
+    return "accuracy" in metric
+
+
+def _percent(axis: Any, metric: str) -> None:
+    if is_share(metric):
+        digits = FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
+        axis.set_major_formatter(digits)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONG else text[: LONG - 1] + "…"
+
+
+def ranking(verdict: Verdict) -> Figure:
+    """Mean and 95 % interval of each setting, best on top; filled: not told apart from the best."""
+    rows = verdict.settings[verdict.settings["n"] > 0].head(MOST_ROWS)
+    figure = Figure(figsize=(9, 1.0 + 0.28 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for y, row in enumerate(rows.itertuples()):
+        good = row.verdict in (BEST, SAME)
+        color = BLUE if good else INK
+        if math.isfinite(row.low):
+            axes.plot([row.low, row.high], [y, y], color=color, linewidth=1.4)
+        filled = color if good else "white"
+        axes.plot(row.mean, y, "o", color=color, markerfacecolor=filled, markersize=6)
+    axes.set_yticks(range(len(rows)), [_cut(label) for label in rows["label"]], fontsize=9)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(f"{verdict.metric}: mean and 95% interval")
+    axes.set_title("filled: the best, and what is not told apart from it", fontsize=9, loc="right")
+    _percent(axes.xaxis, verdict.metric)
+    _plain(axes, "x")
+    return figure
+
+
+def curves(points: pd.DataFrame, verdict: Verdict, metric: str) -> Figure:
+    """The best settings' mean over seeds an epoch, with the range of the seeds behind it.
+
+    `points` as `lenet.results.load_curves` gives them.
+    """
+    best = verdict.settings[verdict.settings["n"] > 0].head(MOST_CURVES)
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    named = points.merge(verdict.runs[["run_id", "setting"]], on="run_id")
+    for color, row in zip(COLORS, best.itertuples(), strict=False):
+        own = named[named["setting"] == row.key].groupby("step")["value"]
+        band = own.agg(["mean", "min", "max"])
+        axes.plot(band.index, band["mean"], color=color, linewidth=1.6, label=_cut(row.label))
+        low, high = band["min"], band["max"]
+        axes.fill_between(band.index, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.set(xlabel="epoch", ylabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _zoom(axes, named["value"], metric)
+    _percent(axes.yaxis, metric)
+    _plain(axes, "both")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _zoom(axes: Axes, values: pd.Series, metric: str) -> None:
+    """Losses on a log scale; of accuracies the first epochs may leave the picture."""
+    finite = values[np.isfinite(values)]
+    if finite.empty:
+        return
+    if not is_share(metric):
+        if finite.min() > 0:
+            axes.set_yscale("log")
+        return
+    low = float(finite.quantile(0.1))
+    high = float(finite.max())
+    gap = max(high - low, 1e-4) * 0.1
+    axes.set_ylim(max(0.0, low - gap), min(1.0, high + gap))
+
+
+def effects(found: Sequence[Effect], metric: str) -> Figure:
+    """Of each parameter the mean over all runs with a value, with its 95 % interval."""
+    found = [effect for effect in found if len(effect.levels)]
+    columns = min(3, max(1, len(found)))
+    rows = max(1, -(-len(found) // columns))
+    figure = Figure(figsize=(3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, effect in zip(grid.flat, found, strict=False):
+        _draw_effect(axes, effect)
+        _percent(axes.yaxis, metric)
+    for axes in list(grid.flat)[len(found) :]:
+        axes.set_visible(False)
+    for row in grid:
+        row[0].set_ylabel(metric)
+    return figure
+
+
+def _draw_effect(axes: Axes, effect: Effect) -> None:
+    levels = effect.levels
+    numeric = effect.is_numeric and len(levels) > 1
+    log = numeric and _spans_decades(levels["value"])
+    x = levels["value"].astype(float) if log else range(len(levels))
+    if log:
+        axes.set_xscale("log")
+    errors = [levels["mean"] - levels["low"], levels["high"] - levels["mean"]]
+    line = "o-" if numeric else "o"
+    axes.errorbar(x, levels["mean"], np.nan_to_num(errors), fmt=line, color=BLUE, capsize=3)
+    texts = [_cut(text) for text in levels["text"]]
+    steep = max(map(len, texts)) * len(texts) > 34
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if steep else {}
+    axes.set_xticks(list(x), texts, fontsize=8, **turned)
+    axes.xaxis.set_minor_locator(NullLocator())
+    share = "" if math.isnan(effect.share) else f"  ({effect.share:.0%} of the variance)"
+    axes.set_title(f"{effect.name}{share}", fontsize=10)
+    _plain(axes, "y")
+
+
+def _spans_decades(values: pd.Series) -> bool:
+    numbers = values.astype(float)
+    return bool(numbers.min() > 0 and numbers.max() / numbers.min() >= 10)
+
+
+def heat_map(verdict: Verdict) -> Figure:
+    """The mean of each pair of values; a frame: not told apart from the best."""
+    across, down = verdict.axes[1], verdict.axes[0]
+    rows = verdict.settings[verdict.settings["n"] > 0]
+    order = {axis: _ordered(rows[axis]) for axis in (across, down)}
+    table = np.full((len(order[down]), len(order[across])), np.nan)
+    good = []
+    for row in rows.to_dict("records"):
+        at = order[down].index(shown(row[down])), order[across].index(shown(row[across]))
+        table[at] = row["mean"]
+        if row["verdict"] in (BEST, SAME):
+            good.append(at)
+    figure = Figure(
+        figsize=(2.6 + 0.85 * table.shape[1], 1.6 + 0.5 * table.shape[0]), layout="compressed"
+    )
+    axes = figure.subplots()
+    low = float(np.nanquantile(table, 0.1))  # one bad corner would take all the colours
+    cmap = colormaps["cividis" if verdict.maximize else "cividis_r"].with_extremes(bad=PALE)
+    shown_as = axes.imshow(table, cmap=cmap, aspect="auto", vmin=low if verdict.maximize else None)
+    middle = np.nanmean(shown_as.get_clim())
+    for (y, x), value in np.ndenumerate(table):
+        if math.isfinite(value):
+            color = "black" if (value > middle) == verdict.maximize else "white"
+            text = f"{100 * value:.2f}" if is_share(verdict.metric) else f"{value:.4g}"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
+    for y, x in good:
+        axes.plot(*_frame(x, y), color=VERMILION, linewidth=1.8)
+    names = short_names(verdict.axes)
+    axes.set_xticks(range(table.shape[1]), [_cut(text) for text in order[across]], fontsize=9)
+    axes.set_yticks(range(table.shape[0]), [_cut(text) for text in order[down]], fontsize=9)
+    unit = ", percent" if is_share(verdict.metric) else ""
+    axes.set(xlabel=names[1], ylabel=names[0])
+    axes.set_title(f"{verdict.metric}{unit}; framed: not told apart from the best", fontsize=10)
+    axes.tick_params(length=0)
+    return figure
+
+
+def _ordered(values: pd.Series) -> list[str]:
+    """Numbers by size, words as they came; as texts."""
+    distinct = list(dict.fromkeys(values))
+    if all(isinstance(value, int | float) for value in distinct):
+        distinct.sort()
+    return list(dict.fromkeys(map(shown, distinct)))
+
+
+def _frame(x: int, y: int) -> tuple[list[float], list[float]]:
+    d = 0.46
+    return [x - d, x + d, x + d, x - d, x - d], [y - d, y - d, y + d, y + d, y - d]
+
+
+def parallel_coordinates(verdict: Verdict) -> Figure:
+    """A line a setting through its values; the better, the darker, and drawn later."""
+    rows = verdict.settings[verdict.settings["n"] > 0].head(MOST_LINES)
+    axes_of = [*verdict.axes, verdict.metric]
+    names = [*short_names(verdict.axes), verdict.metric]
+    figure = Figure(figsize=(1.9 * len(axes_of) + 1.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    places, ticks = [], []
+    for axis in axes_of:
+        column = rows["mean"] if axis == verdict.metric else rows[axis]
+        at, texts = _placed(column, is_share(axis) and axis == verdict.metric)
+        places.append(at)
+        ticks.append(texts)
+    ranks = np.linspace(1, 0, len(rows)) if len(rows) > 1 else np.ones(1)
+    lines = np.array(places).T
+    cmap = colormaps["viridis_r"]
+    for line, rank in reversed(list(zip(lines, ranks, strict=True))):
+        width = 0.8 + 1.4 * rank
+        axes.plot(range(len(axes_of)), line, color=cmap(rank), alpha=0.75, linewidth=width)
+    box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+    for x, texts in enumerate(ticks):
+        axes.axvline(x, color=INK, linewidth=0.8)
+        for y, text in texts:
+            axes.text(x + 0.03, y, _cut(text)[:16], fontsize=8, va="center", color=INK, bbox=box)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set(xlim=(-0.15, len(names) - 0.6), ylim=(-0.06, 1.06), yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def _placed(column: pd.Series, percent: bool) -> tuple[list[float], list[tuple[float, str]]]:
+    """Heights from 0 to 1, and where which text stands."""
+    values = list(column)
+    if all(isinstance(value, int | float | np.number) for value in values):
+        numbers = np.array(values, float)
+        log = _spans_decades(column) and not percent
+        scaled = np.log(numbers) if log else numbers
+        low, high = float(scaled.min()), float(scaled.max())
+        at = (scaled - low) / ((high - low) or 1.0)
+        few = np.unique(at)
+        marks = few if len(few) <= MOST_MARKS and not percent else np.linspace(0, 1, 5)
+        raw = [low + m * (high - low) for m in marks]
+        raw = [math.exp(r) for r in raw] if log else raw
+        texts = [f"{100 * r:.2f}%" if percent else f"{r:.3g}" for r in raw]
+        return list(at), list(zip(map(float, marks), texts, strict=True))
+    names = list(dict.fromkeys(map(shown, values)))
+    height = {name: i / max(1, len(names) - 1) for i, name in enumerate(names)}
+    return [height[shown(value)] for value in values], [(y, name) for name, y in height.items()]
+
+
+def _plain(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
+    axes.grid(color=PALE, linewidth=0.6, axis=grid)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

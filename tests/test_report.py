@@ -1,0 +1,401 @@
+"""The verdict on a sweep, against the same computed by hand, and what is shown of it."""
+
+import html.parser
+import json
+import math
+import re
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import special
+
+from lenet import sweep_plots
+from lenet.effects import class_differences, main_effects
+from lenet.report import ReportError, main, make, write
+from lenet.report_text import difference, lines, number
+from lenet.results import load_curves, load_sweep, read_sweep
+from lenet.store import TrackingError
+from lenet.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
+from tests.sweeps import EPOCHS, grid, make_sweep, points_of
+
+METRIC = "val/accuracy"
+
+
+def runs_of(values, seeds=None, status="FINISHED", axis="optimizer.lr"):
+    """`values`: a list of measures by setting."""
+    rows = []
+    for setting, measures in values.items():
+        own = range(len(measures)) if seeds is None else seeds[setting]
+        for seed, measure in zip(own, measures, strict=True):
+            rows.append({axis: setting, "seed": seed, METRIC: measure})
+    frame = pd.DataFrame(rows)
+    frame["run_id"] = [f"{i:032x}" for i in range(len(frame))]
+    frame["start"] = pd.to_datetime(range(len(frame)), unit="s", utc=True)
+    return frame.assign(status=status, seconds=10.0, name="run", error="", pruned=False)
+
+
+def judged(values, seeds=None, maximize=True):
+    return judge(runs_of(values, seeds), ["optimizer.lr", "seed"], METRIC, maximize)
+
+
+def row(verdict, setting):
+    (found,) = verdict.settings[verdict.settings["optimizer.lr"] == setting].to_dict("records")
+    return found
+
+
+# ---- By hand ---------------------------------------------------------------------------------
+
+
+def t_quantile(p, degrees):
+    return float(special.stdtrit(degrees, p))
+
+
+def two_sided_p(t, degrees):
+    """By the incomplete beta function, not by what the package calls."""
+    return float(special.betainc(degrees / 2, 0.5, degrees / (degrees + t * t)))
+
+
+def test_the_interval_is_students():
+    values = [0.981, 0.984, 0.979, 0.985]
+    found = row(judged({0.1: values, 0.2: [0.5, 0.6]}), 0.1)
+    mean, sd = sum(values) / 4, math.sqrt(sum((v - sum(values) / 4) ** 2 for v in values) / 3)
+    half = t_quantile(0.975, 3) * sd / 2
+    assert (found["n"], found["mean"]) == (4, pytest.approx(mean))
+    assert (found["low"], found["high"]) == (pytest.approx(mean - half), pytest.approx(mean + half))
+
+
+def test_shared_seeds_are_compared_pair_by_pair():
+    best, other = [0.98, 0.99, 0.97, 0.985], [0.978, 0.985, 0.966, 0.981]
+    found = row(judged({1: best, 2: other, 3: [0.5, 0.51, 0.52, 0.53]}), 2)
+    gaps = [a - b for a, b in zip(best, other, strict=True)]
+    mean = sum(gaps) / 4
+    sd = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / 3)
+    p = two_sided_p(mean / (sd / 2), 3)
+    assert found["test"] == "paired t, 4 seeds"
+    assert found["difference"] == pytest.approx(mean)
+    assert (found["p"], found["p_corrected"]) == (pytest.approx(p), pytest.approx(3 * p))
+    half = t_quantile(1 - 0.05 / 3 / 2, 3) * sd / 2
+    assert found["difference_low"] == pytest.approx(mean - half)
+
+
+def test_other_seeds_are_compared_by_welch():
+    best, other = [0.98, 0.99, 0.97], [0.95, 0.96, 0.955, 0.94]
+    found = row(judged({1: best, 2: other}, {1: [0, 1, 2], 2: [7, 8, 9, 10]}), 2)
+    (m1, v1, n1), (m2, v2, n2) = (
+        (sum(x) / len(x), sum((a - sum(x) / len(x)) ** 2 for a in x) / (len(x) - 1), len(x))
+        for x in (best, other)
+    )
+    error = v1 / n1 + v2 / n2
+    degrees = error**2 / ((v1 / n1) ** 2 / (n1 - 1) + (v2 / n2) ** 2 / (n2 - 1))
+    assert found["test"] == "Welch's t, 3 and 4 runs"
+    assert found["p"] == pytest.approx(two_sided_p((m1 - m2) / math.sqrt(error), degrees))
+    assert found["verdict"] == WORSE
+
+
+def test_p_values_are_multiplied_by_the_pairs_of_settings():
+    rng = np.random.default_rng(0)
+    verdict = judged({k: list(rng.normal(0.9, 0.01, 5)) for k in range(6)})
+    assert verdict.comparisons == 15
+    rows = verdict.settings[verdict.settings["verdict"] != BEST]
+    expected = np.minimum(1, rows["p"] * 15)
+    assert np.allclose(rows["p_corrected"], expected)
+
+
+def test_equal_settings_are_seldom_called_worse():
+    """Of 400 sweeps over 8 equal settings and 5 seeds at most 5 % and what chance adds to it."""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(400):
+        seeds = rng.normal(0, 1, 5)
+        values = {k: list(seeds + rng.normal(0, 1, 5)) for k in range(8)}
+        wrong += WORSE in set(judged(values).settings["verdict"])
+    assert wrong / 400 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_loss_is_better_when_it_is_lower():
+    verdict = judged({1: [0.1, 0.11, 0.1], 2: [0.3, 0.31, 0.32]}, maximize=False)
+    assert (row(verdict, 1)["verdict"], row(verdict, 2)["verdict"]) == (BEST, WORSE)
+    assert row(verdict, 2)["difference"] > 0
+
+
+# ---- Where there is little to go on ----------------------------------------------------------
+
+
+def test_one_run_each_tells_nothing():
+    verdict = judged({1: [0.9], 2: [0.8]})
+    assert verdict.best is None
+    assert set(verdict.settings["verdict"]) == {UNKNOWN}
+    assert verdict.settings["low"].isna().all()
+
+
+def test_values_without_spread_tell_nothing():
+    verdict = judged({1: [0.9, 0.9, 0.9], 2: [0.8, 0.8, 0.8]})
+    assert row(verdict, 2)["verdict"] == UNKNOWN
+    assert "no spread" in row(verdict, 2)["test"]
+    assert row(verdict, 1)["low"] == row(verdict, 1)["high"] == 0.9
+
+
+def test_only_finished_runs_with_a_finite_value_count():
+    runs = runs_of({1: [0.9, 0.91, math.nan, math.inf], 2: [0.8, 0.81, 0.82, 0.83]})
+    runs.loc[7, "status"] = "FAILED"
+    verdict = judge(runs, ["optimizer.lr", "seed"], METRIC, True)
+    assert (row(verdict, 1)["n"], row(verdict, 2)["n"]) == (2, 3)
+    assert row(verdict, 2)["unfinished"] == 1
+
+
+def test_of_a_seed_that_was_run_twice_the_newest_counts():
+    runs = runs_of({1: [0.1, 0.9, 0.91], 2: [0.8, 0.81, 0.82]}, {1: [0, 0, 1], 2: [0, 1, 2]})
+    verdict = judge(runs, ["optimizer.lr", "seed"], METRIC, True)
+    assert (row(verdict, 1)["mean"], verdict.again) == (pytest.approx(0.905), 1)
+
+
+def test_a_setting_none_of_whose_runs_ended_is_last_and_says_so():
+    runs = runs_of({1: [0.9, 0.91], 2: [0.8, 0.81]})
+    runs.loc[runs["optimizer.lr"] == 2, "status"] = "KILLED"
+    verdict = judge(runs, ["optimizer.lr", "seed"], METRIC, True)
+    assert list(verdict.settings["verdict"]) == [BEST, NOTHING]
+
+
+def test_the_order_of_rows_makes_no_difference():
+    rng = np.random.default_rng(2)
+    runs = runs_of({k: list(rng.normal(0.9, 0.01, 4)) for k in range(5)})
+    one = judge(runs, ["optimizer.lr", "seed"], METRIC, True).settings
+    other = judge(runs.sample(frac=1, random_state=3), ["optimizer.lr", "seed"], METRIC, True)
+    pd.testing.assert_frame_equal(one, other.settings)
+
+
+def test_names_are_as_short_as_they_can_be():
+    names = ["optimizer.lr", "schedule.lr", "model/activation", "seed"]
+    assert short_names(names) == ["optimizer.lr", "schedule.lr", "activation", "seed"]
+
+
+def test_no_difference_needs_two_pairs():
+    one = pd.Series([0.9, 0.8], index=[0, 1])
+    other = pd.Series([0.7, 0.6, 0.65], index=[1, 5, 6])
+    assert compare(one, other)[1].startswith("Welch's t")
+
+
+# ---- Effects ---------------------------------------------------------------------------------
+
+
+def test_a_main_effect_is_the_mean_over_all_the_rest_and_its_share_of_the_squares():
+    rows = [
+        (a, b, s, 0.9 + 0.02 * a + 0.001 * b + 0.0001 * s)
+        for a in (0, 1)
+        for b in (0, 1)
+        for s in (0, 1)
+    ]
+    runs = pd.concat(runs_of({a: [m]}, {a: [s]}).assign(b=b) for a, b, s, m in rows).reset_index(
+        drop=True
+    )
+    runs["start"] = pd.to_datetime(range(len(runs)), unit="s", utc=True)
+    verdict = judge(runs, ["optimizer.lr", "b", "seed"], METRIC, True)
+    first, second = main_effects(verdict)
+    assert (first.name, second.name) == ("lr", "b")
+    measures = np.array([m for *_, m in rows])
+    assert list(first.levels["mean"]) == pytest.approx([measures[:4].mean(), measures[4:].mean()])
+    total = ((measures - measures.mean()) ** 2).sum()
+    assert first.share == pytest.approx(8 * 0.01**2 / total)
+    assert list(first.levels["n"]) == [4, 4]
+
+
+def test_a_number_with_many_values_is_a_trend():
+    verdict = judged({k / 100: [k / 100] for k in range(1, 31)})
+    (effect,) = main_effects(verdict)
+    assert effect.rho == pytest.approx(1.0)
+    assert effect.levels.empty
+
+
+def test_words_lists_and_nothing_are_levels_too():
+    verdict = judged({"[6, 16]": [0.9, 0.91], None: [0.8, 0.81]})
+    (effect,) = main_effects(verdict)
+    assert sorted(effect.levels["text"]) == ["[6, 16]", "not set"]
+
+
+def test_classes_are_held_against_the_best_setting():
+    runs = runs_of({1: [0.9, 0.91], 2: [0.8, 0.81]})
+    runs["test/class_accuracy/0"] = [0.9, 0.8, 0.7, 0.6]
+    runs["test/class_accuracy/10"] = [0.5, 0.5, 0.6, 0.6]
+    runs["test/class_accuracy/2"] = 0.5
+    table = class_differences(judge(runs, ["optimizer.lr", "seed"], METRIC, True))
+    assert list(table.index) == ["0", "2", "10"]
+    assert list(table["lr=1"]) == pytest.approx([0.85, 0.5, 0.5])
+    assert list(table["lr=2"]) == pytest.approx([-0.2, 0.0, 0.1])
+
+
+# ---- From a store ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    return tmp_path_factory.mktemp("artifacts").as_uri()
+
+
+HOSTILE = "</title><script>alert(1)</script>\x1b[31m=cmd|' /C calc'!A0"
+JOBS = grid(optimizer__lr=[0.01, 0.1], optimizer__momentum=[0.0, 0.9], seed=[0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def parent(uri, artifacts):
+    return make_sweep(
+        uri,
+        JOBS,
+        name=HOSTILE,
+        error=f"=HYPERLINK({HOSTILE})",
+        status=lambda job: "FAILED" if job == JOBS[-1] else "FINISHED",
+        artifacts=artifacts,
+    )
+
+
+def test_a_frame_has_a_row_a_run_with_axes_first_and_numbers_as_numbers(uri, parent):
+    frame = load_sweep(parent, uri)
+    assert len(frame) == len(JOBS)
+    axes = ["optimizer.lr", "optimizer.momentum", "seed"]
+    at = list(frame.columns).index("optimizer.lr")
+    assert list(frame.columns[at : at + 3]) == axes
+    assert frame[axes].to_dict("records") == JOBS
+    assert frame["test/accuracy"].dtype == float
+    curves = load_curves(parent, ["val/accuracy"], uri=uri)
+    assert len(curves) == (len(JOBS) - 1) * EPOCHS + 1
+
+
+def test_parameters_that_differ_are_the_axes_where_no_tag_says(uri):
+    parent = make_sweep(uri, grid(optimizer__lr=[0.1, 0.2], seed=[0, 1]), told=False)
+    assert read_sweep(parent, uri).axes == ["optimizer.lr", "seed"]
+
+
+def test_the_command_prints_and_logs_page_table_and_data(uri, parent, artifacts, capsys):
+    assert main([parent, "--uri", uri]) == 0
+    out = capsys.readouterr().out
+    assert "val/accuracy of 11 finished runs, 4 settings, 1 failed" in out
+    assert "Best: lr=0.01, momentum=0.9." in out
+    assert "paired t-test by seed, two-sided, 5%; p values times 6" in out
+    assert "\x1b" not in out
+    place = re.search(r"Page: (.*)/report.html", out)[1]
+    frame = pd.read_csv(f"{place}/runs.csv")
+    assert len(frame) == len(JOBS)
+    first_letters = {
+        str(v)[0] for column in frame.select_dtypes("str") for v in frame[column].dropna()
+    }
+    assert not first_letters & set("=+-@")
+    with open(f"{place}/verdict.json") as file:
+        data = json.load(file, parse_constant=pytest.fail)
+    assert data["best"] == "lr=0.01, momentum=0.9"
+    assert [len(data["settings"]), data["metric"], len(data["failed"])] == [4, METRIC, 1]
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.links = set(), []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.add(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(uri, parent, tmp_path):
+    write(make(parent, uri), tmp_path, uri)
+    text = (tmp_path / "report.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.found & {"script", "link", "iframe", "object", "form"}
+    assert tags.links
+    assert all(link.startswith("data:image/png;base64,") for link in tags.links)
+    assert "http://" not in text.replace("http-equiv", "")
+    assert "https://" not in text
+
+
+def test_a_page_is_of_any_shape_of_sweep(uri, tmp_path):
+    words = grid(model__activation=["relu", "tanh"], a=[1, 2], b=["[1, 2]", None], seed=[0, 1])
+    for number_of, jobs in enumerate(
+        (
+            grid(seed=range(4)),
+            grid(optimizer__momentum=[0.5, 0.9]),
+            words,
+            [{"optimizer.lr": 0.9**k, "optimizer.momentum": 0.9} for k in range(40)],
+        )
+    ):
+        folder = tmp_path / str(number_of)
+        folder.mkdir()
+        found = make(make_sweep(uri, jobs), uri)
+        write(found, folder, uri)
+        assert "\n".join(lines(found))
+        assert json.loads((folder / "verdict.json").read_text())["settings"]
+
+
+def test_the_test_set_is_no_ground_to_choose_on(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    parent = make_sweep(uri, jobs, points=lambda job: points_of(job, False), objective="none")
+    found = make(parent, uri)
+    assert (found.verdict.metric, found.exploratory) == ("test/accuracy", True)
+    assert any(line.startswith("Exploratory:") for line in lines(found))
+
+
+def test_pruned_and_unfinished_runs_are_counted_apart(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    states = iter(["FINISHED", "FINISHED", "KILLED", "FINISHED", "RUNNING", "FAILED"])
+    found = make(make_sweep(uri, jobs, status=lambda job: next(states)), uri)
+    assert next(lines(found)).endswith("3 finished runs, 2 settings, 1 failed, 2 unfinished")
+    found.sweep.runs.loc[2, "pruned"] = True
+    assert "1 failed, 1 pruned, 1 unfinished" in next(lines(found))
+
+
+@pytest.mark.parametrize(
+    ("run_id", "said"),
+    [("no id", "32 hexadecimal digits"), ("0" * 32, "no such run")],
+)
+def test_a_wrong_id_is_one_line_and_status_2(uri, run_id, said, capsys):
+    assert main([run_id, "--uri", uri]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_what_is_no_sweep_or_has_no_end_is_refused(uri, parent):
+    child = load_sweep(parent, uri)["run_id"][0]
+    with pytest.raises(ReportError, match="is no sweep"):
+        make(child, uri)
+    running = make_sweep(uri, grid(seed=[0, 1]), status=lambda job: "RUNNING")
+    with pytest.raises(ReportError, match="none of its 2 runs is finished"):
+        make(running, uri)
+    with pytest.raises(ReportError, match="don't all have val/nothing; they have test/accuracy"):
+        make(parent, uri, "val/nothing")
+    with pytest.raises(TrackingError):
+        make(parent, "sqlite:///no/such.db")
+
+
+def test_numbers_are_percent_where_they_are_shares():
+    assert (number(0.98765, METRIC), number(0.098765, "val/loss")) == ("98.77%", "0.09877")
+    assert (difference(0.0123, METRIC), difference(-1e-9, METRIC)) == ("+1.23", "0")
+    assert number(math.nan, METRIC) == "-"
+
+
+def test_pictures_of_extreme_values_draw(tmp_path):
+    values = {"x" * 200: [0.1, 0.1], "y": [1.0, 0.0], "z": [0.5, 0.5]}
+    verdict = judged(values)
+    for figure in (
+        sweep_plots.ranking(verdict),
+        sweep_plots.effects(main_effects(verdict), METRIC),
+    ):
+        figure.savefig(tmp_path / "a.png")
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_are_reported_in_seconds(uri, tmp_path):
+    momentum = [0.0, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.93, 0.95, 0.98]
+    rates = [0.001 * 2**k for k in range(10)]
+    jobs = grid(optimizer__lr=rates, optimizer__momentum=momentum, seed=range(5))
+    parent = make_sweep(uri, jobs)
+    start = time.process_time()
+    write(make(parent, uri), tmp_path, uri)
+    assert time.process_time() - start < 60, "an order of magnitude more than it takes"
+    assert SAME in set(make(parent, uri).verdict.settings["verdict"])
