@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from lenet.command import answering, asked_for, reading
 from lenet.config import build, check, config_hash, shown, tree_lines, try_out
+from lenet.plugins import register
 
 if TYPE_CHECKING:
     from lenet.past import Past
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
 ANSWERING = answering(CONF)
+register()
 
 
 @reading
@@ -105,7 +107,7 @@ def train(
                 patience=config["patience"],
                 log_interval=config["log_interval"],
                 progress=sys.stderr.isatty(),
-                stop=interrupt,
+                stop=lambda: interrupt() or run.pruned,
                 saver=saver,
                 state=past.state if past else None,
             ):
@@ -115,6 +117,9 @@ def train(
         if interrupt():
             run.end(history, model, saver, killed=True)
             sys.exit(interrupt.exit_status)
+        if run.pruned:
+            run.end(history, model, saver)
+            return run.result
 
         score = evaluate(model, data.test, criterion, device)
         print("\n".join(score_lines(score, data.classes)))
@@ -133,7 +138,7 @@ def train(
         from lenet.diff import verdict
 
         print(verdict(config["rerun"], run))
-    return run.metric(config["objective"])
+    return run.result
 
 
 def config_folders() -> list[Path]:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -90,20 +90,32 @@ def runs_of(overrides: list[Override]) -> Iterator[list[str]]:
 
     Raises: ConfigError where there is none, or more than SWEEP_RUNS.
     """
+    return map(list, itertools.product(*columns_of(overrides).values()))
+
+
+def columns_of(overrides: list[Override], together: Sequence[str] = ()) -> dict[str, list[str]]:
+    """By key all that an override stands for, as `KEY=VALUE`; keys keep their `+`. Those in
+    `together` go through their values side by side.
+
+    Raises: ConfigError where there is no run in them, or more than SWEEP_RUNS.
+    """
     lists: dict[str, Override] = {}
     counts: dict[str, float] = {}
     for override in overrides:
         key, line = override.get_key_element(), clip(str(override.input_line))
         if override.is_interval_sweep():
-            raise ConfigError(f"{line}: an interval has no list of values; take choice or range")
-        counts[line] = _count(override)
-        if not counts[line]:
+            raise ConfigError(
+                f"{line}: an interval has no list of values; take choice or range, or "
+                "hydra/sweeper=tpe"
+            )
+        count = _count(override)
+        if not count:
             raise ConfigError(f"{line}: no value to sweep over")
+        counts["" if key.lstrip("+") in together else key] = count
         if math.prod(counts.values()) > SWEEP_RUNS:
             raise ConfigError(f"{line}: more than {SWEEP_RUNS:,} runs, which a sweep may have")
         lists[key] = override
-    for values in itertools.product(*map(_values, lists.values())):
-        yield [f"{key}={value}" for key, value in zip(lists, values, strict=True)]
+    return {key: [f"{key}={value}" for value in _values(o)] for key, o in lists.items()}
 
 
 def _values(override: Override) -> Iterator[str]:

@@ -44,6 +44,7 @@ TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500
 # The id of a run that Hydra's grammar would take for a number, and give back as another.
 ID_LIKE_A_NUMBER = re.compile(r"^((?:resume|rerun)=)(?=[0-9a-f]{32}$)(\d+(?:e\d+)?)$")
+PLUGINS = "hydra_plugins.lenet"
 P = ParamSpec("P")
 R = TypeVar("R")
 _typed: list[str] = []  # behind `python run.py`, where that is what runs
@@ -86,7 +87,7 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if TRACEBACK_WANTED or line is None:
                     raise
                 print(f"error: {_named(line, error)}", file=sys.stderr)
-                sys.exit(1 if isinstance(error, ArithmeticError) or _no_memory(error) else 2)
+                sys.exit(1 if isinstance(error, ArithmeticError) or no_memory(error) else 2)
             finally:
                 depth.pop()
 
@@ -153,10 +154,8 @@ def explain(error: BaseException, conf: Path) -> str | None:
 
     `conf` is the folder of the groups.
     """
-    if _no_memory(error):
-        size = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-        tried = f" ({size[1]} in one piece)" if size else ""
-        return f"out of memory{tried}; a smaller data.batch_size needs less"
+    if line := no_memory(error):
+        return line
     if isinstance(error, MissingConfigException):
         return _no_such_option(error, conf)
     cause = error.__cause__
@@ -183,12 +182,15 @@ def explain(error: BaseException, conf: Path) -> str | None:
     return None
 
 
-def _no_memory(error: BaseException) -> bool:
-    """torch has its own word for it on each device."""
+def no_memory(error: BaseException) -> str | None:
+    """What is to be said of a lack of memory; torch has its own word for it on each device."""
     words = ("can't allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
+    of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    if not of_torch and not isinstance(error, MemoryError):
+        return None
+    size = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    tried = f" ({size[1]} in one piece)" if size else ""
+    return f"out of memory{tried}; a smaller data.batch_size needs less"
 
 
 def _stuck_at(error: OverrideParseException) -> str:
@@ -322,10 +324,12 @@ class Guard(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
-            _check_run(config)
+            checked(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
+            if str(config.hydra.sweeper._target_).startswith(f"{PLUGINS}."):
+                return  # they check their runs themselves
             # A sampler's runs are known one at a time; each is checked when it begins.
             if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
                 _check_sweep(config)
@@ -340,13 +344,13 @@ def _refusing() -> Iterator[None]:
         raise Refused from error
 
 
-def _check_run(config: DictConfig) -> None:
-    """Checks what Hydra would call the run with."""
+def checked(config: DictConfig) -> dict[str, Any]:
+    """What Hydra would call the run with. Raises: ConfigError."""
     with read_write(config), open_dict(config):
         config.hydra.runtime.output_dir = str(Path.cwd())
         config.hydra.job.id, config.hydra.job.num = "0", 0
     HydraConfig.instance().set_config(config)
-    check(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return check(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
 
 def _check_sweep(config: DictConfig) -> None:
@@ -360,7 +364,7 @@ def _check_sweep(config: DictConfig) -> None:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     for run in runs_of(parser.parse_overrides([*params, *typed["task"]])):
         watch_anew()
-        _check_run(compose(name, [*typed["hydra"], *run], return_hydra_config=True))
+        checked(compose(name, [*typed["hydra"], *run], return_hydra_config=True))
 
 
 # In the schema of Hydra's own settings, so that a main file of one's own has it as well.

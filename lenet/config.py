@@ -52,6 +52,17 @@ LIMITS: dict[str, Any] = {
     "note": str | None,
     "resume": RunId | None,
     "rerun": RunId | None,
+    "sweep": dict[Text, Any],
+    "sweep.dry": Flag,
+    "sweep.retry_failed": Flag,
+    "sweep.on_error": Literal["continue", "stop"],
+    "sweep.zip": list[Text],
+    "sweep.report": Flag,
+    "sweep.parent": RunId | None,
+    "sweep.job": Text | None,
+    "sweep.axes": list[Text],
+    "sweep.trial": Size | None,
+    "sweep.bounds": list[float | None],
     "data.name": Text,
     "data.root": Text,
     "data.split": Text | None,
@@ -275,7 +286,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # Where a run reads and writes, and what it is called, change nothing in what it computes.
-_NO_EFFECT = ("checkpoint", "tracking", "tags", "note", "profile", "objective", "resume", "rerun")
+_NO_EFFECT = (
+    *("checkpoint", "tracking", "tags", "note", "profile", "objective"),
+    *("resume", "rerun", "sweep"),
+)
 _NO_EFFECT_DATA = ("root", "mirror", "download", "train", "test")  # the contents' SHA-256 counts
 
 

@@ -210,6 +210,15 @@ def _read_pair(paths: Sequence[Path]) -> Pair:
 SET_NAMES = ("auto", "mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "digits")
 
 
+def keep_sources() -> None:
+    """From here on this process reads, and counts, each published set once: for one that makes
+    many runs.
+    """
+    global _fetch, _pixel_statistics, idx_sha256
+    few = functools.lru_cache(maxsize=8)  # sets, or four tensors of two
+    _fetch, _pixel_statistics, idx_sha256 = few(_fetch), few(_pixel_statistics), few(idx_sha256)
+
+
 def _fetch(name: str, root: Path, split: str | None, download: bool, mirror: str | None) -> Raw:
     if name not in SET_NAMES:
         raise DataError(f"data.name={name}: expected one of {', '.join(SET_NAMES)}")

@@ -1,5 +1,6 @@
 """What a run tells of the code and the machine it came from."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -13,7 +14,7 @@ import torch
 
 def environment() -> str:
     """Python, machine and the version of every installed package, a line each."""
-    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    packages = _packages()
     lines = [
         f"python {platform.python_version()}",
         f"platform {platform.platform()}",
@@ -22,6 +23,11 @@ def environment() -> str:
         f"command {' '.join(sys.argv)}",
     ]
     return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    return {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
 
 
 def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]:
@@ -55,10 +61,14 @@ def git(*arguments: str) -> str | None:
 
 
 def code_state() -> dict[str, str]:
-    """The commit, and whether what runs differs from it; empty outside a checkout."""
+    """The commit, and whether what runs differs from it; empty outside a checkout.
+
+    A job that was sent here without a checkout tells what its sender said.
+    """
     status = git("status", "--porcelain")
     if status is None:
-        return {}
+        commit, _, dirty = os.environ.get("LENET_COMMIT", "").rpartition(" ")
+        return {"git.commit": commit, "git.dirty": dirty} if dirty else {}
     commit = (git("rev-parse", "HEAD") or "none yet").strip()
     return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -19,7 +19,7 @@ from typing import cast
 from lenet import store
 from lenet.config import masked
 from lenet.journal import FILES, RECORDS, Journal, JournalError, left
-from lenet.store import TrackingError
+from lenet.store import PARENT_TAG, TrackingError
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
 BETWEEN = 1.0  # seconds from one batch to the next, so that many small ones don't slow the training
@@ -194,6 +194,20 @@ def send(folder: Path, seconds: float) -> str:
         raise
     journal.close(remove=True)
     return done
+
+
+def send_family(run_ids: Collection[str], root: Path, seconds: float) -> None:
+    """Sends what dead processes left of a sweep's runs, of which at least the sweep's own is named,
+    so that the store knows how far each came. Warns of what it doesn't take.
+    """
+    for folder, facts in left(root):
+        if facts["tags"].get(PARENT_TAG) in run_ids or facts["run_id"] in run_ids:
+            try:
+                send(folder, seconds)
+            except JournalError:  # alive
+                continue
+            except TrackingError as error:
+                print(f"Warning: {error}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

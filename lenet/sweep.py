@@ -104,7 +104,8 @@ def sha256_of(words: Sequence[str]) -> str:
 
 def known(jobs: Sequence[Job], runs: Sequence[Any], data_sha256: Callable[[Job], str]) -> list[Job]:
     """The jobs with what is known of them from `runs`, the sweep's earlier ones (MLflow's, the
-    newest last). One that was done with other data is new again, as is one that never had any.
+    newest last). One that was done with other data is new again, as is one that was killed before
+    it had any.
     """
     by_job: dict[str, Any] = {}
     for run in sorted(runs, key=lambda run: run.info.status == "FINISHED"):
@@ -113,7 +114,7 @@ def known(jobs: Sequence[Job], runs: Sequence[Any], data_sha256: Callable[[Job],
     for job in jobs:
         run = by_job.get(job.sha256)
         then = run and run.data.tags.get("dataset.sha256")
-        fits = then is not None and then == data_sha256(job)
+        fits = then == data_sha256(job) if then else run and run.info.status == "FAILED"
         found.append(_with(job, run) if fits else job)
     return found
 

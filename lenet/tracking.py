@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import shutil
 import sys
 import time
@@ -34,6 +35,7 @@ from lenet.native import Chosen
 from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root
 from lenet.store import PROCESS_TAG, TrackingError, resolved
+from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
 
 if TYPE_CHECKING:
     from lenet.checkpoint import Checkpoints
@@ -71,7 +73,8 @@ class Run:
 
     FINISHED; KILLED after KeyboardInterrupt, SystemExit, BrokenPipeError (nobody reads what is
     printed: `run.py | head`) or where `killed` was set; FAILED after any other exception, with its
-    text as tag `error` and its traceback as an artifact. All that is recorded goes into a folder of
+    text as tag `error` and its traceback as an artifact. One that is `pruned` is KILLED too, with
+    its last epoch as a tag: it has no result to compare. All that is recorded goes into a folder of
     the run's own under `folder`, from there to the store of `uri` when that takes it. On leaving,
     `wait` seconds are given to a store that fails; what it has not taken then stays in the folder,
     and a line says how to send it.
@@ -102,7 +105,9 @@ class Run:
         self.past = past
         self.uri = uri
         self.experiment = experiment
-        self.name = run_name or " ".join(self.overrides)[:250] or "defaults"
+        self.differs = differing(self.overrides, config["sweep"]["axes"])
+        own = job_name(self.differs) or " ".join(self.overrides)
+        self.name = run_name or own[:250] or "defaults"
         self.tags = dict(tags or {})
         self.note = note
         self.pictures = pictures  # whether whoever makes them should
@@ -110,7 +115,8 @@ class Run:
         self.root = waiting_root(folder)
         self.wait = wait
         self.seconds = 0.0
-        self.killed = False
+        self.killed = self.pruned = False
+        self.curve: list[float] = []  # the objective's, of whole epochs
         self._best: dict[str, float] = {}
 
     @property
@@ -159,6 +165,12 @@ class Run:
             tags["mlflow.note.content"] = self.note
         if self.past:
             tags["rerun.of"] = self.past.run_id
+        if self.config["sweep"]["parent"]:
+            tags["mlflow.parentRunId"] = self.config["sweep"]["parent"]
+            tags["sweep.job"] = json.dumps(self.differs)
+            tags[JOB_TAG] = self.config["sweep"]["job"] or ""
+        if self.config["sweep"]["trial"] is not None:
+            tags["trial"] = str(self.config["sweep"]["trial"])
         return {
             "uri": resolved(self.uri),
             "experiment": self.experiment,
@@ -169,7 +181,9 @@ class Run:
         }
 
     def _log_start(self) -> None:
-        params = {key: str(value) for key, value in flatten(self.config).items()}
+        # Where a job belongs is in its tags.
+        whole = {key: value for key, value in self.config.items() if key != "sweep"}
+        params = {key: str(value) for key, value in flatten(whole).items()}
         self.journal.append("params", params)
         self._log_text(masked(environment()), "environment.txt")
         self._log_git()
@@ -183,7 +197,10 @@ class Run:
     def _log_again(self) -> None:
         assert self.past
         resumed = int(self.past.tags.get("resumed", "0")) + 1
-        self._tag({"error": None, PROCESS_TAG: process_identity(), "resumed": str(resumed)})
+        gone = {"error": None, "pruned": None}
+        self._tag({**gone, PROCESS_TAG: process_identity(), "resumed": str(resumed)})
+        if self.config["sweep"]["trial"] is not None:  # one that is tried again has another number
+            self.tag("trial", str(self.config["sweep"]["trial"]))
         self.journal.append("status", ["RUNNING", None])
         if self.config["epochs"] != self.past.epochs:
             self._log_config()  # a parameter of MLflow's can't change
@@ -243,8 +260,12 @@ class Run:
         for step, loss in record.steps:
             if record.complete or step % interval == 0:
                 self._add({"train/loss_step": loss}, step)
-        if not record.complete:
-            return
+        if record.complete:
+            self._log_values(record)
+            if record.epoch > (len(self.past.history) if self.past else 0):
+                self._judge(record.epoch)
+
+    def _log_values(self, record: Epoch) -> None:
         values = {
             "train/loss": record.loss,
             "train/accuracy": record.accuracy,
@@ -258,6 +279,19 @@ class Run:
                 self._best[name] = better(self._best.get(name, values[name]), values[name])
                 values[f"best/{name}"] = self._best[name]
         self._add(values, record.epoch)
+        if self.config["objective"] in values:
+            self.curve.append(values[self.config["objective"]])
+
+    def _judge(self, epoch: int) -> None:
+        """Sets `pruned` where a search need not see the rest."""
+        name, bounds = self.config["objective"], self.config["sweep"]["bounds"]
+        if name and is_hopeless(self.curve, bounds, is_maximized(name)):
+            self.pruned = True
+            self.tag("pruned", str(epoch))
+            print(
+                f"Pruned after epoch {epoch}: {name} {self.curve[-1]:.4f}, other trials had "
+                f"{bounds[epoch - 1]:.4f}; resume=... sweep.bounds=[] goes on all the same"
+            )
 
     @_recording
     def log_test(self, score: Score, epoch: int) -> None:
@@ -282,7 +316,7 @@ class Run:
         """Logs where the time went, in seconds since `started` and of the training before a
         resume, and what the weights are.
         """
-        self.killed = killed
+        self.killed = killed or self.pruned
         self.tag("weights.sha256", weights_sha256(model))
         before = self.past.seconds if self.past else 0.0
         training = sum(record.seconds for record in history)
@@ -308,9 +342,11 @@ class Run:
         if points:
             self.journal.append("metrics", points)
 
-    def metric(self, name: str | None) -> float | None:
-        """The newest value of a metric, None where it was never logged."""
-        return self.journal.latest.get(name) if name else None
+    @property
+    def result(self) -> Result | None:
+        """The objective's newest value, None where there is none."""
+        value = self.journal.latest.get(self.config["objective"])
+        return None if value is None else Result(value, self.curve, self.pruned)
 
     @_recording
     def log_text(self, text: str, name: str) -> None:

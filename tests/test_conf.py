@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_method
+from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
 from lenet.config import LIMITS, build, check, flatten
 from lenet.data import SET_NAMES
+from lenet.plugins import register
 from tests.conftest import CONF, ROOT
 
 OPTIONS = sorted(
@@ -17,6 +18,7 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF
 )
+PLUGGED_IN = [pair for pair in OPTIONS if pair[0].startswith("hydra/")]
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 # What the run supplies: an optimizer's parameters, a schedule's optimizer and length, ...
@@ -50,7 +52,8 @@ def test_every_option_composes_and_passes_the_check(composed, group, option):
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("experiment", "debug")]
+    ("group", "option"),
+    [pair for pair in OPTIONS if pair[0] not in ("experiment", "debug") and pair not in PLUGGED_IN],
 )
 def test_a_yaml_names_every_argument_of_its_target_in_order(composed, group, option):
     extra = (
@@ -65,6 +68,17 @@ def test_a_yaml_names_every_argument_of_its_target_in_order(composed, group, opt
         keys = [key for key in node if not key.startswith("_")]
         assert keys == [name for name in arguments if name not in absent], path
         assert node["_convert_"] == "all", path
+
+
+@pytest.mark.parametrize(("group", "option"), PLUGGED_IN)
+def test_a_plugins_yaml_names_its_arguments_in_order(group, option):
+    register()
+    kind = group.removeprefix("hydra/")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[f"{group}={option}"], return_hydra_config=True)
+    node = cfg.hydra[kind]
+    keys = [key for key in node if not key.startswith("_")]
+    assert keys == list(inspect.signature(get_class(node._target_)).parameters)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

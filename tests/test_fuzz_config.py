@@ -193,7 +193,7 @@ REFUSED = {
     "-m seed=interval(0,1)": "seed=interval(0,1): an interval has no list of values",
     "-m optimizer=glob(x*)": "optimizer=glob(x*): no value to sweep over",
     "-m hydra.sweeper.max_batch_size=0": "hydra.sweeper.max_batch_size=0: should be 1 or more",
-    "-m +hydra.sweeper.params.epochs=0": "+hydra.sweeper.params.epochs=0: Unexpected type",
+    "-m +hydra.sweeper.params.epochs=0": "epochs=0: should be greater",
     "-m hydra.launcher._target_=os.system": "-m hydra.launcher._target_=os.system: Inv",
     "hydra.verbose=5": "hydra.verbose=5: AssertionError: assert isinstance(verbose_config,",
     "hydra.job.env_copy=[NOPE]": "hydra.job.env_copy=[NOPE]: KeyError: 'NOPE'",
@@ -286,9 +286,10 @@ def test_what_hydra_offers_besides_a_run_still_works(commands):
         answer = commands.answer(*line.split(" "))
         accept(answer, [])
         assert answer.out
-    numbered = commands.answer("-m", "tracking.run_name=run-${seed}-${hydra:job.num}", "seed=1,2")
+    named = "tracking.run_name=run-${seed}-${hydra:job.num}"
+    numbered = commands.answer("-m", named, "seed=1,2", "sweep.dry=true")
     assert (numbered.status, numbered.err) == (0, "")
-    momentum = commands.answer("-cd", str(ROOT / "sweeps"), "-cn", "momentum")
+    momentum = commands.answer("-cd", str(ROOT / "sweeps"), "-cn", "momentum", "sweep.dry=true")
     assert (momentum.status, momentum.err) == (0, "")
 
 

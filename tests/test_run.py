@@ -217,21 +217,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(lab):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_hydras_sweep_makes_a_run_a_job(lab):
-    before = len(lab.runs())
-    lab.run(
-        "-m",
-        *BASE,
-        "epochs=1",
-        "optimizer.momentum=0.5,0.9",
-        "tracking.pictures=false",
-        "tracking.model=false",
-    )
-    runs = lab.runs()[before:]
-    assert sorted(run.data.params["optimizer.momentum"] for run in runs) == ["0.5", "0.9"]
-    assert {run.info.status for run in runs} == {"FINISHED"}
-
-
 def test_a_wrong_value_leaves_no_run(lab):
     before = len(lab.runs())
     for override in (

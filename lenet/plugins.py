@@ -1,0 +1,38 @@
+"""Our sweepers and launchers, made known to Hydra; `conf/hydra/` names them."""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
+from lenet.command import PLUGINS
+from lenet.local import Local
+from lenet.remote import Ray, Slurm
+from lenet.searcher import Search
+from lenet.sweeper import Grid
+
+
+def register() -> None:
+    """To be called before `hydra.main`: Hydra takes plugins under one name alone, as if they were
+    installed below `hydra_plugins`.
+    """
+    try:
+        package = importlib.import_module("hydra_plugins")  # where others are installed
+    except ImportError:
+        package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        package.__path__ = []
+    sys.modules[PLUGINS] = sys.modules[__name__]
+    setattr(package, PLUGINS.rpartition(".")[2], sys.modules[__name__])
+    for plugin in (Grid, Search, Local, Ray, Slurm):
+        Plugins.instance().register(plugin)
+    # Where hydra-ray-launcher is installed, Hydra holds ours against its schema of that name.
+    ConfigStore.instance().repo["hydra"]["launcher"].pop("ray.yaml", None)
+    OmegaConf.register_new_resolver("lenet.checkout", _checkout, replace=True)
+
+
+def _checkout() -> str:
+    return str(Path(__file__).resolve().parents[1])

@@ -1,0 +1,279 @@
+"""Sweeps on real clusters: two Ray nodes, submitit, MLflow's server on PostgreSQL, all here."""
+
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from lenet.config import ConfigError
+from lenet.remote import check_store
+from tests.conftest import ROOT
+from tests.servers import Server, free_port, postgres
+
+LONG = 300  # epochs: some seconds, in which a job can be struck
+SMALL = ["data=digits", "tracking.model=false", "tracking.pictures=false"]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+def needs(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}, which is not installed")
+
+
+class Lab:
+    """A folder to give sweeps in, and the store that they go to."""
+
+    def __init__(self, folder: Path, uri: str, **env: str) -> None:
+        self.folder = folder
+        self.uri = uri
+        gone = ("HYDRA_FULL_ERROR", "LENET_RUNS", "LENET_DATA")
+        self.env = {k: v for k, v in os.environ.items() if k not in gone}
+        self.env |= {"MLFLOW_TRACKING_URI": uri, "PYTHONUNBUFFERED": "1", **env}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        experiment = f"tracking.experiment={self.folder.name}"
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), "-m", *SMALL, experiment, *arguments],
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        return ended(self.start(*arguments), status)
+
+    def runs(self, parent: bool = False):
+        client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name(self.folder.name)
+        ids = [experiment.experiment_id] if experiment else []
+        found = client.search_runs(ids, order_by=["attributes.start_time ASC"]) if ids else []
+        return [run for run in found if ("mlflow.parentRunId" not in run.data.tags) == parent]
+
+    def steps(self, run) -> list[int]:
+        history = MlflowClient(self.uri).get_metric_history(run.info.run_id, "train/loss")
+        return sorted(point.step for point in history)
+
+    def training(self, among=lambda pid: True, seconds: float = 90):
+        """A job under way, some epochs of which are in the store, and its process."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for run in self.runs():
+                pid = int(run.data.tags["lenet.process"].split()[1])
+                if run.info.status == "RUNNING" and among(pid) and len(self.steps(run)) >= 5:
+                    return run, pid
+            time.sleep(0.2)
+        return pytest.fail("no job trains")
+
+
+def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == status, out
+    return out
+
+
+class Node:
+    """A real Ray node with a folder, a home and ports of its own."""
+
+    def __init__(self, env: dict[str, str], head: int | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets lie below it
+        ports = ",".join(str(free_port()) for _ in range(8))
+        options = ["--block", "--num-cpus=1", "--disable-usage-stats", f"--temp-dir={self.folder}"]
+        options += ["--object-store-memory=100000000", f"--worker-port-list={ports}"]
+        options += [f"--dashboard-agent-listen-port={free_port()}"]
+        if head is None:
+            self.port = free_port()
+            options += ["--head", f"--port={self.port}", "--include-dashboard=false"]
+        else:
+            self.port = head
+            options += [f"--address={own_address()}:{head}"]
+        self.log = self.folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
+                cwd=self.folder,
+                env=env | {"HOME": str(self.folder)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        end = time.monotonic() + 90
+        while b"Ray runtime started" not in self.log.read_bytes():
+            if self.process.poll() is not None or time.monotonic() > end:
+                said = self.log.read_text()
+                self.stop()
+                pytest.fail(f"a Ray node did not start:\n{said}")
+            time.sleep(0.2)
+
+    def has(self, pid: int) -> bool:
+        try:
+            return os.getsid(pid) == self.process.pid
+        except ProcessLookupError:
+            return False
+
+    def kill(self) -> None:
+        """As a power failure would: the raylet, and with it its workers."""
+        raylet = next(
+            p for p in psutil.process_iter(["name"]) if p.name() == "raylet" and self.has(p.pid)
+        )
+        os.killpg(os.getpgid(raylet.pid), signal.SIGKILL)
+
+    def stop(self) -> None:
+        for process in psutil.process_iter():
+            if self.has(process.pid):
+                process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def own_address() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with postgres() as database:
+        folder = tmp_path_factory.mktemp("server")
+        with Server(folder, backend=database.database("mlflow")) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def ray_env() -> dict[str, str]:
+    needs("ray")
+    gone = ("LENET_", "MLFLOW_", "RAY_")  # nothing that a job needs is set by hand
+    env = {k: v for k, v in os.environ.items() if not k.startswith(gone)}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    return env | token | quick
+
+
+@pytest.fixture(scope="module")
+def head(ray_env) -> Iterator[Node]:
+    node = Node(ray_env)
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def ray_lab(tmp_path, server, head, ray_env) -> Lab:
+    return Lab(tmp_path, server.url, **{k: v for k, v in ray_env.items() if k.startswith("RAY_A")})
+
+
+def on_ray(head: Node) -> list[str]:
+    return ["hydra/launcher=ray", f"hydra.launcher.init.address={own_address()}:{head.port}"]
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_when_a_ray_node_is_killed(ray_lab, head, ray_env):
+    sweep = [*on_ray(head), "optimizer.lr=0.01,0.02,0.03", "seed=0,1", f"epochs={LONG}"]
+    node = Node(ray_env, head.port)
+    try:
+        process = ray_lab.start(*sweep)
+        struck, _ = ray_lab.training(node.has)
+        node.kill()
+        out = ended(process)
+    finally:
+        node.stop()
+    assert "[6/6]" in out
+    children = ray_lab.runs()
+    assert [run.info.status for run in children] == ["FINISHED"] * 6, out
+    assert len({run.data.tags["sweep.job_sha256"] for run in children}) == 6
+    for run in children:
+        assert ray_lab.steps(run) == list(range(1, LONG + 1)), run.info.run_name
+    resumed = [run.info.run_id for run in children if "resumed" in run.data.tags]
+    assert resumed == [struck.info.run_id]
+    (parent,) = ray_lab.runs(parent=True)
+    assert parent.info.status == "FINISHED"
+    assert {r.data.tags["mlflow.parentRunId"] for r in children} == {parent.info.run_id}
+    assert {run.data.tags["git.commit"] for run in children} == {parent.data.tags["git.commit"]}
+    assert {run.data.params["device.threads"] for run in children} == {"1"}
+
+    assert "6 jobs: 6 done\n" in ray_lab.run(*sweep)
+    assert len(ray_lab.runs()) == 6
+
+
+@pytest.mark.slow
+def test_a_job_that_ray_gives_up_takes_no_other_along_and_the_same_command_completes_it(
+    ray_lab, head
+):
+    sweep = [*on_ray(head), "hydra.launcher.remote.max_retries=0", "seed=10,11", f"epochs={LONG}"]
+    process = ray_lab.start(*sweep)
+    struck, pid = ray_lab.training(head.has)
+    os.kill(pid, signal.SIGKILL)
+    out = ended(process, status=1)
+    assert "1 of 2 jobs failed" in out
+    assert f"  {struck.info.run_name}  " in out.partition("Failed jobs:")[2]
+    assert sorted(run.info.status for run in ray_lab.runs()) == ["FINISHED", "KILLED"]
+
+    assert "2 jobs: 1 done, 1 unfinished\n" in ray_lab.run(*sweep)
+    assert [run.info.status for run in ray_lab.runs()] == ["FINISHED"] * 2
+    assert all(ray_lab.steps(run) == list(range(1, LONG + 1)) for run in ray_lab.runs())
+
+
+@pytest.fixture
+def local_lab(tmp_path) -> Lab:
+    needs("submitit")
+    return Lab(
+        tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", LENET_RUNS=str(tmp_path / "waiting")
+    )
+
+
+@pytest.mark.slow
+def test_submitit_runs_a_sweep_with_a_job_that_fails(local_lab):
+    sweep = ["hydra/launcher=slurm_local", "optimizer.lr=0.01,1e30,0.02", "epochs=2"]
+    out = local_lab.run(*sweep, status=1)
+    assert "error: 1 of 3 jobs failed" in out
+    assert "  lr=1e+30  Diverged: the training loss is nan" in out.partition("Failed jobs:")[2]
+    statuses = {run.info.run_name: run.info.status for run in local_lab.runs()}
+    assert statuses == {"lr=0.01": "FINISHED", "lr=1e+30": "FAILED", "lr=0.02": "FINISHED"}
+    (parent,) = local_lab.runs(parent=True)
+    assert parent.info.status == "FAILED"
+    assert json.loads(parent.data.tags["sweep.axes"]) == ["optimizer.lr"]
+
+
+@pytest.mark.slow
+def test_a_job_that_submitit_queues_again_goes_on_with_its_run(local_lab):
+    process = local_lab.start("hydra/launcher=slurm_local", "seed=0,1", f"epochs={LONG}")
+    struck, pid = local_lab.training()
+    os.kill(pid, signal.SIGUSR2)  # as at the end of its time
+    ended(process)
+    children = local_lab.runs()
+    assert [run.info.status for run in children] == ["FINISHED"] * 2
+    assert [r.info.run_id for r in children if "resumed" in r.data.tags] == [struck.info.run_id]
+    assert all(local_lab.steps(run) == list(range(1, LONG + 1)) for run in children)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_other_machines_need_a_server_and_an_extra(tmp_path, launcher, package):
+    lab = Lab(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    out = lab.run(f"hydra/launcher={launcher}", "seed=0,1", status=2)
+    if importlib.util.find_spec(package) is None:
+        assert f"pip install -e '.[{launcher}]'" in out
+    else:
+        assert "jobs on other machines can't write there" in out
+    assert len(out.splitlines()) == 1
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:////tmp/a.db", "postgresql://u:secret@h/db", "runs"])
+def test_a_store_that_only_one_machine_sees_is_refused(uri):
+    with pytest.raises(ConfigError, match="expected http://HOST:PORT") as error:
+        check_store({"tracking": {"uri": uri}})
+    assert "secret" not in str(error.value)

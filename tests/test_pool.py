@@ -1,0 +1,154 @@
+"""Worker processes: what one's death, a job's error and a parent's end do to the others."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from lenet.config import ConfigError
+from lenet.pool import Pool, said
+
+DEADLINE = 20  # seconds
+
+
+def work():
+    """A job is a word that says what happens to it."""
+    prepared = time.time_ns()
+
+    def job(what):
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "exit":
+            sys.exit(3)
+        if what == "raise":
+            raise ConfigError("epochs=0: should be 1 or more\nand more")
+        if what == "key":
+            raise KeyError("conv1")
+        if what == "warn":
+            print("Warning: slow disk\nnoise\nWarning: slow disk", file=sys.stderr)
+        if what == "sleep":
+            time.sleep(60)
+        return os.getpid(), prepared
+
+    return job
+
+
+def outcomes(jobs, workers=2):
+    found = {outcome.index: outcome for outcome in Pool(workers).run(jobs, work)}
+    assert sorted(found) == list(range(len(jobs)))
+    return [found[index] for index in range(len(jobs))]
+
+
+def test_each_worker_is_prepared_once():
+    values = [outcome.value for outcome in outcomes(["work"] * 6)]
+    assert len({pid for pid, _ in values}) == len(set(values)) <= 2
+
+
+def test_a_worker_that_dies_takes_its_job_alone():
+    ended = outcomes(["work", "die", "work", "work"], workers=1)
+    assert [outcome.error for outcome in ended] == [
+        None,
+        "its process was ended by SIGKILL (out of memory, or by hand)",
+        None,
+        None,
+    ]
+    assert [outcome.lost for outcome in ended] == [False, True, False, False]
+    assert len({outcome.value[0] for outcome in ended if outcome.value}) == 2
+
+
+def test_a_worker_that_dies_between_two_jobs_is_replaced():
+    seen = []
+
+    def jobs():
+        yield "work"
+        while len(seen) < 1:
+            yield None
+        os.kill(seen[0], signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(seen[0])], timeout=DEADLINE)
+        yield "work"
+
+    for outcome in Pool(1).run(jobs(), work):
+        seen.append(outcome.value[0])  # noqa: PERF401
+    assert len(set(seen)) == 2
+
+
+def test_an_error_is_one_line_and_the_jobs_own():
+    ended = outcomes(["raise", "key", "exit", "work"], workers=1)
+    assert [outcome.error for outcome in ended] == [
+        "epochs=0: should be 1 or more and more",
+        "KeyError: 'conv1'",
+        "ended with status 3",
+        None,
+    ]
+    assert not any(outcome.lost for outcome in ended)
+    assert said(ValueError()) == "ValueError"
+
+
+def test_what_a_job_says_on_standard_error_comes_along_once():
+    ended = outcomes(["warn", "work", "raise"], workers=1)
+    expected = [("Warning: slow disk", "noise"), (), ()]
+    assert [outcome.warnings for outcome in ended] == expected
+
+
+def test_jobs_may_wait_for_an_outcome():
+    ended = []
+
+    def jobs():
+        yield "work"
+        while not ended:
+            yield None
+        yield "raise"
+
+    ended.extend(outcome.error for outcome in _collected(Pool(2).run(jobs(), work), ended))
+    assert ended.count(None) >= 1
+
+
+def _collected(running, ended):
+    for outcome in running:
+        ended.append(outcome.error)
+        yield outcome
+
+
+def test_leaving_the_loop_ends_the_workers():
+    before = set(psutil.Process().children(recursive=True))
+    for outcome in Pool(2).run(["work", "sleep", "sleep"], work):
+        assert outcome.index == 0
+        break
+    started = set(psutil.Process().children(recursive=True)) - before
+    _, alive = psutil.wait_procs([p for p in started if "forkserver" not in _line(p)], DEADLINE)
+    assert [process for process in alive if "multiprocessing" in _line(process)] == []
+
+
+def _line(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+PARENT = """
+import sys
+from tests.test_pool import work
+from lenet.pool import Pool
+if __name__ == "__main__":
+    for outcome in Pool(2).run(["work", "sleep", "sleep"], work):
+        print(outcome.value[0], flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=env) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert worker.is_running()
+        family = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    _, alive = psutil.wait_procs([*family, worker], timeout=DEADLINE)
+    assert alive == []
