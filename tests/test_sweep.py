@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import time
+from random import Random
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from lenet.bounds import columns_of
@@ -288,6 +291,30 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path, number):
     assert any(int(run.data.tags.get("resumed", "0")) for run in children)
     for run in children:
         assert sorted(steps_of(lab, run)) == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(tmp_path):
+    random = Random(5)
+    weights = []
+    for name, kills in (("killed", 3 if not os.environ.get("LENET_LONG") else 20), ("whole", 0)):
+        (tmp_path / name).mkdir()
+        lab = Lab(tmp_path / name)
+        command = ["-m", *SMALL, "epochs=60", "optimizer.momentum=0.5,0.9", "seed=0,1"]
+        for _ in range(kills):
+            process = lab.start(*command)
+            try:
+                process.communicate(timeout=random.uniform(3, 12))
+            except subprocess.TimeoutExpired:
+                children = psutil.Process(process.pid).children(recursive=True)
+                random.choice([process, process, *children]).kill()
+                process.communicate()
+        lab.run(*command)
+        parent, children = family(lab)
+        assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 5
+        assert all(sorted(steps_of(lab, run)) == list(range(1, 61)) for run in children)
+        weights.append({r.info.run_name: r.data.tags["weights.sha256"] for r in children})
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow
