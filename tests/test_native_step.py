@@ -47,6 +47,16 @@ def ready(options=None, criterion=F.cross_entropy, **network_options):
     return model, optimizer, whole_step(model, criterion, optimizer)
 
 
+def test_a_schedule_hears_of_a_first_step_that_is_the_kernels():
+    """Without momentum there is none of PyTorch's before it; torch would warn, an error here."""
+    model = network()
+    equip(model)
+    optimizer = sgd(model, momentum=0.0)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    assert whole_step(model, F.cross_entropy, optimizer)(*batch(20, 10)) is not None
+    schedule.step()
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     network_options=NETWORKS,

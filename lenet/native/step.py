@@ -59,6 +59,7 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
         torch.autograd.graph.increment_version(changed)
         for p in changed:
             p.grad = grads[p]
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # as step() tells a schedule
         losses, outputs = result
         return losses.mean(), outputs
 
