@@ -132,8 +132,8 @@ def judgement(found: Findings) -> Iterator[str]:
         named = {"paired t": "paired t-test by seed", "Welch's t": "Welch's t-test"}
         text = f"By {' and '.join(named.get(test, test) for test in tests)}, two-sided, 5%"
         if verdict.comparisons > 1:
-            text += f"; p values times {verdict.comparisons}, the pairs of settings (Bonferroni)"
-        yield f"{text}."
+            text += f"; p values times {verdict.comparisons}, the comparisons (Bonferroni)"
+        yield f"{text}. With 95% confidence the truly best is this one or not told apart from it."
 
 
 def effect_line(effect: Effect, metric: str) -> str:

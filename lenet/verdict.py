@@ -137,20 +137,22 @@ def _against_best(
     Two-sided t-tests, since with five seeds Wilcoxon's least p value is 2/2^5 = 0.06 and nothing
     could ever be told apart. Paired by seed where half of the seeds or more are shared, as a seed
     fixes first weights and order of the images; else Welch's, since settings differ in their
-    spread. Every p value is multiplied by the number of PAIRS of settings (Bonferroni): the best
-    was picked by the same numbers, so each pair might have been the one that was looked at. With
-    k - 1 comparisons and Holm's correction, one of 12 equal settings would be called worse in
-    13 % of all sweeps (simulated, five seeds).
+    spread. Every p value is multiplied by the number of comparisons (Bonferroni).
+
+    What is not called worse is then a confidence set of the truly best setting, although the one
+    it is compared with was picked by the same numbers: it is called worse only where one of the
+    k - 1 others beats it by luck, each with a probability of 0.05/2/(k - 1) at most.
 
     Source: de Winter 2013, "Using the Student's t-test with extremely small sample sizes"; Welch
-    1947; Hsu 1996, "Multiple Comparisons".
+    1947; Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with
+    the best".
     """
     able = table[table["n"] >= 2]
     columns = ["verdict", "test", "difference", "difference_low", "difference_high"]
     columns += ["p", "p_corrected"]
     blank = [math.nan] * 5
     best = None if able.empty else able.index[0]
-    pairs = len(able) * (len(able) - 1) // 2
+    comparisons = max(0, len(able) - 1)
     values = {key: group.set_index(SEED)[metric] for key, group in counted.groupby("setting")}
     sign = 1 if maximize else -1
     rows = []
@@ -160,9 +162,9 @@ def _against_best(
         elif n < 2:
             rows.append((UNKNOWN, TOO_FEW, *blank) if n else (NOTHING, "", *blank))
         else:
-            rows.append(compare(sign * values[table["key"][best]], sign * values[key], pairs))
+            rows.append(compare(sign * values[table["key"][best]], sign * values[key], comparisons))
     label = None if best is None else str(table["label"][best])
-    return table.join(pd.DataFrame(rows, columns=columns, index=table.index)), label, pairs
+    return table.join(pd.DataFrame(rows, columns=columns, index=table.index)), label, comparisons
 
 
 def compare(best: pd.Series, other: pd.Series, comparisons: int = 1) -> tuple:
