@@ -326,9 +326,8 @@ def _check_rates(groups: Sequence[State], optimizer: Optimizer, same: bool) -> N
             wants, has = own.get(key, "nothing"), group.get(key, "nothing")
             if type(wants) is not type(has) or wants != has:
                 named = ascii(key)[1:-1][:60]
-                raise StateError(
-                    f"state: expected the optimizer's {named} {wants}, found {ascii(has)[:60]}"
-                )
+                found = " ".join(ascii(has).split())[:60]  # a tensor's has lines
+                raise StateError(f"state: expected the optimizer's {named} {wants}, found {found}")
     if len(groups) != len(optimizer.param_groups):
         raise StateError(f"state: expected the optimizer of this training, found {len(groups)}")
 

@@ -537,6 +537,15 @@ def replaced(value, path, by):
     return type(value)(parts)
 
 
+def test_a_tensor_in_a_numbers_place_is_refused_in_one_line(content):
+    state = read(content)
+    place = next(path for path in places(state) if path[-1:] == ("lr",))
+    state = replaced(state, place, torch.ones(8, 6))
+    with pytest.raises(StateError, match="expected the optimizer's lr") as refusal:
+        Training(schedule="cosine", val=batches_of(), patience=5).run(state=state)
+    assert "\n" not in str(refusal.value)
+
+
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 @given(number=st.integers(0, 10**6), nonsense=PLAIN)
 def test_nonsense_at_any_place_is_refused_in_one_line_or_trains(content, number, nonsense):
