@@ -236,7 +236,7 @@ class Ray(Engine):
     def ended(self, handles: Sequence[Any]) -> Iterator[tuple[Any, Outcome]]:
         import ray
 
-        for handle in ray.wait(handles)[0]:
+        for handle in ray.wait(list(handles))[0]:
             try:
                 yield handle, ray.get(handle)
             except ray.exceptions.RayError as error:
