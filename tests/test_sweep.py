@@ -142,6 +142,20 @@ def test_a_mistake_ends_a_sweep_before_it_begins(tmp_path, arguments, said):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_what_varies_may_not_set_the_launcher(tmp_path):
+    """Hydra has taken its own by then, and would not say so."""
+    folder = tmp_path / "own" / "experiment"
+    folder.mkdir(parents=True)
+    for name, workers in (("a", 1), ("b", 2)):
+        own = f"# @package _global_\nhydra:\n  launcher:\n    workers: {workers}\n"
+        (folder / f"{name}.yaml").write_text(own)
+    lab = Lab(tmp_path)
+    _, err = lab.run("-cd", str(folder.parent), "-m", *SMALL, "experiment=a,b", status=2)
+    assert err.startswith("error: hydra.launcher: what varies sets it, where it comes too late")
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
 # ---- From outside ----------------------------------------------------------------------------
 
 
