@@ -18,7 +18,8 @@ from omegaconf import DictConfig, open_dict
 
 from lenet.command import PLUGINS
 from lenet.config import ConfigError
-from lenet.pool import Outcome, Pool
+from lenet.outcome import Outcome
+from lenet.pool import Pool
 
 MODULES = (  # that a run imports sooner or later
     *("torch", "torch._dynamo", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store"),

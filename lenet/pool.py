@@ -11,34 +11,20 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
 from lenet.command import no_memory
 from lenet.config import is_own, one_line
+from lenet.outcome import Outcome
 
 Work = Callable[[Any], Any]
 MOST_WARNINGS = 20  # lines of one job
 # Not fork: torch's and MLflow's threads don't come along. A server that has imported and does
 # nothing else can be forked, which saves each worker 4 s of computing.
 CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: `value` is what it returned, `error` is why it failed, in one line; it is
-    `lost` where its process was, and couldn't say so. `seconds` is its time where only the job can
-    know it, `warnings` are what it said on standard error.
-    """
-
-    index: int
-    value: Any = None
-    error: str | None = None
-    seconds: float | None = None
-    lost: bool = False
-    warnings: tuple[str, ...] = ()
 
 
 class _Worker:

@@ -28,7 +28,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet.command import PLUGINS
 from lenet.config import ConfigError, check, one_line, shown
 from lenet.local import JobFailed, Streaming, numbered, run_one
-from lenet.pool import Outcome, said
+from lenet.outcome import Outcome
+from lenet.pool import said
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

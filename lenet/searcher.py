@@ -5,7 +5,6 @@ child for each of its jobs.
 import shlex
 import statistics
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lenet.bounds import unwatch
 from lenet.command import PLUGINS
 from lenet.config import ConfigError, config_hash
-from lenet.pool import Outcome
+from lenet.outcome import Outcome
 from lenet.space import axis_of, first_of, is_interval, seeds_of
 from lenet.sweep import (
     DONE,
@@ -208,7 +207,6 @@ class Search(Grid):
         plan = Plan(study, self.trials, self.seeds, self.prune, make, self._recall, told)
         left = self._print_state(study, base)
         given: list[tuple[Trial, int, Job]] = []
-        begun: dict[int, float] = {}
         with Display(left * len(self.seeds)) as display:
             threading.Thread(target=self._read_in, daemon=True).start()
 
@@ -222,16 +220,11 @@ class Search(Grid):
                     own = {"trial": trial.frozen.number, "bounds": trial.bounds}
                     yield self._launchable(job, axes, **own)
 
-            def started(index: int) -> None:
-                begun[index] = time.monotonic()
-                display.started()
-
-            for outcome in self._outcomes(batch(), started, lambda index: given[index][2]):
+            for outcome in self._outcomes(batch(), display.started, lambda i: given[i][2]):
                 trial, seed, job = given[outcome.index]
                 result, diverged = self._result(job, outcome)
                 job = _after(job, result)
-                seconds = time.monotonic() - begun.get(outcome.index, time.monotonic())
-                display.ended(job, seconds, outcome.warnings)
+                display.ended(job, outcome)
                 display.without(plan.take(trial, seed, result, diverged))
                 if failed and settings.on_error == "stop":
                     break

@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from lenet.outcome import Outcome
+
 DONE, UNFINISHED, FAILED, NEW, PRUNED = "done", "unfinished", "failed", "new", "pruned"
 JOB_TAG = "sweep.job_sha256"
 
@@ -53,7 +55,6 @@ class Job:
     that of its resolved configuration; `run_id` is its run of an earlier time, if there was one.
     """
 
-    overrides: tuple[str, ...]
     differs: Mapping[str, Any]
     config: Mapping[str, Any]
     sha256: str
@@ -143,8 +144,10 @@ def time_left(jobs: int, seconds: float, workers: int | None) -> str:
     at_once = f", {workers} at a time" if workers else ""
     if math.isnan(seconds):
         return f"{jobs} jobs to run{at_once}; no run before tells how long one takes"
-    rounds = -(-jobs // workers) if workers else jobs
-    about = f"{span(rounds * seconds)}" if workers else f"{span(jobs * seconds)} of computing"
+    if workers:
+        about = span(-(-jobs // workers) * seconds)
+    else:
+        about = f"{span(jobs * seconds)} of computing"
     return f"{jobs} jobs to run{at_once}: about {about}"
 
 
@@ -184,6 +187,7 @@ class Display:
         self.running = self.failed = self.done = 0
         self.total = jobs
         self._start = time.monotonic()
+        self._begun: dict[int, float] = {}
         self._said: set[str] = set()
         self._live = sys.stderr.isatty()
         self._bar: tqdm[Any] = tqdm(
@@ -200,7 +204,8 @@ class Display:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
-    def started(self) -> None:
+    def started(self, index: int) -> None:
+        self._begun[index] = time.monotonic()
         self.running += 1
         self._show()
 
@@ -209,8 +214,11 @@ class Display:
         self.total -= jobs
         self._bar.total = self.total
 
-    def ended(self, job: Job, seconds: float | None, warnings: Sequence[str] = ()) -> None:
-        for line in warnings:
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        seconds = outcome.seconds
+        if seconds is None and outcome.index in self._begun:
+            seconds = time.monotonic() - self._begun[outcome.index]
+        for line in outcome.warnings:
             if line not in self._said:
                 self._said.add(line)
                 tqdm.write(f"{job.name}: {line}", file=sys.stderr)

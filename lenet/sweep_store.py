@@ -131,10 +131,10 @@ class Sweep:
 def median_seconds(client: MlflowClient, experiment: str, params: Mapping[str, str]) -> float:
     """Of the newest hundred finished runs with these parameters; nan where there is none."""
     there = client.get_experiment_by_name(experiment)
-    wanted = ["attributes.status = 'FINISHED'"]
-    wanted += [f"params.`{key}` = '{value}'" for key, value in params.items()]
     if there is None:
         return math.nan
+    wanted = ["attributes.status = 'FINISHED'"]
+    wanted += [f"params.`{key}` = '{value}'" for key, value in params.items()]
     found = client.search_runs([there.experiment_id], " and ".join(wanted), max_results=100)
     times = [run.data.metrics.get("seconds/total", math.nan) for run in found]
     times = [seconds for seconds in times if not math.isnan(seconds)]
@@ -202,12 +202,8 @@ def read_family(run_id: str, uri: str | None = None) -> tuple[Summary, list[Summ
     client = connect(uri, create=False)
     try:
         parent = client.get_run(checked_id(run_id))
-        wanted, experiment = f"tags.`{PARENT_TAG}` = '{run_id}'", [parent.info.experiment_id]
-        page = client.search_runs(experiment, wanted, max_results=1000)
-        children = list(page)
-        while page.token:
-            page = client.search_runs(experiment, wanted, max_results=1000, page_token=page.token)
-            children += page
+        wanted = f"tags.`{PARENT_TAG}` = '{run_id}'"
+        children = _searched(client, parent.info.experiment_id, wanted)
     except MlflowException as error:
         kind = Unreachable if is_passing(error, client.tracking_uri) else TrackingError
         raise kind(f"{run_id}: no such run ({reason(error)})") from None

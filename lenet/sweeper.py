@@ -8,7 +8,6 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +25,8 @@ from lenet.bounds import columns_of, unwatch, watch_anew
 from lenet.command import PLUGINS, checked
 from lenet.config import ConfigError, build, config_hash
 from lenet.local import Local, Streaming
-from lenet.pool import Outcome, said
+from lenet.outcome import Outcome
+from lenet.pool import said
 from lenet.remote import Engine, Task, check_store
 from lenet.sweep import (
     DONE,
@@ -37,6 +37,7 @@ from lenet.sweep import (
     Job,
     counted,
     differing,
+    is_maximized,
     known,
     sweep_sha256,
     table,
@@ -170,7 +171,7 @@ class Grid(BasicSweeper):
                 )
         composed = cloudpickle.dumps(cfg)  # of 0.1 MB; composing takes 0.08 s
         config, differs = checked(cfg), differing(overrides, axes)
-        return Job(tuple(overrides), differs, config, config_hash(config), composed)
+        return Job(differs, config, config_hash(config), composed)
 
     def _share(self, job: Job) -> dict[str, Any]:
         """A job's part of the cores, unless its threads were given, or the run that it goes on
@@ -234,7 +235,7 @@ class Grid(BasicSweeper):
             "sweep.axes": json.dumps(axes),
             "sweep.jobs": str(jobs),
             "sweep.objective": objective or "none",
-            "sweep.direction": "minimize" if (objective or "").endswith("loss") else "maximize",
+            "sweep.direction": "maximize" if is_maximized(objective or "") else "minimize",
             store.PROCESS_TAG: process_identity(),
         }
         name = self._name(arguments)
@@ -272,22 +273,13 @@ class Grid(BasicSweeper):
     def _run(self, jobs: Sequence[Job], axes: Sequence[str], on_error: str) -> dict[str, Job]:
         """Returns: each that ended, by its checksum."""
         ended: dict[str, Job] = {}
-        begun: dict[int, float] = {}
         with Display(len(jobs)) as display:
-
-            def started(index: int) -> None:
-                begun[index] = time.monotonic()
-                display.started()
-
             threading.Thread(target=self._read_in, daemon=True).start()
             batch = (self._launchable(job, axes) for job in jobs)
-            for outcome in self._outcomes(batch, started, jobs.__getitem__):
+            for outcome in self._outcomes(batch, display.started, jobs.__getitem__):
                 job = _after(jobs[outcome.index], outcome)
                 ended[job.sha256] = job
-                seconds = outcome.seconds
-                if seconds is None and outcome.index in begun:
-                    seconds = time.monotonic() - begun[outcome.index]
-                display.ended(job, seconds, outcome.warnings)
+                display.ended(job, outcome)
                 if job.state == FAILED and on_error == "stop":
                     break
         return ended

@@ -34,7 +34,7 @@ from lenet.model import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root
-from lenet.store import PROCESS_TAG, TrackingError, resolved
+from lenet.store import PARENT_TAG, PROCESS_TAG, TrackingError, resolved
 from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Run:
         if self.past:
             tags["rerun.of"] = self.past.run_id
         if self.config["sweep"]["parent"]:
-            tags["mlflow.parentRunId"] = self.config["sweep"]["parent"]
+            tags[PARENT_TAG] = self.config["sweep"]["parent"]
             tags["sweep.job"] = json.dumps(self.differs)
             tags[JOB_TAG] = self.config["sweep"]["job"] or ""
         if self.config["sweep"]["trial"] is not None:

@@ -187,7 +187,7 @@ class Runs:
         def make(frozen, seed):
             texts = study.texts(frozen)
             config = {"epochs": 4, "texts": texts, "seed": seed}
-            return Job((), {}, config, json.dumps(config))
+            return Job({}, config, json.dumps(config))
 
         def recall(job):
             return self.known.get(job.sha256)

@@ -33,7 +33,7 @@ SMALL = ["data=digits", "tracking.pictures=false", "tracking.model=false"]
 
 
 def job(name, **facts):
-    return Job((), {"seed": name}, {}, f"sha-{name}", **facts)
+    return Job({"seed": name}, {}, f"sha-{name}", **facts)
 
 
 def run_of(name, status, data="digits", run_id="r"):
