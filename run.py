@@ -67,6 +67,8 @@ def train(
 
     device = build(config, "device")
     data = build(config, "data").to(device)
+    if not (augment := build(config, "augment")).changes_nothing:
+        data = data.distorted(augment)
     if past:
         past.check_here(data)
     seed_all(config["seed"])

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-GROUPS = ("data", "model", "loss", "optimizer", "schedule", "device", "checkpoint", "tracking")
+GROUPS = ("data", "augment", "model", "loss", "optimizer", "schedule", "device", "checkpoint", "tracking")
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
 
@@ -80,6 +80,10 @@ LIMITS: dict[str, Any] = {
     "data.seed": Size,
     "data.batch_size": Count,
     "data.test_batch_size": Count,
+    "augment.rotation": Annotated[float, Field(strict=True, ge=0, le=180)],
+    **{f"augment.{name}": NotNegative for name in ("scale", "squeeze", "shear", "shift")},
+    "augment.elastic": NotNegative,
+    "augment.smoothness": Positive,
     "loss.label_smoothing": Fraction,
     "optimizer.lr": Positive,
     "optimizer.momentum": BelowOne,
@@ -346,6 +350,7 @@ def tree_lines(config: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 # What a run asks of each part, by which a target that gives something else is known in time.
 _ASKED_FOR = {
     "data": "train",
+    "augment": "__call__",
     "model": "parameters",
     "loss": "__call__",
     "optimizer": "param_groups",

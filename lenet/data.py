@@ -29,15 +29,18 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 VALIDATION_SEED = 1998  # fixed: the validation split is the same for every run's seed
 MOST_CLASSES = 1000
 DECODED_AT_ONCE = 1024  # images
+DISTORTIONS = 1  # a seed that tells an epoch's distortions from its order
+
+Distort = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Batches:
     """Examples in memory, as batches: in their own order, or shuffled anew each epoch.
 
     `transform` makes of a batch of images what the network reads, so the set itself can stay
-    bytes, a quarter of the memory; it is given several batches at once. The order of an epoch
-    follows from (seed, epoch) alone, so a run that starts again in the middle sees what it would
-    have seen.
+    bytes, a quarter of the memory; it is given several batches at once, after `distort`, which
+    changes them anew each epoch. Order and distortions of an epoch follow from (seed, epoch)
+    alone, so a run that starts again in the middle sees what it would have seen.
 
     Shapes: images (N, ...), labels (N); iterating gives them batch by batch, the last one short.
     """
@@ -49,12 +52,14 @@ class Batches:
         batch_size: int,
         seed: int | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        distort: Distort | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.transform = transform
+        self.distort = distort
         self.epoch = 1
 
     @property
@@ -76,11 +81,13 @@ class Batches:
         order = torch.arange(self.count)
         if self.seed is not None:
             order = permutation(self.count, self.seed, self.epoch)
+        generator = generator_of(self.seed or 0, self.epoch, DISTORTIONS)
         # Several batches at once: for one alone the calls take longer than what they do.
         stretch = max(1, DECODED_AT_ONCE // self.batch_size) * self.batch_size
         for index in order.to(self.labels.device).split(stretch):
             # Not images[index], which takes ten times as long over bytes.
             images, labels = self.images.index_select(0, index), self.labels[index]
+            images = self.distort(images, generator) if self.distort else images
             images = self.transform(images) if self.transform else images
             yield from zip(
                 images.split(self.batch_size), labels.split(self.batch_size), strict=True
@@ -94,8 +101,12 @@ class Batches:
 
 def permutation(count: int, *seeds: int) -> Tensor:
     """A random order of `count` things that follows from the seeds alone."""
+    return torch.randperm(count, generator=generator_of(*seeds))
+
+
+def generator_of(*seeds: int) -> torch.Generator:
     state = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
-    return torch.randperm(count, generator=torch.Generator().manual_seed(state))
+    return torch.Generator().manual_seed(state)
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,12 @@ class Data:
         val = self.val.to(device) if self.val else None
         parts = {"train": self.train.to(device), "val": val, "test": self.test.to(device)}
         return Data(**(vars(self) | parts))
+
+    def distorted(self, distort: Distort) -> "Data":
+        """The same with training images that are distorted anew each epoch."""
+        train = copy.copy(self.train)
+        train.distort = distort
+        return Data(**(vars(self) | {"train": train}))
 
 
 def load(

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lenet.data import Data
+    from lenet.data import Data, Distort
     from lenet.evaluate import Score
     from lenet.model import LeNet5
     from lenet.train import Epoch
@@ -164,6 +164,16 @@ def samples(
     """
     names = [str(classes[label]) for label in labels[:num_samples].tolist()]
     return _grid(images[:num_samples], names, columns=8)
+
+
+def distortions(
+    images: Tensor, labels: Tensor, classes: Sequence[str], distort: "Distort", times: int = 3
+) -> Figure:
+    """The first eight images as they are, and below each what it became when drawn again."""
+    images, labels = images[:8], labels[:8]
+    generator = torch.Generator().manual_seed(0)
+    rows = [images.float(), *(distort(images, generator) for _ in range(times))]
+    return samples(torch.cat(rows), labels.repeat(len(rows)), classes)
 
 
 def mistakes(
@@ -412,7 +422,10 @@ def gallery(
     yield "curves", curves(history)
     yield "confusion_matrix", confusion_matrix(score, data.classes)
     yield "class_accuracy", class_accuracy(score, data.classes)
-    yield "samples", samples(data.train.images[:16].cpu(), data.train.labels[:16], data.classes)
+    first = data.train.images[:16].cpu(), data.train.labels[:16], data.classes
+    yield "samples", samples(*first)
+    if data.train.distort:
+        yield "distortions", distortions(*first, data.train.distort)
     yield "mistakes", mistakes(test.images.cpu(), score, data.classes, num_samples=16)
     if hasattr(model, "conv1"):
         yield "filters", filters(model.conv1.weight)

@@ -1,0 +1,136 @@
+"""Random distortions of a whole batch of images, drawn anew for each image."""
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+SPACING = 4  # pixels between the points where an elastic field is drawn
+AT_ONCE = 128  # images
+
+
+class Distortion:
+    """Where each pixel of an image is read from: an affine map and an elastic field, both drawn
+    for each image; all zero changes nothing. Between pixels it reads bilinearly, outside 0.
+
+    Each of the affine map's numbers is uniform, as far on one side as on the other: `rotation` in
+    degrees, `scale` a size's relative change (0.1: from 1/1.1 to 1.1 times), `squeeze` the same
+    along x and its inverse along y, `shear` columns a row, `shift` pixels along each axis.
+    `elastic` is the standard deviation of the field's two normal displacements in pixels;
+    `smoothness` the sigma, in pixels, of the Gaussian by which neighbours have nearly the same.
+
+    Source: Simard, Steinkraus, Platt 2003, for the elastic field; LeCun et al. 1998, section
+    III.A, for shift, scale, squeeze and shear.
+    """
+
+    def __init__(
+        self,
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        squeeze: float = 0.0,
+        shear: float = 0.0,
+        shift: float = 0.0,
+        elastic: float = 0.0,
+        smoothness: float = 4.0,
+    ) -> None:
+        self.rotation = rotation
+        self.scale = scale
+        self.squeeze = squeeze
+        self.shear = shear
+        self.shift = shift
+        self.elastic = elastic
+        self.smoothness = smoothness
+
+    @property
+    def changes_nothing(self) -> bool:
+        extents = (self.rotation, self.scale, self.squeeze, self.shear, self.shift, self.elastic)
+        return not any(extents)
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """`generator` is one of the CPU's, so that every device gets the same distortions.
+
+        Shapes: (N, C, H, W), any real type -> float32 (N, C, H, W).
+        """
+        parts = images.split(AT_ONCE)  # so much that the caches hold the points between two calls
+        return torch.cat([self._distorted(part, generator) for part in parts])
+
+    def _distorted(self, images: Tensor, generator: Generator) -> Tensor:
+        height, width = images.shape[2:]
+        sources = sources_of(*self.affine(len(images), generator), height, width)
+        if self.elastic:
+            sources += self.field(len(images), height, width, generator)
+        return resample(images, sources.to(images.device))
+
+    def affine(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Shapes: -> (N, 2, 2) and (N, 2): a point (x, y), in pixels from the centre, goes to
+        matrix @ point + shift.
+        """
+        draws = torch.rand(6, count, generator=generator) * 2 - 1
+        angle = draws[0] * math.radians(self.rotation)
+        size = (draws[1] * math.log1p(self.scale)).exp()
+        squeeze = (draws[2] * math.log1p(self.squeeze)).exp()
+        across, down = size * squeeze, size / squeeze
+        shear = draws[3] * self.shear
+        cos, sin = angle.cos(), angle.sin()
+        # The rotation of what was sheared, after it was scaled.
+        rows = [cos * across, (cos * shear - sin) * down, sin * across, (sin * shear + cos) * down]
+        return torch.stack(rows, dim=1).view(-1, 2, 2), draws[4:].T * self.shift
+
+    def field(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
+        """Shapes: -> (N, 2, H, W), displacements along x and y in the unit of `resample`."""
+        rows, columns = _smoother(height, self.smoothness), _smoother(width, self.smoothness)
+        noise = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
+        noise *= self.elastic * _per_pixel(height, width)[:, None, None]
+        return rows @ noise @ columns.T
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({values})"
+
+
+def sources_of(matrices: Tensor, shifts: Tensor, height: int, width: int) -> Tensor:
+    """For each pixel of the result the point of the image that an affine map brings there; the
+    maps are of points (x, y) in pixels from the centre.
+
+    Shapes: (N, 2, 2), (N, 2) -> (N, 2, H, W) in the unit of `resample`.
+    """
+    a, b, c, d = matrices.flatten(1).T
+    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+    inverse *= _per_pixel(height, width)[:, None]
+    x, y = _centred(width) - shifts[:, :1], _centred(height) - shifts[:, 1:]
+    along_x, along_y = inverse[:, :, :1] * x[:, None], inverse[:, :, 1:] * y[:, None]
+    return along_x[:, :, None, :] + along_y[:, :, :, None]
+
+
+def resample(images: Tensor, sources: Tensor) -> Tensor:
+    """Reads the images at these points, bilinearly; outside they are 0.
+
+    Shapes: (N, C, H, W), (N, 2, H, W) from -1 to 1 between the image's edges -> float32
+    (N, C, H, W).
+    """
+    grid = sources.permute(0, 2, 3, 1)
+    return F.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
+
+
+def _per_pixel(height: int, width: int) -> Tensor:
+    """What a pixel along x and one along y are in the unit of `resample`."""
+    return torch.tensor([2 / width, 2 / height])
+
+
+def _centred(size: int) -> Tensor:
+    return torch.arange(size) - (size - 1) / 2
+
+
+@functools.cache
+def _smoother(size: int, sigma: float) -> Tensor:
+    """From independent normal numbers at points SPACING apart, some outside, to smooth ones at the
+    pixels, of standard deviation 1 each.
+
+    Shapes: -> (size, points).
+    """
+    margin = math.ceil(3 * sigma / SPACING) * SPACING
+    points = torch.arange(-margin, size + margin, SPACING) + (SPACING - 1) / 2
+    weights = torch.exp(-((torch.arange(size)[:, None] - points) ** 2) / (2 * sigma**2))
+    return weights / weights.norm(dim=1, keepdim=True)
