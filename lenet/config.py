@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-GROUPS = ("data", "augment", "model", "loss", "optimizer", "schedule", "device", "checkpoint", "tracking")
+GROUPS = (
+    *("data", "augment", "model", "loss", "optimizer", "schedule"),
+    *("device", "checkpoint", "tracking"),
+)
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
 
@@ -85,7 +89,10 @@ LIMITS: dict[str, Any] = {
     "augment.elastic": NotNegative,
     "augment.smoothness": Positive,
     "loss.label_smoothing": Fraction,
+    "loss.j": Annotated[float, Field(strict=True, allow_inf_nan=False)],
     "optimizer.lr": Positive,
+    "optimizer.mu": Positive,
+    "optimizer.samples": Count,
     "optimizer.momentum": BelowOne,
     "optimizer.dampening": BelowOne,
     "optimizer.weight_decay": NotNegative,
@@ -94,6 +101,8 @@ LIMITS: dict[str, Any] = {
     "optimizer.betas": Annotated[list[BelowOne], Field(min_length=2, max_length=2)],
     "schedule.step_size": Count,
     "schedule.gamma": Positive,
+    "schedule.lengths": list[Count],
+    "schedule.factors": Annotated[list[NotNegative], Field(min_length=1)],
     "schedule.warmup_epochs": NotNegative,
     "schedule.final_factor": Fraction,
     "schedule.pct_start": Fraction,
@@ -182,6 +191,9 @@ _SPECIAL: dict[str, Any] = {
 }
 
 
+_INTERPRETERS = set(sys.builtin_module_names) - {"builtins"}  # os.abort, signal.raise_signal ...
+
+
 def _check_node(path: str, node: dict[str, Any]) -> None:
     hints = _hints(path, node)
     for key, value in node.items():
@@ -203,6 +215,8 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             instantiate({"_target_": target, "_partial_": True})  # would Hydra call it?
             call = get_method(target)
+        if getattr(call, "__module__", None) in _INTERPRETERS:
+            raise ValueError("is Python's own, and no part of a run")
         signature = inspect.signature(call)
     except (Exception, SystemExit) as error:  # of whatever an import runs
         cause = error.__cause__ or error

@@ -1,6 +1,7 @@
 """Layers that torch.nn lacks."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,33 @@ TABLE_I = (
     *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
     (0, 1, 2, 3, 4, 5),
 )
+
+
+# Figure 3 of the paper: the ten digits as 7x12 bitmaps, here from left to right.
+_FIGURE_3 = """
+    .#####.  ...##..  .#####.  #######  .#####.  .#####.  ..####.  #######  .#####.  .#####.
+    .......  ..###..  .......  .....##  .......  .......  .##....  .....##  ##...##  ##..###
+    ..###..  .####..  .#####.  ....##.  .......  #######  ##.....  .....##  ##...##  ##...##
+    .##.##.  ...##..  ##...##  ...##..  .##..##  ##.....  ##.....  ....##.  ##...##  ##...##
+    ##...##  ...##..  #....##  ..####.  .##..##  ##.....  ######.  ...##..  .#####.  ##..###
+    ##...##  ...##..  ....##.  .....##  ###..##  .####..  ###..##  ...##..  ##...##  .######
+    ##...##  ...##..  ..###..  .....##  ##...##  ..####.  ##...##  ..##...  ##...##  .....##
+    ##...##  ...##..  .##....  .....##  ##...##  .....##  ##...##  ..##...  ##...##  .....##
+    .##.##.  ...##..  ##.....  ##...##  ##..###  ##...##  ###..##  ..##...  ##...##  ....##.
+    ..###..  .######  #######  .#####.  .######  .#####.  .#####.  ..##...  .#####.  .####..
+    .......  .......  .......  .......  .....##  .......  .......  .......  .......  .......
+    .......  .......  .......  .......  .....##  .......  .......  .......  .......  .......
+"""
+
+
+def bitmaps() -> Tensor:
+    """The classes' codes as figure 3 draws them: ink +1, paper -1.
+
+    Shapes: -> (10, 12, 7).
+    """
+    rows = [line.split() for line in _FIGURE_3.split("\n") if line.strip()]
+    cells = [[[cell == "#" for cell in row[digit]] for row in rows] for digit in range(10)]
+    return torch.tensor(cells).float() * 2 - 1
 
 
 class ScaledTanh(nn.Module):
@@ -48,11 +76,13 @@ class Subsample(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def affine(self, x: Tensor) -> Tensor:
+        """What is squashed."""
         sums = 4 * F.avg_pool2d(x, 2)
-        output: Tensor = self.activation(
-            self.coefficient[:, None, None] * sums + self.bias[:, None, None]
-        )
+        return self.coefficient[:, None, None] * sums + self.bias[:, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.activation(self.affine(x))
         return output
 
 
@@ -67,6 +97,7 @@ class ConnectedConv2d(nn.Module):
     """
 
     pairs: Tensor
+    fan_in: Tensor
 
     def __init__(self, in_channels: int, table: Sequence[Sequence[int]], kernel_size: int) -> None:
         super().__init__()
@@ -78,12 +109,13 @@ class ConnectedConv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, len(table)
         self.kernel_size = (kernel_size, kernel_size)
         pairs = [(out, into) for out, maps in enumerate(table) for into in maps]
-        self.register_buffer("pairs", torch.tensor(pairs).T, persistent=False)
+        self.register_buffer("pairs", torch.tensor(pairs).T.contiguous(), persistent=False)
         self.weight = nn.Parameter(torch.empty(len(pairs), kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(len(table)))
         # As torch.nn.Conv2d does it, each output with its own number of inputs.
+        fan_in = torch.tensor([float(len(maps)) for maps in table]) * kernel_size**2
+        self.register_buffer("fan_in", fan_in, persistent=False)
         with torch.no_grad():
-            fan_in = torch.tensor([len(maps) for maps in table]) * kernel_size**2
             bounds = fan_in.rsqrt()
             self.weight.uniform_(-1, 1).mul_(bounds[self.pairs[0]][:, None, None])
             self.bias.uniform_(-1, 1).mul_(bounds)
@@ -95,3 +127,78 @@ class ConnectedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.dense_weight(), self.bias)
+
+
+class Repeat(nn.Module):
+    """Each map so many times, one after the other.
+
+    Shapes: (N, C, H, W) -> (N, times C, H, W).
+    """
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.times, dim=1)
+
+
+class RBF(nn.Module):
+    """Scores by Euclidean distance: the nearer the inputs are to a digit's bitmap, the higher.
+
+    Nothing here is trained.
+
+    Shapes: (N, 84) -> (N, 10).
+    Source: LeCun et al. 1998, section II.B, equation 7.
+    Raises: ValueError for other numbers of inputs or classes: there are ten bitmaps of 7x12.
+    """
+
+    centres: Tensor
+
+    def __init__(self, in_features: int = 84, num_classes: int = 10) -> None:
+        super().__init__()
+        if (in_features, num_classes) != (84, 10):
+            raise ValueError(
+                "output=rbf: expected 84 units and the 10 digits that have a bitmap, got "
+                f"{in_features} and {num_classes}"
+            )
+        self.register_buffer("centres", bitmaps().flatten(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Paper: the penalty y, smallest for the best; here: -y, so that scores are scores
+        # everywhere, whatever the network.
+        norms = x.square().sum(dim=1, keepdim=True) + self.centres.shape[1]
+        return 2 * x @ self.centres.T - norms
+
+
+def initialise(network: nn.Module, how: Literal["lecun1998", "released"]) -> None:
+    """First values for a network of the paper's layers, by the inputs F of each unit.
+
+    `lecun1998`: every trained number evenly from -2.4/F to 2.4/F, as printed. `released`: weights
+    evenly from -1/sqrt(F) to 1/sqrt(F), biases 0, coefficients of the subsampling 0.5.
+
+    Source: LeCun et al. 1998, appendix A; the authors' own code, released with Lush.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            fan_in = torch.tensor(float(layer.weight[0].numel()))
+            _draw(how, fan_in, layer.weight)
+            _draw(how, fan_in, layer.bias, is_bias=True)
+        elif isinstance(layer, ConnectedConv2d):
+            _draw(how, layer.fan_in[layer.pairs[0]][:, None, None], layer.weight)
+            _draw(how, layer.fan_in, layer.bias, is_bias=True)
+        elif isinstance(layer, Subsample):
+            _draw(how, torch.tensor(4.0), layer.coefficient)
+            _draw(how, torch.tensor(4.0), layer.bias, is_bias=True)
+            if how == "released":
+                nn.init.constant_(layer.coefficient, 0.5)
+
+
+@torch.no_grad()
+def _draw(how: str, fan_in: Tensor, parameter: Tensor | None, is_bias: bool = False) -> None:
+    if parameter is None:
+        return
+    if how == "released" and is_bias:
+        parameter.zero_()
+    else:
+        parameter.uniform_(-1, 1).mul_(2.4 / fan_in if how == "lecun1998" else fan_in.rsqrt())

@@ -5,6 +5,9 @@ each optimizer step.
 """
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -24,6 +27,26 @@ def step(
 ) -> LambdaLR:
     """The learning rate is multiplied by `gamma` every `step_size` epochs."""
     return LambdaLR(optimizer, lambda step: gamma ** (step // (step_size * steps_per_epoch)))
+
+
+def table(
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    lengths: Sequence[int] = (2, 3, 3, 4),
+    factors: Sequence[float] = (1.0, 0.4, 0.2, 0.1, 0.02),
+) -> LambdaLR:
+    """The learning rate times the first factor for the first length in epochs, and so on; the last
+    factor is for what remains.
+
+    Raises: ValueError where there is not one factor more than lengths.
+    """
+    if len(factors) != len(lengths) + 1:
+        raise ValueError(
+            f"factors: expected one more than the {len(lengths)} lengths, got {len(factors)}"
+        )
+    ends = [end * steps_per_epoch for end in accumulate(lengths)]
+    return LambdaLR(optimizer, lambda step: factors[bisect_right(ends, step)])
 
 
 def cosine(

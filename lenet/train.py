@@ -62,6 +62,8 @@ def fit(
     record says so, and it is the last. `saver` is given states; with one of them as `state`, and
     the other arguments made anew, the training goes on as if it had never been interrupted: the
     epoch under way is gone through again up to its next batch, so `batches` must give the same.
+    An optimizer that has `measure` (lenet.optim.SDLM) is given the first `samples` examples of each
+    epoch before it begins.
 
     Raises: Diverged at the log interval after a loss that is not finite; ValueError for patience
     without `val`, or no batch at all; StateError for a state of another training.
@@ -85,6 +87,9 @@ def fit(
         step = before = first_step + at.batches - 1
         stopped = False
         model.train()
+        if hasattr(optimizer, "measure") and not at.batches:
+            examples = _first(batches, getattr(optimizer, "samples", 1), device)
+            optimizer.measure(model, criterion, *examples)
         with _bar(batches, f"Epoch {epoch}/{epochs}", progress, tally) as bar:
             for step, (inputs, labels) in enumerate(_rest(batches, at), before + 1):
                 inputs, labels = inputs.to(device), labels.to(device)
@@ -140,6 +145,20 @@ def fit(
             return
     if at.best_model is not None:
         model.load_state_dict(at.best_model)
+
+
+def _first(batches: Loader, count: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """The first examples of an epoch, or all; whatever a loader draws for them is drawn again."""
+    before, seen = random_state(), 0
+    parts: list[tuple[Tensor, Tensor]] = []
+    for inputs, labels in batches:
+        parts.append((inputs.to(device), labels.to(device)))
+        seen += len(labels)
+        if seen >= count:
+            break
+    set_random_state(before)
+    inputs, labels = (torch.cat(part)[:count] for part in zip(*parts, strict=True))
+    return inputs, labels
 
 
 def _rest(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]:

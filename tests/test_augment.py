@@ -75,18 +75,23 @@ def test_the_field_has_its_standard_deviation_and_smoothness_everywhere():
 def test_draws_stay_within_their_extents_and_reach_them():
     matrices, shifts = Distortion(rotation=10.0).affine(2000, generator())
     angles = torch.rad2deg(torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]))
-    assert angles.abs().max() <= 10.001 and angles.min() < -9.9 and angles.max() > 9.9
+    assert angles.abs().max() <= 10.001
+    assert angles.min() < -9.9
+    assert angles.max() > 9.9
     assert not shifts.any()
     _, shifts = Distortion(shift=2.0).affine(2000, generator())
-    assert shifts.abs().max() <= 2 and (shifts.max(dim=0).values > 1.95).all()
+    assert shifts.abs().max() <= 2
+    assert (shifts.max(dim=0).values > 1.95).all()
     matrices, _ = Distortion(scale=0.25).affine(2000, generator())
     sizes = matrices[:, 0, 0]
     assert torch.equal(sizes, matrices[:, 1, 1])
-    assert 1 / 1.25 - 1e-6 <= sizes.min() < 0.81 and 1.24 < sizes.max() <= 1.25 + 1e-6
+    assert 1 / 1.25 - 1e-6 <= sizes.min() < 0.81
+    assert 1.24 < sizes.max() <= 1.25 + 1e-6
     matrices, _ = Distortion(squeeze=0.25).affine(2000, generator())
     assert torch.allclose(matrices[:, 0, 0] * matrices[:, 1, 1], torch.ones(2000))
     matrices, _ = Distortion(shear=0.3).affine(2000, generator())
-    assert not matrices[:, 1, 0].any() and 0.29 < matrices[:, 0, 1].max() <= 0.3
+    assert not matrices[:, 1, 0].any()
+    assert 0.29 < matrices[:, 0, 1].max() <= 0.3
 
 
 def test_a_shift_of_whole_pixels_moves_every_pixel_as_it_is():
@@ -100,7 +105,8 @@ def test_a_shift_of_whole_pixels_moves_every_pixel_as_it_is():
 
 def test_nothing_set_changes_no_bit():
     images = pictures(3)
-    assert Distortion().changes_nothing and not Distortion(shear=0.1).changes_nothing
+    assert Distortion().changes_nothing
+    assert not Distortion(shear=0.1).changes_nothing
     assert torch.equal(Distortion()(images, generator()), images.float())
 
 

@@ -109,7 +109,7 @@ def test_every_part_is_built_and_takes_a_step(composed, group, option):
 
     config = check(composed(f"{group}={option}"))
     torch.manual_seed(0)
-    model = build(config, "model", num_classes=5, in_channels=1, image_size=32)
+    model = build(config, "model", num_classes=10, in_channels=1, image_size=32)
     optimizer = build(config, "optimizer", model.parameters())
     schedule = build(config, "schedule", optimizer, epochs=2, steps_per_epoch=3)
     before = model.conv1.weight.detach().clone()

@@ -47,6 +47,7 @@ WRONG = {
     'note="\udcff"': 'note="\\udcff": should be UTF-8 text without NUL',
     "optimizer._target_=os.system": "optimizer._target_=os.system: Target 'os.system' is blocklist",
     "optimizer._target_=builtins.dict": "optimizer._target_=builtins.dict: no signature found",
+    "model.activation._target_=os.abort": "model.activation._target_=os.abort: is Python's own",
     "optimizer._target_=functools.partial": "optimizer._target_=functools.partial: no signature",
     "optimizer._target_=[a]": "optimizer._target_=['a']: should be a valid string",
     "optimizer._partial_=false": "optimizer (torch.optim.SGD): missing a required argument",
@@ -59,7 +60,8 @@ WRONG = {
 WRONG_AT_COMPOSITION = {
     "optimizer.lrr=1": "optimizer.lrr: no such key; did you mean optimizer.lr?",
     "optimzer.lr=1": "optimzer: no such key; did you mean optimizer?",
-    "optimizer=sgdd": "optimizer=sgdd: no such option; expected one of adam, adamw, rmsprop, sgd",
+    "optimizer=sgdd": "optimizer=sgdd: no such option; expected one of adam, adamw, rmsprop, "
+    "sdlm, sgd",
     "model/activaton=relu": "model/activaton: no such key; did you mean model/activation?",
     "optimizer.lr=[": "optimizer.lr=[: is no KEY=VALUE",
     "optimizer=null": "optimizer=null: Config group override must be a string or a",

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenet.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
+from lenet.layers import (
+    RBF,
+    TABLE_I,
+    ConnectedConv2d,
+    Repeat,
+    ScaledTanh,
+    Subsample,
+    bitmaps,
+    initialise,
+)
 
 ACTIVATIONS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20)
 
@@ -92,3 +101,77 @@ def test_a_connected_convolution_sums_over_its_own_maps_alone():
 def test_a_table_of_maps_that_are_not_there_is_refused(table):
     with pytest.raises(ValueError, match="expected different maps from 0 to 3"):
         ConnectedConv2d(4, table, 5)
+
+
+def test_the_bitmaps_are_ten_different_drawings_of_seven_by_twelve():
+    codes = bitmaps()
+    assert codes.shape == (10, 12, 7)
+    assert set(codes.flatten().tolist()) == {-1.0, 1.0}
+    assert len(codes.flatten(1).unique(dim=0)) == 10
+    seven = ["".join("#" if cell > 0 else "." for cell in row) for row in codes[7].tolist()]
+    assert seven[:3] == ["#######", ".....##", ".....##"]
+    # Letters that look alike have similar codes (section II.B): 3 and 8 are nearer than 1 and 0.
+    apart = torch.cdist(codes.flatten(1), codes.flatten(1))
+    assert apart[9, 3] < apart[1, 0]
+
+
+def test_rbf_scores_are_minus_squared_distances():
+    states = torch.randn(5, 84)
+    expected = [
+        [-sum((x - w) ** 2 for x, w in zip(state, code, strict=True)) for code in codes]
+        for state in states.tolist()
+        for codes in [bitmaps().flatten(1).tolist()]
+    ]
+    assert RBF()(states).tolist() == [pytest.approx(row, rel=1e-4) for row in expected]
+    assert not list(RBF().parameters())
+    assert not RBF().state_dict()
+
+
+@pytest.mark.parametrize(("units", "classes"), [(84, 9), (80, 10)])
+def test_rbf_refuses_what_has_no_bitmap(units, classes):
+    with pytest.raises(ValueError, match="output=rbf: expected 84 units and the 10 digits"):
+        RBF(units, classes)
+
+
+def test_repeat_puts_a_maps_copies_beside_each_other():
+    x = torch.arange(8.0).view(1, 2, 2, 2)
+    assert torch.equal(Repeat(2)(x)[0], torch.stack([x[0, 0], x[0, 0], x[0, 1], x[0, 1]]))
+
+
+def layers_of_all_kinds():
+    return nn.Sequential(
+        nn.Conv2d(2, 50, 5),
+        ConnectedConv2d(50, tuple(tuple(range(k, k + 2 + k % 2)) for k in range(40)), 5),
+        Subsample(40, ScaledTanh()),
+        nn.Linear(400, 60),
+    )
+
+
+def test_the_printed_initialisation_is_even_within_its_bounds():
+    network = layers_of_all_kinds()
+    initialise(network, "lecun1998")
+    conv, connected, subsample, linear = network
+    for parameter, fan_in in [
+        *((conv.weight, 50), (conv.bias, 50), (linear.weight, 400), (linear.bias, 400)),
+        *((subsample.coefficient, 4), (subsample.bias, 4)),
+    ]:
+        bound = 2.4 / fan_in
+        assert 0.9 * bound < parameter.abs().max() <= bound
+    for k in range(40):  # each map by its own inputs
+        own = connected.weight[connected.pairs[0] == k]
+        bound = 2.4 / (25 * len(own))
+        assert 0.8 * bound < own.abs().max() <= bound
+        assert connected.bias[k].abs() <= bound
+
+
+def test_the_released_initialisation_is_the_authors():
+    network = layers_of_all_kinds()
+    initialise(network, "released")
+    conv, connected, subsample, linear = network
+    for layer in network:
+        assert not layer.bias.any()
+    assert 0.9 / 400**0.5 < linear.weight.abs().max() <= 1 / 400**0.5
+    assert 0.9 / 50**0.5 < conv.weight.abs().max() <= 1 / 50**0.5
+    own = connected.weight[connected.pairs[0] == 1]
+    assert 0.8 / 75**0.5 < own.abs().max() <= 1 / 75**0.5
+    assert (subsample.coefficient == 0.5).all()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenet.layers import ScaledTanh
+from lenet.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 from lenet.model import (
     POOLINGS as NAMED_POOLINGS,
 )
@@ -50,6 +50,56 @@ def by_hand(weights, x, squash=torch.tanh, pool=lambda x: F.avg_pool2d(x, 2)):
     x = squash(F.linear(x, w["fc1.weight"], w["fc1.bias"]))
     x = squash(F.linear(x, w["fc2.weight"], w["fc2.bias"]))
     return F.linear(x, w["fc3.weight"], w["fc3.bias"])
+
+
+def lenet5_1998():
+    return LeNet5(
+        activation=ScaledTanh,
+        pooling=Subsample,
+        connections="table_i",
+        output="rbf",
+        initialisation="released",
+    )
+
+
+def connections_of(layer, output):
+    """Each unit's inputs, its bias among them."""
+    units = output[0].numel()
+    if isinstance(layer, Subsample):
+        return units * (4 + 1)
+    if isinstance(layer, RBF):
+        return layer.centres.numel()
+    if isinstance(layer, ConnectedConv2d):
+        return output[0, 0].numel() * (layer.weight.numel() + layer.bias.numel())
+    return units * (layer.weight[0].numel() + 1)
+
+
+def test_the_papers_network_has_its_parameters_and_connections_layer_by_layer():
+    """Section II.B, layer by layer; it says 60,000 and 340,908 in all."""
+    model = lenet5_1998()
+    maps = model.stages(images(1))
+    layers = [model.conv1, model.pool1, model.conv2, model.pool2, model.fc1, model.fc2, model.fc3]
+    found = {
+        name: (count_parameters(layer), connections_of(layer, output))
+        for layer, (name, output) in zip(layers, maps.items(), strict=True)
+    }
+    assert found == {
+        "C1": (156, 122_304),
+        "S2": (12, 5_880),
+        "C3": (1_516, 151_600),
+        "S4": (32, 2_000),
+        "C5": (48_120, 48_120),
+        "F6": (10_164, 10_164),
+        "output": (0, 840),
+    }
+    assert sum(parameters for parameters, _ in found.values()) == 60_000
+    assert sum(connections for _, connections in found.values()) == 340_908
+    assert count_parameters(model) == 60_000
+
+
+def test_an_output_of_bitmaps_names_the_ten_digits_that_it_has():
+    with pytest.raises(ValueError, match="output=rbf: expected 84 units and the 10 digits"):
+        LeNet5(num_classes=26, output="rbf")
 
 
 def test_it_has_the_modern_61706_parameters():

@@ -115,6 +115,8 @@ class Training:
             cfg = composed(f"optimizer={optimizer}", f"schedule={schedule}")
             self.optimizer = instantiate(cfg.optimizer)(self.model.parameters(), lr=0.02)
             made = instantiate(cfg.schedule)
+            if (optimizer, schedule) == ("sdlm", "one_cycle"):
+                made = lambda *a: one_cycle(*a, cycle_momentum=False)  # noqa: E731  it has none
             if schedule == "step":
                 made = lambda *a: step(*a, step_size=1, gamma=0.5)  # noqa: E731
         else:

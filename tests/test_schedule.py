@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adam, RMSprop
 
-from lenet.schedule import constant, cosine, one_cycle, step
+from lenet.schedule import constant, cosine, one_cycle, step, table
 
 PEAK = 0.4
 
@@ -199,3 +199,18 @@ def test_one_cycle_refuses_a_rise_that_leaves_no_fall(pct_start):
     """torch takes 1.0 and divides by zero after the very last step of the training."""
     with pytest.raises(ValueError, match="pct_start"):
         one_cycle(optimizer_of(momentum=0.9), 2, 5, pct_start=pct_start)
+
+
+def test_the_table_is_the_papers_by_default():
+    """2 passes at 5e-4, 3 at 2e-4, 3 at 1e-4, 4 at 5e-5, then 1e-5."""
+    found = rates(table, 20, 3)
+    factors = [1.0] * 2 + [0.4] * 3 + [0.2] * 3 + [0.1] * 4 + [0.02] * 8
+    assert found == pytest.approx([PEAK * factor for factor in factors for _ in range(3)])
+    assert [5e-4 * f for f in (1.0, 0.4, 0.2, 0.1, 0.02)] == pytest.approx(
+        [5e-4, 2e-4, 1e-4, 5e-5, 1e-5]
+    )
+
+
+def test_a_table_needs_a_factor_for_what_remains():
+    with pytest.raises(ValueError, match="factors: expected one more than the 2 lengths, got 2"):
+        table(optimizer_of(), 2, 5, lengths=[1, 1], factors=[1.0, 0.1])

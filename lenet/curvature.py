@@ -1,0 +1,192 @@
+"""Second derivatives of a loss: the diagonal that stochastic diagonal Levenberg-Marquardt needs.
+
+For an example p with states s (a network's outputs, or what its RBF output reads) both ways begin
+with the Hessian H of the loss by s, and leave out the second derivatives of all that makes s:
+
+* `second_backward`, the paper's: h = diag H goes back layer by layer, by the squares of weights and
+  of slopes, and each connection's h is that of its unit times its squared input. What shares a
+  weight is summed.
+* `gauss_newton`, of which that is an approximation: diag of J' H J with J = ds/dw, nothing dropped.
+
+Source: LeCun et al. 1998, appendix C, equations 24 to 28.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vjp, vmap
+
+from lenet.layers import RBF, ConnectedConv2d, Repeat, ScaledTanh, Subsample
+
+Diagonal = dict[str, Tensor]
+Call = tuple[nn.Module, Tensor, Tensor]  # a layer, what it was given, what it gave
+ELEMENTWISE = (nn.Tanh, ScaledTanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.GELU)
+BILINEAR = (nn.Linear, nn.Conv2d, ConnectedConv2d)  # in inputs and weights, if not for the bias
+SELECTING = (
+    nn.MaxPool2d,
+    nn.Flatten,
+    nn.Identity,
+    nn.Dropout,
+    Repeat,
+)  # each output is one of the inputs
+LAYERS = (*ELEMENTWISE, *BILINEAR, *SELECTING, nn.AvgPool2d, Subsample, RBF)
+
+
+class CurvatureError(ValueError):
+    """A network that second derivatives are not known of: one line that names the layer."""
+
+
+def second_backward(
+    model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
+) -> Diagonal:
+    """The mean over the examples, by the parameters' names.
+
+    Shapes: inputs (N, C, H, W), labels (N) -> that of each parameter.
+    Raises: CurvatureError where the model has a layer without a rule, or its layers are no chain.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: Diagonal = {}
+    with _at_rest(model):
+        calls = _recorded(model, inputs)
+        head, states = _split(calls)
+        h = _hessian(criterion, head, states, labels).diagonal(dim1=1, dim2=2).clamp_min(0)
+        for layer, x, y in reversed(calls[:-1] if head else calls):
+            if h.numel() != y.numel():
+                raise CurvatureError(f"{layer}: expected the next layer to read all its outputs")
+            h, own = _back(layer, x, h.view_as(y))
+            for name, value in own.items():
+                full = names[id(layer.get_parameter(name))]
+                found[full] = found.get(full, 0) + value / len(inputs)
+    return found
+
+
+def gauss_newton(
+    model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
+) -> Diagonal:
+    """The mean over the examples, by the parameters' names; a backward pass for each state of each
+    example.
+
+    Shapes: inputs (N, C, H, W), labels (N) -> that of each parameter.
+    """
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    found: Diagonal = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    with _at_rest(model):
+        head, states = _split(_recorded(model, inputs))
+        values, vectors = torch.linalg.eigh(_hessian(criterion, head, states, labels))
+        roots = vectors * values.clamp_min(0).sqrt()[:, None, :]  # H = roots roots'
+
+        def state(parameters: Diagonal, image: Tensor) -> Tensor:
+            return _states_of(model, head, parameters, image[None])[0]
+
+        for image, root in zip(inputs, roots, strict=True):
+            for name, jacobian in jacrev(state)(parameters, image).items():
+                columns = torch.tensordot(root, jacobian, dims=([0], [0]))
+                found[name] += columns.square().sum(dim=0) / len(inputs)
+    return found
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, in which nothing is drawn at random; and in PyTorch's own kernels, as
+    others pass by the layers that are looked at here.
+    """
+    marked: Any = model
+    kernels, training = getattr(model, "kernels", None), model.training
+    try:
+        model.eval()
+        if kernels is not None:
+            marked.kernels = "eager"
+        yield
+    finally:
+        model.train(training)
+        if kernels is not None:
+            marked.kernels = kernels
+
+
+def _recorded(model: nn.Module, inputs: Tensor) -> list[Call]:
+    """What each layer read and gave, in the order of the forward pass."""
+    calls: list[Call] = []
+    inner = {part for m in model.modules() if isinstance(m, Subsample) for part in m.children()}
+    layers = [m for m in model.modules() if not list(m.children()) or isinstance(m, Subsample)]
+
+    def record(layer: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+        calls.append((layer, given[0].detach(), output.detach()))
+
+    handles = [m.register_forward_hook(record) for m in layers if m not in inner]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, _, _ in calls:
+        if not isinstance(layer, LAYERS):
+            raise CurvatureError(f"{layer}: there is no rule for its second derivatives")
+    return calls
+
+
+def _split(calls: list[Call]) -> tuple[RBF | None, Tensor]:
+    """The output that belongs to the loss, if there is one, and the states before it."""
+    layer, x, y = calls[-1]
+    return (layer, x) if isinstance(layer, RBF) else (None, y)
+
+
+def _states_of(model: nn.Module, head: RBF | None, parameters: Diagonal, images: Tensor) -> Tensor:
+    if head is None:
+        output: Tensor = functional_call(model, parameters, (images,))
+        return output
+    states: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    try:
+        functional_call(model, parameters, (images,))
+    finally:
+        handle.remove()
+    return states[0]
+
+
+def _hessian(
+    criterion: Callable[..., Tensor], head: RBF | None, states: Tensor, labels: Tensor
+) -> Tensor:
+    """Shapes: (N, F), (N) -> (N, F, F), of each example's loss."""
+
+    def loss(state: Tensor, label: Tensor) -> Tensor:
+        scores = head(state[None]) if head else state[None]
+        return criterion(scores, label[None])
+
+    output: Tensor = vmap(jacrev(jacrev(loss)))(states, labels)
+    return output
+
+
+def _back(layer: nn.Module, x: Tensor, h: Tensor) -> tuple[Tensor, Diagonal]:
+    """From the second derivatives by a layer's outputs to those by its inputs, an example each,
+    and by its parameters, summed.
+    """
+    if isinstance(layer, BILINEAR):
+        parameters = {name: p.detach() for name, p in layer.named_parameters()}
+        squares = {name: p.square() for name, p in parameters.items()}
+        by_x = vjp(lambda x: functional_call(layer, squares, (x,)), x)[1](h)[0]
+        of_x = x.square()
+        by_weights = vjp(lambda p: functional_call(layer, p, (of_x,)), parameters)[1](h)[0]
+        return by_x, by_weights
+    if isinstance(layer, Subsample):
+        sums = layer.affine(x).detach()
+        h = h * _slopes(layer.activation, sums).square()
+        by_coefficient = (h * 4 * F.avg_pool2d(x.square(), 2)).sum(dim=(0, 2, 3))
+        by_sum = layer.coefficient.detach().square()[:, None, None] * h
+        by_x = vjp(lambda x: 4 * F.avg_pool2d(x, 2), x)[1](by_sum)[0]
+        return by_x, {"coefficient": by_coefficient, "bias": h.sum(dim=(0, 2, 3))}
+    if isinstance(layer, ELEMENTWISE):
+        return h * _slopes(layer, x).square(), {}
+    by_x = vjp(layer, x)[1](h)[0]
+    if isinstance(layer, nn.AvgPool2d):
+        by_x = by_x * h.numel() / x.numel()  # once more the weight of each input
+    return by_x, {}
+
+
+def _slopes(activation: nn.Module, x: Tensor) -> Tensor:
+    slopes: Tensor = vjp(activation, x)[1](torch.ones_like(x))[0]
+    return slopes

@@ -1,0 +1,277 @@
+"""Second derivatives against autograd's own, and an optimizer that steps by them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from lenet.curvature import CurvatureError, gauss_newton, second_backward
+from lenet.layers import RBF, ConnectedConv2d, Repeat, ScaledTanh, Subsample
+from lenet.losses import MAP, MSE
+from lenet.model import LeNet5
+from lenet.optim import SDLM
+from lenet.train import fit
+
+
+def paper(seed=0):
+    torch.manual_seed(seed)
+    return LeNet5(
+        activation=ScaledTanh,
+        pooling=Subsample,
+        connections="table_i",
+        output="rbf",
+        initialisation="released",
+    ).double()
+
+
+def slow_gauss_newton(model, criterion, inputs, labels, head=None):
+    """J' H J, row by row of J, with autograd alone; `model` makes what the loss' H is by."""
+    parameters = list(model.parameters())
+    total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    for image, label in zip(inputs, labels, strict=True):
+        states = model(image[None])
+        rows = []
+        for k in range(states.shape[1]):
+            grads = torch.autograd.grad(
+                states[0, k], parameters, retain_graph=True, materialize_grads=True
+            )
+            rows.append(torch.cat([g.flatten() for g in grads]))
+        jacobian = torch.stack(rows)
+        hessian = torch.autograd.functional.hessian(
+            lambda s, label=label: criterion(head(s) if head else s, label[None]), states.detach()
+        )[0, :, 0]
+        total += ((hessian @ jacobian) * jacobian).sum(dim=0)
+    shapes = [p.shape for p in parameters]
+    parts = (total / len(inputs)).split([s.numel() for s in shapes])
+    names = [name for name, _ in model.named_parameters()]
+    return {n: v.view(s) for n, v, s in zip(names, parts, shapes, strict=True)}
+
+
+def close(found, expected, tolerance=1e-6):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = float(value.abs().max())
+        assert (found[name] - value).abs().max() <= tolerance * scale, name
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("criterion", [MSE(), nn.CrossEntropyLoss(), MAP(1.0)], ids=str)
+def test_the_whole_diagonal_is_autograds(criterion):
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 5), ScaledTanh()
+    )
+    model.append(nn.Linear(5, 4))
+    inputs, labels = torch.randn(6, 1, 6, 6), torch.tensor([0, 1, 2, 3, 0, 1])
+    found = gauss_newton(model, criterion, inputs, labels)
+    close(found, slow_gauss_newton(model, criterion, inputs, labels))
+
+
+def test_with_one_hidden_layer_and_squared_error_the_second_pass_drops_nothing():
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(7, 5), ScaledTanh(), nn.Linear(5, 3))
+    inputs, labels = torch.randn(9, 7), torch.arange(9) % 3
+    found = second_backward(model, MSE(), inputs, labels)
+    close(found, slow_gauss_newton(model, MSE(), inputs, labels))
+    close(found, gauss_newton(model, MSE(), inputs, labels))
+
+
+def test_f6_of_the_papers_network_has_its_whole_diagonal():
+    """Its states' Hessian is diagonal but for where two bitmaps are equally near."""
+    model = paper()
+    inputs, labels = torch.rand(5, 1, 32, 32), torch.arange(5)
+    found = second_backward(model, MSE("rbf"), inputs, labels)
+    whole = gauss_newton(model, MSE("rbf"), inputs, labels)
+    for name in ("fc2.weight", "fc2.bias", "fc1.weight", "fc1.bias"):
+        assert torch.allclose(found[name], whole[name], rtol=1e-9), name
+
+
+def test_the_rbf_belongs_to_the_loss():
+    torch.manual_seed(3)
+    body = nn.Sequential(nn.Linear(6, 84), ScaledTanh())
+    head = RBF().double()
+    inputs, labels = torch.randn(4, 6), torch.tensor([1, 5, 5, 9])
+    found = gauss_newton(nn.Sequential(*body, head), MAP(1.0), inputs, labels)
+    close(found, slow_gauss_newton(body, MAP(1.0), inputs, labels, head))
+
+
+def slow_second_backward(layers, h, xs):
+    """Appendix C, connection by connection, for layers given as matrices with their slopes."""
+    found = []
+    for weight, slopes, x in reversed(list(zip(*layers, xs, strict=True))):
+        h = h * slopes**2
+        found.append((h[:, None] * x[None, :] ** 2, h))
+        h = (weight**2).T @ h
+    return found[::-1]
+
+
+def test_the_second_pass_is_appendix_c_connection_by_connection():
+    torch.manual_seed(4)
+    model = nn.Sequential(
+        *(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())
+    )
+    x = torch.randn(1, 6)
+    states = [x]
+    for layer in model:
+        states.append(layer(states[-1]).detach())
+    weights = [model[i].weight.detach() for i in (0, 2, 4)]
+    slopes = [1 - states[i][0] ** 2 for i in (2, 4, 6)]
+    inputs = [states[i][0] for i in (0, 2, 4)]
+    expected = slow_second_backward((weights, slopes), torch.full((3,), 2.0), inputs)
+    found = second_backward(model, MSE(), x, torch.tensor([1]))
+    for i, (by_weight, by_bias) in zip((0, 2, 4), expected, strict=True):
+        assert torch.allclose(found[f"{i}.weight"], by_weight)
+        assert torch.allclose(found[f"{i}.bias"], by_bias)
+
+
+def unshared(layer, side):
+    """A layer of maps as the matrix of all its connections."""
+    images = torch.eye(side[0] * side[1] * side[2]).view(-1, *side)
+    zero = layer(torch.zeros(1, *side)).detach()
+    return (layer(images).detach() - zero).flatten(1).T
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3),
+        ConnectedConv2d(3, ((0, 1), (2,), (0, 2)), 3),
+        nn.AvgPool2d(2),
+        Repeat(2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_shared_weights_go_back_as_their_connections_do(layer):
+    """What goes through a layer of maps is what goes through its connections, each on its own."""
+    layer.double()
+    side = (3, 6, 6)
+    maps = unshared(layer, side)
+    first = nn.Linear(108, 108)
+    end = nn.Linear(len(maps), 10)
+    model = nn.Sequential(first, nn.Unflatten(1, side), layer, nn.Flatten(), end)
+    model[1] = Reshape(side)
+    chain = nn.Sequential(first, nn.Linear(108, len(maps)), end)
+    with torch.no_grad():
+        chain[1].weight.copy_(maps)
+        chain[1].bias.copy_(layer(torch.zeros(1, *side)).flatten())
+    inputs, labels = torch.randn(5, 108), torch.arange(5)
+    found = second_backward(model, MSE(), inputs, labels)
+    expected = second_backward(chain, MSE(), inputs, labels)
+    assert torch.allclose(found["0.weight"], expected["0.weight"])
+    if isinstance(layer, nn.Conv2d):  # and a shared weight has the sum of its connections'
+        by_connection = expected["1.weight"].view(
+            4, 4, 4, 3, 6, 6
+        )  # map, row, column; map, row, column
+        total = sum(
+            by_connection[:, y, x, :, y : y + 3, x : x + 3] for y in range(4) for x in range(4)
+        )
+        assert torch.allclose(found["2.weight"], total)
+        assert torch.allclose(found["2.bias"], expected["1.bias"].view(4, -1).sum(dim=1))
+
+
+class Reshape(nn.Identity):
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+
+    def forward(self, x):
+        return x.view(-1, *self.side)
+
+
+def test_subsampling_goes_back_as_its_parts_do():
+    torch.manual_seed(5)
+    layer = Subsample(2, ScaledTanh()).double()
+    nn.init.uniform_(layer.coefficient, 0.2, 0.8)
+    nn.init.uniform_(layer.bias, -0.5, 0.5)
+    parts = ConnectedConv2d(2, ((0,), (1,)), 2)  # a 2x2 kernel at every second place
+    with torch.no_grad():
+        parts.weight.copy_(layer.coefficient[:, None, None].expand(2, 2, 2))
+        parts.bias.copy_(layer.bias)
+    body, end = nn.Conv2d(1, 2, 3), nn.Linear(8, 3)
+    whole = nn.Sequential(body, layer, nn.Flatten(), end)
+    chain = nn.Sequential(body, parts, EverySecond(), ScaledTanh(), nn.Flatten(), end)
+    inputs, labels = torch.randn(5, 1, 6, 6), torch.arange(5) % 3
+    found = second_backward(whole, MSE(), inputs, labels)
+    expected = second_backward(chain, MSE(), inputs, labels)
+    assert torch.allclose(found["1.coefficient"], expected["1.weight"].sum(dim=(1, 2)))
+    assert torch.allclose(found["1.bias"], expected["1.bias"])
+    assert torch.allclose(found["0.weight"], expected["0.weight"])
+
+
+class EverySecond(nn.Identity):
+    def forward(self, x):
+        return x[:, :, ::2, ::2]
+
+
+def test_an_examples_derivatives_are_summed_and_not_squared_together():
+    model = paper()
+    inputs, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
+    whole = second_backward(model, MAP(1.0), inputs, labels)
+    each = [
+        second_backward(model, MAP(1.0), inputs[i : i + 1], labels[i : i + 1]) for i in range(6)
+    ]
+    close(whole, {name: sum(e[name] for e in each) / 6 for name in whole}, 1e-9)
+
+
+def test_a_layer_without_a_rule_is_named():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1))
+    with pytest.raises(CurvatureError, match=r"Softmax.*no rule"):
+        second_backward(model, MSE(), torch.randn(2, 3), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("curvature", ["second_backward", "gauss_newton"])
+def test_a_step_is_the_gradient_over_mu_and_the_second_derivative(curvature):
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(4, 3))
+    optimizer = SDLM(model.parameters(), lr=0.1, mu=0.5, curvature=curvature)
+    inputs, labels = torch.randn(8, 4), torch.arange(8) % 3
+    optimizer.measure(model, MSE(), inputs, labels)
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    MSE()(model(inputs), labels).backward()
+    grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+    # Each output's second derivative by itself is 2, a weight's that times its squared input.
+    h = torch.cat([2 * inputs.square().mean(dim=0).repeat(3), torch.full((3,), 2.0)])
+    optimizer.step()
+    after = parameters_to_vector(model.parameters()).detach()
+    assert torch.allclose(after, before - 0.1 * grads / (0.5 + h))
+
+
+def test_before_it_is_measured_each_rate_is_lr_over_mu():
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = SDLM([p], lr=0.1, mu=0.5)
+    p.grad = torch.tensor([1.0, -1.0])
+    optimizer.step()
+    assert p.tolist() == pytest.approx([0.8, 2.2])
+
+
+def batches_of(count):
+    torch.manual_seed(7)
+    inputs, labels = torch.rand(count, 1, 32, 32), torch.randint(10, (count,))
+    return [(inputs[i : i + 2], labels[i : i + 2]) for i in range(0, count, 2)]
+
+
+def test_fit_measures_before_each_epoch_on_its_first_examples(monkeypatch):
+    model = paper()
+    optimizer = SDLM(model.parameters(), lr=1e-5, samples=5)
+    seen = []
+    monkeypatch.setattr(optimizer, "measure", lambda *given: seen.append(given[2:]))
+    batches = batches_of(12)
+    list(fit(model, batches, MAP(1.0), optimizer, epochs=2))
+    assert len(seen) == 2
+    assert torch.equal(seen[0][0], torch.cat([inputs for inputs, _ in batches])[:5])
+    assert len(seen[0][1]) == 5
+
+
+def test_measuring_leaves_weights_and_gradients_alone():
+    model = paper()
+    (inputs, labels), *_ = batches_of(2)
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    SDLM(model.parameters()).measure(model, MAP(1.0), inputs, labels)
+    assert torch.equal(before, parameters_to_vector(model.parameters()))
+    assert all(p.grad is None for p in model.parameters())
