@@ -101,12 +101,20 @@ class Plan:
 
     @property
     def parameters(self) -> list[Tensor | None]:
-        """In the order of lenet.cpp."""
+        """In the order of lenet.cpp, with C3's weights among zeros."""
+        return self._parameters(whole=True)
+
+    @property
+    def own_parameters(self) -> list[Tensor | None]:
+        """In the order of lenet.cpp, as the layers have them."""
+        return self._parameters(whole=False)
+
+    def _parameters(self, whole: bool) -> list[Tensor | None]:
         found: list[Tensor | None] = []
         # Not layer.weight: a module's own lookup takes ten times as long, for each batch.
         for layer in self.layers[:7] if self.to_the_end else self.layers[:6]:
             own = layer._parameters
-            if type(layer) is ConnectedConv2d:
+            if type(layer) is ConnectedConv2d and whole:
                 found += [layer.dense_weight(), own["bias"]]
             elif type(layer) is not Subsample and "weight" in own:
                 found += [own["weight"], own["bias"]]
@@ -232,9 +240,9 @@ def _pooling(module: Any, activation: nn.Module) -> str:
     raise Unsupported(f"a pooling is {module}")
 
 
-def _parameters(plan: Plan) -> list[Tensor | None]:
+def _parameters(plan: Plan, own: bool = False) -> list[Tensor | None]:
     """Raises: Unsupported where one is no plain tensor of float32 on the CPU."""
-    parameters = plan.parameters
+    parameters = plan.own_parameters if own else plan.parameters
     for p in parameters:
         if p is not None and not (p.dtype == torch.float32 and p.is_cpu and p.is_contiguous()):
             raise Unsupported(f"a parameter is {p.dtype} on {p.device}")

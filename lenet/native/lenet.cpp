@@ -12,7 +12,7 @@
 // A thread takes a run of neighbouring groups and adds up its own gradients; then each thread
 // adds up a part of these over all threads, in their order: the same number of threads gives the
 // same bits.
-#include "network.h"
+#include "single.h"
 
 template <class A, class P>
 void forward_convolutions(const real* const* parameters, const Group& g, A f, P pooling) {
@@ -154,24 +154,6 @@ void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, con
     }
 }
 
-// Cross entropy of one image's outputs and its gradient, which takes their place, divided by n.
-// The target is 1 - smoothing for the label, and smoothing shared by all.
-static real cross_entropy(real* outputs, int classes, int64_t label, real smoothing, int64_t n) {
-    real largest = outputs[0];
-    for (int k = 1; k < classes; k++) largest = outputs[k] > largest ? outputs[k] : largest;
-    real sum = 0;
-    for (int k = 0; k < classes; k++) sum += std::exp(outputs[k] - largest);
-    const real log_sum = std::log(sum) + largest;
-    real loss = 0;
-    for (int k = 0; k < classes; k++) {
-        const real log_probability = outputs[k] - log_sum;
-        const real target = smoothing / classes + (k == label ? 1 - smoothing : 0);
-        loss -= target * log_probability;
-        outputs[k] = (std::exp(log_probability) - target) / n;
-    }
-    return loss;
-}
-
 extern "C" {
 
 // Bytes that `lenet_forward` fills for the way back (keep), or that it works in (not keep).
@@ -247,6 +229,25 @@ struct Sgd {
     int32_t nesterov, maximize;
 };
 
+// Moves elements of parameter p as torch.optim.SGD does.
+static auto sgd_update(const Sgd& sgd, real* const* parameters, real* const* momenta,
+                       real* const* grads) {
+    return [=](int p, int64_t begin, int64_t end) {
+        real* __restrict parameter = parameters[p];
+        real* __restrict momentum = momenta ? momenta[p] : nullptr;
+        const real* __restrict grad = grads[p];
+        const real sign = sgd.maximize ? -1 : 1;
+        for (int64_t k = begin; k < end; k++) {
+            real step = sign * grad[k] + sgd.weight_decay * parameter[k];
+            if (momentum) {
+                momentum[k] = sgd.momentum * momentum[k] + (1 - sgd.dampening) * step;
+                step = sgd.nesterov ? step + sgd.momentum * momentum[k] : momentum[k];
+            }
+            parameter[k] -= sgd.lr * step;
+        }
+    };
+}
+
 // Bytes that `lenet_step` works in.
 int64_t lenet_step_bytes(const Net* net, int64_t n, int threads) {
     return lenet_saved_bytes(net, n, threads, 0) + lenet_scratch_bytes(net, n, threads) +
@@ -263,6 +264,7 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
     const Net net = *net_at;
     const Sgd sgd = *sgd_at;
     const int outs = net.units[net.layers];
+    const Single loss{0, 0, sgd.smoothing, 0, 0, 0, nullptr, nullptr};
     for (int64_t i = 0; i < n; i++)
         if (labels[i] < 0 || labels[i] >= outs) return 1;
     vec* groups_at = static_cast<vec*>(memory);
@@ -270,20 +272,7 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
     real* in_rows = reinterpret_cast<real*>(scratch_at + threads * Scratch::size(net));
     real* out_rows = in_rows + rows_offset(net, n, net.layers, 0);
 
-    const auto update = [&](int p, int64_t begin, int64_t end) {
-        real* __restrict parameter = parameters[p];
-        real* __restrict momentum = momenta ? momenta[p] : nullptr;
-        const real* __restrict grad = grads[p];
-        const real sign = sgd.maximize ? -1 : 1;
-        for (int64_t k = begin; k < end; k++) {
-            real step = sign * grad[k] + sgd.weight_decay * parameter[k];
-            if (momentum) {
-                momentum[k] = sgd.momentum * momentum[k] + (1 - sgd.dampening) * step;
-                step = sgd.nesterov ? step + sgd.momentum * momentum[k] : momentum[k];
-            }
-            parameter[k] -= sgd.lr * step;
-        }
-    };
+    const auto update = sgd_update(sgd, parameters, momenta, grads);
 #pragma omp parallel num_threads(threads)
     {
         const Group g(groups_at + omp_get_thread_num() * Group::size(net));
@@ -303,9 +292,8 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
             for (int lane = 0; lane < count; lane++) {
                 real row[MOST_CLASSES];
                 std::copy_n(output + (first + lane) * outs, outs, row);
-                losses[first + lane] =
-                    cross_entropy(row, outs, labels[first + lane], sgd.smoothing, n);
-                for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k];
+                losses[first + lane] = loss_of(loss, row, outs, labels[first + lane]);
+                for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k] / n;
             }
             stopwatch.next(LOSS);
             backward_group(net, parameters, g, s, n, first, count, out_rows, stopwatch);
@@ -313,6 +301,39 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
 #pragma omp barrier
         sum_up(net, n, scratch_at, in_rows, out_rows, grads, stopwatch, update);
     }
+    return 0;
+}
+
+// Bytes that `lenet_step_on_one` works in.
+int64_t lenet_single_bytes(const Net* net) { return Planes(*net).size * sizeof(real); }
+
+// `lenet_step` for one image, with more losses and outputs. `states` are the momenta or, with
+// single->diagonal, what each parameter's learning rate is multiplied with; null: neither.
+int lenet_step_on_one(const Net* net_at, const Sgd* sgd_at, const Single* single_at,
+                      const real* image, const int64_t* label, real* const* parameters,
+                      real* const* states, void* memory, real* const* grads, real* output,
+                      real* loss) {
+    const Net net = *net_at;
+    const Sgd sgd = *sgd_at;
+    const Single single = *single_at;
+    const int classes = single.distances ? DIGITS : net.units[net.layers];
+    if (*label < 0 || *label >= classes) return 1;
+    const auto step = [&](auto update) {
+        with_activation(net, [&](auto f) {
+            with_pooling(net, [&](auto pooling) {
+                *loss = step_on_one(net, single, f, pooling, image, *label, parameters, grads,
+                                    static_cast<real*>(memory), output, update);
+            });
+        });
+    };
+    if (single.diagonal)
+        step([=](int p, int64_t begin, int64_t end) {
+            real* __restrict parameter = parameters[p];
+            const real *__restrict scale = states[p], *__restrict grad = grads[p];
+            for (int64_t k = begin; k < end; k++) parameter[k] -= sgd.lr * scale[k] * grad[k];
+        });
+    else
+        step(sgd_update(sgd, parameters, states, grads));
     return 0;
 }
 }

@@ -74,6 +74,25 @@ def sgd_type(dtype: torch.dtype) -> type[ctypes.Structure]:
     return Sgd
 
 
+@functools.cache
+def single_type(dtype: torch.dtype) -> type[ctypes.Structure]:
+    """single.h's `Single`."""
+
+    class Single(ctypes.Structure):
+        _fields_ = (
+            ("loss", ctypes.c_int32),
+            ("distances", ctypes.c_int32),
+            ("smoothing", _real(dtype)),
+            ("rubbish", _real(dtype)),
+            ("diagonal", ctypes.c_int32),
+            ("connections", ctypes.c_int32),
+            ("pairs", ctypes.c_void_p),
+            ("centres", ctypes.c_void_p),
+        )
+
+    return Single
+
+
 class Kernels:
     """The library for one network: `units` are those of the dense layers, S4's first; the first
     `activated` of these layers have the activation.
@@ -98,6 +117,7 @@ class Kernels:
         self._c = built.cdll
         for name in ("lenet_saved_bytes", "lenet_scratch_bytes", "lenet_step_bytes"):
             getattr(self._c, name).restype = ctypes.c_int64
+        self._c.lenet_single_bytes.restype = ctypes.c_int64
         Net = net_type(dtype)
         self._net = Net(
             ACTIVATIONS[activation],
@@ -110,7 +130,7 @@ class Kernels:
         )
         self._at = ctypes.byref(self._net)
         self.outputs = units[-1]
-        kinds = ("saved", "scratch", "forward", "step")
+        kinds = ("saved", "scratch", "forward", "step", "single")
         self._spare: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
 
     def __call__(self, images: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
@@ -204,6 +224,40 @@ class Kernels:
             _seconds,
         )
         return None if status else (losses, output)
+
+    def step_on_one(
+        self,
+        image: Tensor,
+        label: Tensor,
+        parameters: Sequence[Tensor | None],
+        states: Sequence[Tensor | None] | None,
+        grads: Sequence[Tensor | None],
+        options: ctypes.Structure,
+        single: ctypes.Structure,
+    ) -> tuple[Tensor, Tensor] | None:
+        """`step` for one image, with what `single`, a `Single`, says follows the dense layers.
+
+        Shapes: (1, 1, 32, 32), int64 (1) -> losses (1), outputs (1, K).
+        Returns: None, and changes nothing, where the label is none of the K classes.
+        """
+        image = image.contiguous()
+        memory = _lend(self._spare["single"], self._c.lenet_single_bytes(self._at))
+        output = image.new_empty(1, 10 if single.distances else self.outputs)
+        loss = image.new_empty(1)
+        status = self._c.lenet_step_on_one(
+            self._at,
+            ctypes.byref(options),
+            ctypes.byref(single),
+            ctypes.c_void_p(image.data_ptr()),
+            ctypes.c_void_p(label.data_ptr()),
+            _pointers(parameters),
+            None if states is None else _pointers(states),
+            ctypes.c_void_p(memory.data_ptr()),
+            _pointers(grads),
+            ctypes.c_void_p(output.data_ptr()),
+            ctypes.c_void_p(loss.data_ptr()),
+        )
+        return None if status else (loss, output)
 
 
 class _Loan(np.ndarray):

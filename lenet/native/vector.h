@@ -38,12 +38,6 @@ inline __attribute__((always_inline)) void unroll(F f) {
 
 inline vec broadcast(real value) { return vec{} + value; }
 
-inline real sum_of_lanes(vec v) {
-    real sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += v[lane];
-    return sum;
-}
-
 // A vector from or to any address, aligned or not.
 inline vec load(const real* from) {
     vec v;
@@ -62,6 +56,16 @@ inline vec shuffle(vec a, vec b, std::integer_sequence<int, L...>) {
     typedef index indices __attribute__((vector_size(VECTOR_BYTES)));
     return __builtin_shuffle(a, b, indices{L...});
 #endif
+}
+
+template <int HALF, int... L>
+inline real sum_of_halves(vec v, std::integer_sequence<int, L...> lanes) {
+    v += shuffle(v, v, std::integer_sequence<int, (L ^ HALF)...>{});
+    if constexpr (HALF > 1) return sum_of_halves<HALF / 2>(v, lanes);
+    else return v[0];
+}
+inline real sum_of_lanes(vec v) {
+    return sum_of_halves<LANES / 2>(v, std::make_integer_sequence<int, LANES>{});
 }
 
 // Swaps the blocks of D x D that lie across the diagonal, in every block of 2 D x 2 D.
