@@ -145,7 +145,7 @@ def test_built_with_double_they_pass_gradcheck(activation, pooling):
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
     layers = [model._modules[name] for name in native.LAYERS]
     kernels = Kernels(*native._described(model, layers), dtype=torch.float64)
-    parameters = native.Plan(layers, kernels, to_the_end=True).parameters
+    parameters = native.Plan(layers, kernels, to_the_end=True).parameters()
     parameters = [p if p is None else p.detach().requires_grad_() for p in parameters]
     given_ones = [p for p in parameters if p is not None]
     images = torch.randn(5, 1, 32, 32, dtype=torch.float64)

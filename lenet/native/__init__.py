@@ -99,17 +99,8 @@ class Plan:
     kernels: Kernels
     to_the_end: bool  # fc3 included
 
-    @property
-    def parameters(self) -> list[Tensor | None]:
-        """In the order of lenet.cpp, with C3's weights among zeros."""
-        return self._parameters(whole=True)
-
-    @property
-    def own_parameters(self) -> list[Tensor | None]:
-        """In the order of lenet.cpp, as the layers have them."""
-        return self._parameters(whole=False)
-
-    def _parameters(self, whole: bool) -> list[Tensor | None]:
+    def parameters(self, whole: bool = True) -> list[Tensor | None]:
+        """In the order of lenet.cpp; `whole`: C3's weights among zeros, where it has but some."""
         found: list[Tensor | None] = []
         # Not layer.weight: a module's own lookup takes ten times as long, for each batch.
         for layer in self.layers[:7] if self.to_the_end else self.layers[:6]:
@@ -240,9 +231,9 @@ def _pooling(module: Any, activation: nn.Module) -> str:
     raise Unsupported(f"a pooling is {module}")
 
 
-def _parameters(plan: Plan, own: bool = False) -> list[Tensor | None]:
+def _parameters(plan: Plan, whole: bool = True) -> list[Tensor | None]:
     """Raises: Unsupported where one is no plain tensor of float32 on the CPU."""
-    parameters = plan.own_parameters if own else plan.parameters
+    parameters = plan.parameters(whole)
     for p in parameters:
         if p is not None and not (p.dtype == torch.float32 and p.is_cpu and p.is_contiguous()):
             raise Unsupported(f"a parameter is {p.dtype} on {p.device}")

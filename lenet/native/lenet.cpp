@@ -223,19 +223,26 @@ void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const
     }
 }
 
-// What torch.optim.SGD is told; momenta are null where momentum is 0.
-struct Sgd {
-    real lr, momentum, dampening, weight_decay, smoothing;
-    int32_t nesterov, maximize;
+// What torch.optim.SGD is told; or, with `diagonal`, only the learning rate, which is multiplied
+// with a number that each parameter has of its own.
+struct Rule {
+    real lr, momentum, dampening, weight_decay;
+    int32_t nesterov, maximize, diagonal;
 };
 
-// Moves elements of parameter p as torch.optim.SGD does.
-static auto sgd_update(const Sgd& sgd, real* const* parameters, real* const* momenta,
-                       real* const* grads) {
+// Moves elements of parameter p. `states` are the momenta, null where momentum is 0, or these
+// numbers.
+static auto update_by(const Rule& sgd, real* const* parameters, real* const* states,
+                      real* const* grads) {
     return [=](int p, int64_t begin, int64_t end) {
         real* __restrict parameter = parameters[p];
-        real* __restrict momentum = momenta ? momenta[p] : nullptr;
+        real* __restrict momentum = states ? states[p] : nullptr;
         const real* __restrict grad = grads[p];
+        if (sgd.diagonal) {
+            const real* __restrict scale = states[p];
+            for (int64_t k = begin; k < end; k++) parameter[k] -= sgd.lr * scale[k] * grad[k];
+            return;
+        }
         const real sign = sgd.maximize ? -1 : 1;
         for (int64_t k = begin; k < end; k++) {
             real step = sign * grad[k] + sgd.weight_decay * parameter[k];
@@ -254,17 +261,16 @@ int64_t lenet_step_bytes(const Net* net, int64_t n, int threads) {
            rows_offset(*net, n, net->layers, 0) * sizeof(real);
 }
 
-// A whole step of training: forward, cross entropy, back, and SGD's update of the parameters and
-// their momenta. Each group goes back as soon as it came forward, while the caches have all of it.
+// A whole step of training: forward, loss, back, and the update of the parameters and their states. Each group goes back as soon as it came forward, while the caches have all of it.
 // output gets the outputs (n, classes) and losses (n) each image's loss. Returns 0, or 1 and
 // changes nothing where a label is none of the classes.
-int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, const real* images,
-               const int64_t* labels, real* const* parameters, real* const* momenta, void* memory,
-               real* const* grads, real* output, real* losses, double* seconds) {
+int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t n, int threads,
+               const real* images, const int64_t* labels, real* const* parameters,
+               real* const* states, void* memory, real* const* grads, real* output, real* losses,
+               double* seconds) {
     const Net net = *net_at;
-    const Sgd sgd = *sgd_at;
+    const Head head = *head_at;
     const int outs = net.units[net.layers];
-    const Single loss{0, 0, sgd.smoothing, 0, 0, 0, nullptr, nullptr};
     for (int64_t i = 0; i < n; i++)
         if (labels[i] < 0 || labels[i] >= outs) return 1;
     vec* groups_at = static_cast<vec*>(memory);
@@ -272,7 +278,7 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
     real* in_rows = reinterpret_cast<real*>(scratch_at + threads * Scratch::size(net));
     real* out_rows = in_rows + rows_offset(net, n, net.layers, 0);
 
-    const auto update = sgd_update(sgd, parameters, momenta, grads);
+    const auto update = update_by(*rule, parameters, states, grads);
 #pragma omp parallel num_threads(threads)
     {
         const Group g(groups_at + omp_get_thread_num() * Group::size(net));
@@ -292,7 +298,7 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
             for (int lane = 0; lane < count; lane++) {
                 real row[MOST_CLASSES];
                 std::copy_n(output + (first + lane) * outs, outs, row);
-                losses[first + lane] = loss_of(loss, row, outs, labels[first + lane]);
+                losses[first + lane] = loss_of(head, row, outs, labels[first + lane]);
                 for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k] / n;
             }
             stopwatch.next(LOSS);
@@ -307,33 +313,23 @@ int lenet_step(const Net* net_at, const Sgd* sgd_at, int64_t n, int threads, con
 // Bytes that `lenet_step_on_one` works in.
 int64_t lenet_single_bytes(const Net* net) { return Planes(*net).size * sizeof(real); }
 
-// `lenet_step` for one image, with more losses and outputs. `states` are the momenta or, with
-// single->diagonal, what each parameter's learning rate is multiplied with; null: neither.
-int lenet_step_on_one(const Net* net_at, const Sgd* sgd_at, const Single* single_at,
-                      const real* image, const int64_t* label, real* const* parameters,
-                      real* const* states, void* memory, real* const* grads, real* output,
-                      real* loss) {
+// `lenet_step` for one image; also for outputs that are distances, and for C3 with some kernels.
+int lenet_step_on_one(const Net* net_at, const Rule* rule, const Head* head_at,
+                      const int64_t* pairs_at, int connections, const real* image,
+                      const int64_t* label, real* const* parameters, real* const* states,
+                      void* memory, real* const* grads, real* output, real* loss) {
     const Net net = *net_at;
-    const Sgd sgd = *sgd_at;
-    const Single single = *single_at;
-    const int classes = single.distances ? DIGITS : net.units[net.layers];
+    const Head head = *head_at;
+    const Pairs pairs{connections, pairs_at, pairs_at + connections};
+    const int classes = head.distances ? DIGITS : net.units[net.layers];
     if (*label < 0 || *label >= classes) return 1;
-    const auto step = [&](auto update) {
-        with_activation(net, [&](auto f) {
-            with_pooling(net, [&](auto pooling) {
-                *loss = step_on_one(net, single, f, pooling, image, *label, parameters, grads,
-                                    static_cast<real*>(memory), output, update);
-            });
+    const auto update = update_by(*rule, parameters, states, grads);
+    with_activation(net, [&](auto f) {
+        with_pooling(net, [&](auto pooling) {
+            *loss = step_on_one(net, head, pairs, f, pooling, image, *label, parameters, grads,
+                                static_cast<real*>(memory), output, update);
         });
-    };
-    if (single.diagonal)
-        step([=](int p, int64_t begin, int64_t end) {
-            real* __restrict parameter = parameters[p];
-            const real *__restrict scale = states[p], *__restrict grad = grads[p];
-            for (int64_t k = begin; k < end; k++) parameter[k] -= sgd.lr * scale[k] * grad[k];
-        });
-    else
-        step(sgd_update(sgd, parameters, states, grads));
+    });
     return 0;
 }
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from lenet.native.build import library
 
 MOST_LAYERS = 8
+DIGITS = 10  # outputs that are distances to bitmaps
 # What lenet.cpp calls them.
 ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
 POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
@@ -60,37 +61,33 @@ def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
 
 
 @functools.cache
-def sgd_type(dtype: torch.dtype) -> type[ctypes.Structure]:
-    """lenet.cpp's `Sgd`."""
-    reals = ("lr", "momentum", "dampening", "weight_decay", "smoothing")
+def rule_type(dtype: torch.dtype) -> type[ctypes.Structure]:
+    """lenet.cpp's `Rule`."""
+    reals, flags = ("lr", "momentum", "dampening", "weight_decay"), ("nesterov", "maximize")
 
-    class Sgd(ctypes.Structure):
+    class Rule(ctypes.Structure):
         _fields_ = (
             *((name, _real(dtype)) for name in reals),
-            ("nesterov", ctypes.c_int32),
-            ("maximize", ctypes.c_int32),
+            *((name, ctypes.c_int32) for name in (*flags, "diagonal")),
         )
 
-    return Sgd
+    return Rule
 
 
 @functools.cache
-def single_type(dtype: torch.dtype) -> type[ctypes.Structure]:
-    """single.h's `Single`."""
+def head_type(dtype: torch.dtype) -> type[ctypes.Structure]:
+    """single.h's `Head`."""
 
-    class Single(ctypes.Structure):
+    class Head(ctypes.Structure):
         _fields_ = (
             ("loss", ctypes.c_int32),
             ("distances", ctypes.c_int32),
             ("smoothing", _real(dtype)),
             ("rubbish", _real(dtype)),
-            ("diagonal", ctypes.c_int32),
-            ("connections", ctypes.c_int32),
-            ("pairs", ctypes.c_void_p),
             ("centres", ctypes.c_void_p),
         )
 
-    return Single
+    return Head
 
 
 class Kernels:
@@ -115,9 +112,8 @@ class Kernels:
         built = library({torch.float32: "float", torch.float64: "double"}[dtype])
         self.about = built.about
         self._c = built.cdll
-        for name in ("lenet_saved_bytes", "lenet_scratch_bytes", "lenet_step_bytes"):
-            getattr(self._c, name).restype = ctypes.c_int64
-        self._c.lenet_single_bytes.restype = ctypes.c_int64
+        for kind in ("saved", "scratch", "step", "single"):
+            getattr(self._c, f"lenet_{kind}_bytes").restype = ctypes.c_int64
         Net = net_type(dtype)
         self._net = Net(
             ACTIVATIONS[activation],
@@ -194,11 +190,13 @@ class Kernels:
         images: Tensor,
         labels: Tensor,
         parameters: Sequence[Tensor | None],
-        momenta: Sequence[Tensor | None] | None,
+        states: Sequence[Tensor | None] | None,
         grads: Sequence[Tensor | None],
-        options: ctypes.Structure,
+        rule: ctypes.Structure,
+        head: ctypes.Structure,
     ) -> tuple[Tensor, Tensor] | None:
-        """Forward, cross entropy, back and SGD's update, in place; `options` is an `Sgd`.
+        """Forward, loss, back and update, in place; `rule` is a `Rule`, `head` a `Head` of outputs
+        that are no distances.
 
         Shapes: (N, 1, 32, 32), int64 (N) -> losses (N), outputs (N, K).
         Returns: None, and changes nothing, where a label is none of the K classes.
@@ -210,13 +208,14 @@ class Kernels:
         losses = images.new_empty(len(images))
         status = self._c.lenet_step(
             self._at,
-            ctypes.byref(options),
+            ctypes.byref(rule),
+            ctypes.byref(head),
             count,
             threads,
             ctypes.c_void_p(images.data_ptr()),
             ctypes.c_void_p(labels.data_ptr()),
             _pointers(parameters),
-            None if momenta is None else _pointers(momenta),
+            None if states is None else _pointers(states),
             ctypes.c_void_p(memory.data_ptr()),
             _pointers(grads),
             ctypes.c_void_p(output.data_ptr()),
@@ -232,22 +231,27 @@ class Kernels:
         parameters: Sequence[Tensor | None],
         states: Sequence[Tensor | None] | None,
         grads: Sequence[Tensor | None],
-        options: ctypes.Structure,
-        single: ctypes.Structure,
+        rule: ctypes.Structure,
+        head: ctypes.Structure,
+        pairs: Tensor | None,
     ) -> tuple[Tensor, Tensor] | None:
-        """`step` for one image, with what `single`, a `Single`, says follows the dense layers.
+        """`step` for one image, and for any head; `pairs` are those of a ConnectedConv2d, whose own
+        weights are then among the parameters.
 
-        Shapes: (1, 1, 32, 32), int64 (1) -> losses (1), outputs (1, K).
+        Shapes: (1, 1, 32, 32), int64 (1), pairs int64 (2, connections) -> losses (1), outputs
+        (1, K).
         Returns: None, and changes nothing, where the label is none of the K classes.
         """
         image = image.contiguous()
         memory = _lend(self._spare["single"], self._c.lenet_single_bytes(self._at))
-        output = image.new_empty(1, 10 if single.distances else self.outputs)
+        output = image.new_empty(1, DIGITS if head.distances else self.outputs)
         loss = image.new_empty(1)
         status = self._c.lenet_step_on_one(
             self._at,
-            ctypes.byref(options),
-            ctypes.byref(single),
+            ctypes.byref(rule),
+            ctypes.byref(head),
+            None if pairs is None else ctypes.c_void_p(pairs.data_ptr()),
+            0 if pairs is None else pairs.shape[1],
             ctypes.c_void_p(image.data_ptr()),
             ctypes.c_void_p(label.data_ptr()),
             _pointers(parameters),

@@ -89,7 +89,8 @@ void unpool_and_unsquash(const real* conv, const real* pooled, const real* poole
         }
 }
 
-// out[m][y] = bias[m] + sum over c, ky, kx of in[c][y + ky] from column kx on * weight[m][c][ky][kx]
+// out[m][y] = bias[m] + sum over c, ky, kx of weight[m][c][ky][kx] * in[c][y + ky], from its column
+// kx on
 template <class C, int COLUMNS, int BLOCK, int IN_STRIDE, int STRIDE>
 void convolve(const real* in, const real* weight, const real* bias, real* out) {
     constexpr int INS = C::maps_in;
@@ -148,26 +149,29 @@ void weight_grads(const real* in, const real* out_grad, int map_stride, real* gr
     }
 }
 
-// What follows the last dense layer, and how parameters move; step.py has the same.
-struct Single {
-    int32_t loss;         // 0 cross entropy, 1 maximum a posteriori, 2 mean squared error
-    int32_t distances;    // whether the outputs are minus squared distances to the rows of `centres`
-    real smoothing;       // of the cross entropy
-    real rubbish;         // j, of the maximum a posteriori
-    int32_t diagonal;     // whether `states` are each parameter's 1 / (mu + h), else momenta
-    int32_t connections;  // how many kernels C3 has, and which: [connections] maps out, then in
-    const int64_t* pairs; // where `connections` is 0 there are all 96, and no pairs
-    const real* centres;  // [DIGITS][the last dense layer's units]
+// What follows the last dense layer; op.py has the same.
+struct Head {
+    int32_t loss;        // 0 cross entropy, 1 maximum a posteriori, 2 squared error
+    int32_t distances;   // whether the outputs are minus squared distances to the rows of `centres`
+    real smoothing;      // of the cross entropy
+    real rubbish;        // j, of the maximum a posteriori
+    const real* centres; // [DIGITS][the last dense layer's units]
+};
+
+// Which kernels C3 has: map out of each, then map in of each. None: all of them.
+struct Pairs {
+    int32_t count;
+    const int64_t *out, *in;
 };
 
 // The loss of these outputs, whose gradient takes their place.
-inline real loss_of(const Single& single, real* outputs, int classes, int64_t label) {
-    if (single.loss == 2 && single.distances) {
+inline real loss_of(const Head& head, real* outputs, int classes, int64_t label) {
+    if (head.loss == 2 && head.distances) {
         const real loss = -outputs[label];
         for (int k = 0; k < classes; k++) outputs[k] = k == label ? -1 : 0;
         return loss;
     }
-    if (single.loss == 2) {
+    if (head.loss == 2) {
         real loss = 0;
         for (int k = 0; k < classes; k++) {
             const real error = outputs[k] - (k == label ? 1 : -1);
@@ -176,16 +180,16 @@ inline real loss_of(const Single& single, real* outputs, int classes, int64_t la
         }
         return loss;
     }
-    const bool rubbish = single.loss == 1;
-    real largest = rubbish ? -single.rubbish : outputs[0];
+    const bool rubbish = head.loss == 1;
+    real largest = rubbish ? -head.rubbish : outputs[0];
     for (int k = 0; k < classes; k++) largest = outputs[k] > largest ? outputs[k] : largest;
-    real sum = rubbish ? std::exp(-single.rubbish - largest) : 0;
+    real sum = rubbish ? std::exp(-head.rubbish - largest) : 0;
     for (int k = 0; k < classes; k++) sum += std::exp(outputs[k] - largest);
     const real log_sum = std::log(sum) + largest;
     real loss = 0;
     for (int k = 0; k < classes; k++) {
         const real log_probability = outputs[k] - log_sum;
-        const real smoothing = rubbish ? 0 : single.smoothing;
+        const real smoothing = rubbish ? 0 : head.smoothing;
         const real target = smoothing / classes + (k == label ? 1 - smoothing : 0);
         loss -= target * log_probability;
         outputs[k] = std::exp(log_probability) - target;
@@ -206,8 +210,9 @@ struct Planes {
             size += whole(reals) + LANES;
             return size - whole(reals) - LANES;
         };
-        image = take(32 * IMAGE_STRIDE), c1 = take(6 * 28 * C1_STRIDE), s2 = take(6 * 14 * S2_STRIDE);
-        c3 = take(16 * 10 * C3_STRIDE), s4 = take(16 * 5 * S4_STRIDE);
+        image = take(32 * IMAGE_STRIDE), c1 = take(6 * 28 * C1_STRIDE);
+        s2 = take(6 * 14 * S2_STRIDE), c3 = take(16 * 10 * C3_STRIDE);
+        s4 = take(16 * 5 * S4_STRIDE);
         s4_grad = take(16 * 5 * S4_STRIDE), c3_grad = take(16 * C3_GRAD_MAP);
         s2_grad = take(6 * 14 * S2_STRIDE), c1_grad = take(6 * 28 * C1_STRIDE);
         weight2 = take(CONV_SIZES[WEIGHT2]), weight2_grad = take(CONV_SIZES[WEIGHT2]);
@@ -231,26 +236,26 @@ inline real dot(const real* a, const real* b, int size) {
 }
 
 // From the last layer's states to the outputs, the loss, and the gradient of the states.
-inline real score(const Single& single, const real* states, int size, int64_t label, real* output,
+inline real score(const Head& head, const real* states, int size, int64_t label, real* output,
                   real* grad) {
-    if (!single.distances) {
+    if (!head.distances) {
         std::copy_n(states, size, output), std::copy_n(states, size, grad);
-        return loss_of(single, grad, size, label);
+        return loss_of(head, grad, size, label);
     }
     real scores[DIGITS];
     for (int k = 0; k < DIGITS; k++) {
         scores[k] = 0;
         for (int j = 0; j < size; j++) {
-            const real apart = states[j] - single.centres[k * size + j];
+            const real apart = states[j] - head.centres[k * size + j];
             scores[k] -= apart * apart;
         }
     }
     std::copy_n(scores, DIGITS, output);
-    const real loss = loss_of(single, scores, DIGITS, label);
+    const real loss = loss_of(head, scores, DIGITS, label);
     std::fill_n(grad, size, real(0));
     for (int k = 0; k < DIGITS; k++)
         for (int j = 0; j < size; j++)
-            grad[j] -= 2 * scores[k] * (states[j] - single.centres[k * size + j]);
+            grad[j] -= 2 * scores[k] * (states[j] - head.centres[k * size + j]);
     return loss;
 }
 
@@ -275,9 +280,9 @@ void dense_back(const real* in, const real* out_grad, int ins, int outs, const r
 // Forward, loss, back and update for one image. `update(p, begin, end)` moves these elements of
 // parameter p, whose gradient is there. Returns the loss.
 template <class A, class P, class U>
-real step_on_one(const Net& net, const Single& single, A f, P pooling, const real* image,
-                 int64_t label, real* const* parameters, real* const* grads, real* memory,
-                 real* output, U update) {
+real step_on_one(const Net& net, const Head& head, Pairs pairs, A f, P pooling,
+                 const real* image, int64_t label, real* const* parameters, real* const* grads,
+                 real* memory, real* output, U update) {
     const Planes at(net);
     std::fill_n(memory, at.size, real(0));  // what pads the planes is read, and never written
     real *const c1 = memory + at.c1, *const s2 = memory + at.s2, *const c3 = memory + at.c3,
@@ -287,11 +292,10 @@ real step_on_one(const Net& net, const Single& single, A f, P pooling, const rea
     real* padded_image = memory + at.image;
     for (int y = 0; y < 32; y++) std::copy_n(image + 32 * y, 32, padded_image + y * IMAGE_STRIDE);
     const real* weight2 = parameters[WEIGHT2];
-    const int64_t *maps_out = single.pairs, *maps_in = single.pairs + single.connections;
-    if (single.connections) {
-        for (int k = 0; k < single.connections; k++)
+    if (pairs.count) {
+        for (int k = 0; k < pairs.count; k++)
             std::copy_n(weight2 + k * TAPS, TAPS,
-                        memory + at.weight2 + (maps_out[k] * 6 + maps_in[k]) * TAPS);
+                        memory + at.weight2 + (pairs.out[k] * 6 + pairs.in[k]) * TAPS);
         weight2 = memory + at.weight2;
     }
     vec sums[4][16] = {};  // the poolings' gradients, in the order of their parameters
@@ -318,7 +322,7 @@ real step_on_one(const Net& net, const Single& single, A f, P pooling, const rea
         in = out;
     }
     real *grad = memory + at.grad, *next_grad = memory + at.next_grad;
-    const real loss = score(single, in, net.units[net.layers], label, output, grad);
+    const real loss = score(head, in, net.units[net.layers], label, output, grad);
 
     for (int l = net.layers - 1; l >= 0; l--) {
         const int ins = net.units[l], outs = net.units[l + 1], weight = DENSE + 2 * l;
@@ -348,11 +352,11 @@ real step_on_one(const Net& net, const Single& single, A f, P pooling, const rea
     unpool_and_unsquash<6, 28, C1_STRIDE, S2_STRIDE>(c1, s2, s2_grad, f, pooling, trained1,
                                                      c1_grad, 28 * C1_STRIDE, C1_STRIDE);
 
-    real* weight2_grad = single.connections ? memory + at.weight2_grad : grads[WEIGHT2];
+    real* weight2_grad = pairs.count ? memory + at.weight2_grad : grads[WEIGHT2];
     weight_grads<C3, C3_STRIDE, 4, S2_STRIDE, C3_GRAD_STRIDE>(s2, c3_grad, C3_GRAD_MAP,
                                                               weight2_grad, grads[BIAS2]);
-    for (int k = 0; k < single.connections; k++)
-        std::copy_n(weight2_grad + (maps_out[k] * 6 + maps_in[k]) * TAPS, TAPS,
+    for (int k = 0; k < pairs.count; k++)
+        std::copy_n(weight2_grad + (pairs.out[k] * 6 + pairs.in[k]) * TAPS, TAPS,
                     grads[WEIGHT2] + k * TAPS);
     weight_grads<C1, C1_STRIDE, 3, IMAGE_STRIDE, C1_STRIDE>(padded_image, c1_grad, 28 * C1_STRIDE,
                                                             grads[WEIGHT1], grads[BIAS1]);
@@ -361,8 +365,8 @@ real step_on_one(const Net& net, const Single& single, A f, P pooling, const rea
         if (q >= COEFFICIENT1)
             for (int m = 0; m < CONV_SIZES[q]; m++)
                 grads[q][m] = sum_of_lanes(sums[q - COEFFICIENT1][m]);
-        const bool some = q == WEIGHT2 && single.connections;
-        update(q, 0, some ? single.connections * TAPS : CONV_SIZES[q]);
+        const bool some = q == WEIGHT2 && pairs.count;
+        update(q, 0, some ? pairs.count * TAPS : CONV_SIZES[q]);
     }
     return loss;
 }

@@ -1,9 +1,9 @@
 """A whole step of training in one call of the kernels, where it is one that they know.
 
-That is LeNet5 with the native kernels, cross entropy and torch.optim.SGD; for an image alone also
-the paper's connections, output, losses and optimizer. Parameters, momenta and
-gradients are still the tensors of PyTorch's own objects, so schedules, checkpoints and whatever
-looks at them between two steps find what they would have found.
+That is LeNet5 with the native kernels, one of the losses and one of the optimizers below; for an
+image alone also with the paper's connections and output. Parameters, momenta and gradients are
+still the tensors of PyTorch's own objects, so schedules, checkpoints and whatever looks at them
+between two steps find what they would have found.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lenet import native
 from lenet.layers import RBF, ConnectedConv2d
 from lenet.losses import MAP, MSE
 from lenet.native.build import BuildError
-from lenet.native.op import sgd_type, single_type
+from lenet.native.op import head_type, rule_type
 from lenet.optim import SDLM
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
@@ -36,6 +36,15 @@ class Loss:
     output: str | None = None  # the one it is for, where it is for one
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What a parameter's learning rate is multiplied with, and of what it was made."""
+
+    scale: Tensor
+    made_of: Tensor  # kept, so that no other can take its place unnoticed
+    key: tuple[int, float]  # its version, and mu
+
+
 def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimizer) -> Step | None:
     """A function of (images, labels) that takes one training step and returns its mean loss and
     its outputs; or None, and nothing was done, where PyTorch must take this one. None instead of
@@ -47,12 +56,17 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
     if type(optimizer) not in (torch.optim.SGD, SDLM) or len(optimizer.param_groups) != 1:
         return None
     grads: dict[Tensor, Tensor] = {}
-    scales: dict[Tensor, tuple[Tensor, Tensor]] = {}  # a curvature, and 1 / (mu + it)
+    scales: dict[Tensor, Scale] = {}
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        group = optimizer.param_groups[0]
         alone = len(images) == 1
-        found = _state(model, optimizer, alone, scales) if _plain(images, labels) else None
+        head = _head(model, loss)
+        if head is None or not _plain(images, labels):
+            return None
+        pairs = _pairs(model)
+        if not alone and (head.distances or pairs is not None):
+            return None
+        found = _state(model, optimizer, scales)
         if found is None:
             return None
         plan, parameters, states = found
@@ -61,17 +75,8 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
             if p not in grads:
                 grads[p] = torch.empty_like(p)
         own = [p if p is None else grads[p] for p in parameters]
-        options = _options(group, loss.smoothing)
-        if alone:
-            single = _single(model, loss, type(optimizer) is SDLM)
-            if single is None:
-                return None
-            given = (images, labels, parameters, states, own, options, single)
-            result = plan.kernels.step_on_one(*given)
-        elif loss.kind == 0:
-            result = plan.kernels.step(images, labels, parameters, states, own, options)
-        else:
-            return None
+        given = (images, labels, parameters, states, own, _rule(optimizer), head)
+        result = plan.kernels.step_on_one(*given, pairs) if alone else plan.kernels.step(*given)
         if result is None:
             return None
         torch.autograd.graph.increment_version(changed)
@@ -101,42 +106,30 @@ def _loss(criterion: Any) -> Loss | None:
     return Loss(0, smoothing=float(criterion.label_smoothing))
 
 
-def _options(group: dict[str, Any], smoothing: float) -> Any:
-    if "mu" in group:
-        return sgd_type(torch.float32)(group["lr"])
-    return sgd_type(torch.float32)(
-        group["lr"],
-        group["momentum"],
-        group["dampening"],
-        group["weight_decay"],
-        smoothing,
-        group["nesterov"],
-        group["maximize"],
-    )
+def _rule(optimizer: torch.optim.Optimizer) -> Any:
+    group = optimizer.param_groups[0]
+    if type(optimizer) is SDLM:
+        return rule_type(torch.float32)(lr=group["lr"], diagonal=True)
+    names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    return rule_type(torch.float32)(*(group[name] for name in names))
 
 
-def _single(model: Any, loss: Loss, diagonal: bool) -> Any:
+def _head(model: Any, loss: Loss) -> Any:
     """None where the loss is not for this output."""
-    output, conv2 = model._modules["fc3"], model._modules["conv2"]
+    output = model._modules["fc3"]
     distances = type(output) is RBF
     if loss.output not in (None, "rbf" if distances else "linear"):
         return None
     centres = output.centres if distances else None
-    pairs = conv2.pairs if type(conv2) is ConnectedConv2d else None
-    if centres is not None and centres.dtype != torch.float32:
+    if centres is not None and not (centres.dtype == torch.float32 and centres.is_contiguous()):
         return None
-    if not all(buffer is None or buffer.is_contiguous() for buffer in (centres, pairs)):
-        return None
-    return single_type(torch.float32)(
-        loss.kind,
-        distances,
-        loss.smoothing,
-        loss.rubbish,
-        diagonal,
-        0 if pairs is None else pairs.shape[1],
-        0 if pairs is None else pairs.data_ptr(),
-        0 if centres is None else centres.data_ptr(),
-    )
+    at = None if centres is None else centres.data_ptr()
+    return head_type(torch.float32)(loss.kind, distances, loss.smoothing, loss.rubbish, at)
+
+
+def _pairs(model: Any) -> Tensor | None:
+    conv2 = model._modules["conv2"]
+    return conv2.pairs if type(conv2) is ConnectedConv2d else None
 
 
 def _plain(images: Tensor, labels: Tensor) -> bool:
@@ -152,24 +145,25 @@ def _plain(images: Tensor, labels: Tensor) -> bool:
 def _state(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    alone: bool,
-    scales: dict[Tensor, tuple[Tensor, Tensor]],
+    scales: dict[Tensor, Scale],
 ) -> tuple[native.Plan, list[Tensor | None], list[Tensor | None] | None] | None:
     """Parameters and momenta, or scales of the learning rate, in the kernels' order. None where
     anyone listens to a part of the step, or some parameter is not this optimizer's, or it has yet
-    to take its first step; or for what is known for an image alone, where there are more.
+    to take its first step.
     """
     group = optimizer.param_groups[0]
     if _listened_to(model, optimizer) or native._traced() or isinstance(group["lr"], Tensor):
         return None
     try:
         plan = native._plan(model)
-        parameters = native._parameters(plan, own=alone)
+        parameters = native._parameters(plan, whole=False)
     except (native.Unsupported, BuildError):
         return None
-    ends = plan.to_the_end or (alone and type(model.fc3) is RBF)
-    if not ends or plan.kernels.outputs > MOST_CLASSES or (not alone and "mu" in group):
+    ends = plan.to_the_end or type(plan.layers[6]) is RBF
+    if not ends or plan.kernels.outputs > MOST_CLASSES:
         return None
+    diagonal = type(optimizer) is SDLM
+    stateful = diagonal or bool(group["momentum"])
     theirs = {id(p) for p in group["params"]}
     states: list[Tensor | None] = []
     for p in parameters:
@@ -180,32 +174,29 @@ def _state(
             return None
         if p._post_accumulate_grad_hooks:
             return None
-        state = optimizer.state.get(p, {})
-        if "mu" in group:
-            states.append(_scale(p, state.get("curvature"), group["mu"], scales))
-        else:
-            states.append(state.get("momentum_buffer"))
-        own = states[-1]
-        if (group.get("momentum") or "mu" in group) and (own is None or not own.is_contiguous()):
-            return None  # the first step, which begins the momenta, is PyTorch's
+        own = optimizer.state.get(p, {})
+        state = _scale(p, own, group["mu"], scales) if diagonal else own.get("momentum_buffer")
+        if stateful and (state is None or not state.is_contiguous()):
+            return None  # the first step, which begins the states, is PyTorch's
+        states.append(state)
     count = sum(p is not None for p in parameters)
     if count != len(theirs):
         return None
-    return plan, parameters, states if group.get("momentum") or "mu" in group else None
+    return plan, parameters, states if stateful else None
 
 
 def _scale(
-    p: Tensor,
-    curvature: Tensor | None,
-    mu: float,
-    scales: dict[Tensor, tuple[Tensor, Tensor]],
+    p: Tensor, own: dict[str, Tensor], mu: float, scales: dict[Tensor, Scale]
 ) -> Tensor | None:
+    """1 / (mu + curvature), made anew where one of them is another."""
+    curvature = own.get("curvature")
     if curvature is None:
         return None
     known = scales.get(p)
-    if known is None or known[0] is not curvature:
-        known = scales[p] = curvature, (curvature + mu).reciprocal_()
-    return known[1]
+    if known is None or known.made_of is not curvature or known.key != (curvature._version, mu):
+        scale = (curvature + mu).reciprocal_()
+        known = scales[p] = Scale(scale, curvature, (curvature._version, mu))
+    return known.scale
 
 
 def _listened_to(model: Any, optimizer: Any) -> bool:
