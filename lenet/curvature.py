@@ -20,19 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
-from lenet.layers import RBF, ConnectedConv2d, Repeat, ScaledTanh, Subsample
+from lenet.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 
 Diagonal = dict[str, Tensor]
 Call = tuple[nn.Module, Tensor, Tensor]  # a layer, what it was given, what it gave
 ELEMENTWISE = (nn.Tanh, ScaledTanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.GELU)
 BILINEAR = (nn.Linear, nn.Conv2d, ConnectedConv2d)  # in inputs and weights, if not for the bias
-SELECTING = (
-    nn.MaxPool2d,
-    nn.Flatten,
-    nn.Identity,
-    nn.Dropout,
-    Repeat,
-)  # each output is one of the inputs
+# Each output is one of the inputs.
+SELECTING = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 LAYERS = (*ELEMENTWISE, *BILINEAR, *SELECTING, nn.AvgPool2d, Subsample, RBF)
 
 

@@ -39,8 +39,8 @@ class Batches:
 
     `transform` makes of a batch of images what the network reads, so the set itself can stay
     bytes, a quarter of the memory; it is given several batches at once, after `distort`, which
-    changes them anew each epoch. Order and distortions of an epoch follow from (seed, epoch)
-    alone, so a run that starts again in the middle sees what it would have seen.
+    changes them anew each epoch. Order and, with the batch size, distortions of an epoch follow
+    from (seed, epoch) alone, so a run that starts again in the middle sees what it would have seen.
 
     Shapes: images (N, ...), labels (N); iterating gives them batch by batch, the last one short.
     """

@@ -97,7 +97,6 @@ class ConnectedConv2d(nn.Module):
     """
 
     pairs: Tensor
-    fan_in: Tensor
 
     def __init__(self, in_channels: int, table: Sequence[Sequence[int]], kernel_size: int) -> None:
         super().__init__()
@@ -113,9 +112,8 @@ class ConnectedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(pairs), kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(len(table)))
         # As torch.nn.Conv2d does it, each output with its own number of inputs.
-        fan_in = torch.tensor([float(len(maps)) for maps in table]) * kernel_size**2
-        self.register_buffer("fan_in", fan_in, persistent=False)
         with torch.no_grad():
+            fan_in = torch.tensor([len(maps) for maps in table]) * kernel_size**2
             bounds = fan_in.rsqrt()
             self.weight.uniform_(-1, 1).mul_(bounds[self.pairs[0]][:, None, None])
             self.bias.uniform_(-1, 1).mul_(bounds)
@@ -127,20 +125,6 @@ class ConnectedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.dense_weight(), self.bias)
-
-
-class Repeat(nn.Module):
-    """Each map so many times, one after the other.
-
-    Shapes: (N, C, H, W) -> (N, times C, H, W).
-    """
-
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.times = times
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(self.times, dim=1)
 
 
 class RBF(nn.Module):
@@ -181,24 +165,22 @@ def initialise(network: nn.Module, how: Literal["lecun1998", "released"]) -> Non
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            fan_in = torch.tensor(float(layer.weight[0].numel()))
-            _draw(how, fan_in, layer.weight)
-            _draw(how, fan_in, layer.bias, is_bias=True)
+            _begin(how, layer.weight, layer.bias, layer.weight[0].numel())
         elif isinstance(layer, ConnectedConv2d):
-            _draw(how, layer.fan_in[layer.pairs[0]][:, None, None], layer.weight)
-            _draw(how, layer.fan_in, layer.bias, is_bias=True)
+            for k, bias in enumerate(layer.bias.data):
+                own = layer.pairs[0] == k
+                weight = layer.weight.data[own]
+                _begin(how, weight, bias, weight.numel())
+                layer.weight.data[own] = weight
         elif isinstance(layer, Subsample):
-            _draw(how, torch.tensor(4.0), layer.coefficient)
-            _draw(how, torch.tensor(4.0), layer.bias, is_bias=True)
+            _begin(how, layer.coefficient, layer.bias, 4)
             if how == "released":
                 nn.init.constant_(layer.coefficient, 0.5)
 
 
-@torch.no_grad()
-def _draw(how: str, fan_in: Tensor, parameter: Tensor | None, is_bias: bool = False) -> None:
-    if parameter is None:
-        return
-    if how == "released" and is_bias:
-        parameter.zero_()
-    else:
-        parameter.uniform_(-1, 1).mul_(2.4 / fan_in if how == "lecun1998" else fan_in.rsqrt())
+def _begin(how: str, weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
+    bound = 2.4 / fan_in if how == "lecun1998" else fan_in**-0.5
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        reach = bound if how == "lecun1998" else 0.0
+        nn.init.uniform_(bias, -reach, reach)

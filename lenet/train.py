@@ -17,6 +17,7 @@ from lenet.generators import random_state, set_random_state
 from lenet.model import LeNet5
 from lenet.native import equip
 from lenet.native.step import whole_step
+from lenet.optim import SDLM
 from lenet.progress import Diverged, Epoch, Progress, Schedule, State, Tally, restore, state_of
 
 __all__ = ["Diverged", "Epoch", "Loader", "Saver", "epoch_line", "fit", "train_model"]
@@ -62,8 +63,7 @@ def fit(
     record says so, and it is the last. `saver` is given states; with one of them as `state`, and
     the other arguments made anew, the training goes on as if it had never been interrupted: the
     epoch under way is gone through again up to its next batch, so `batches` must give the same.
-    An optimizer that has `measure` (lenet.optim.SDLM) is given the first `samples` examples of each
-    epoch before it begins.
+    An SDLM measures the first of each epoch's examples before it begins.
 
     Raises: Diverged at the log interval after a loss that is not finite; ValueError for patience
     without `val`, or no batch at all; StateError for a state of another training.
@@ -87,9 +87,8 @@ def fit(
         step = before = first_step + at.batches - 1
         stopped = False
         model.train()
-        if hasattr(optimizer, "measure") and not at.batches:
-            examples = _first(batches, getattr(optimizer, "samples", 1), device)
-            optimizer.measure(model, criterion, *examples)
+        if isinstance(optimizer, SDLM) and not at.batches:
+            optimizer.measure(model, criterion, *_first(batches, optimizer.samples, device))
         with _bar(batches, f"Epoch {epoch}/{epochs}", progress, tally) as bar:
             for step, (inputs, labels) in enumerate(_rest(batches, at), before + 1):
                 inputs, labels = inputs.to(device), labels.to(device)

@@ -8,8 +8,22 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from lenet.layers import ScaledTanh, Subsample
+from lenet.model import LeNet5
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+
+
+def lenet5_1998() -> LeNet5:
+    """The paper's network, as conf/model/lenet5_1998.yaml has it."""
+    return LeNet5(
+        activation=ScaledTanh,
+        pooling=Subsample,
+        connections="table_i",
+        output="rbf",
+        initialisation="released",
+    )
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from lenet.layers import (
     RBF,
     TABLE_I,
     ConnectedConv2d,
-    Repeat,
     ScaledTanh,
     Subsample,
     bitmaps,
@@ -131,11 +130,6 @@ def test_rbf_scores_are_minus_squared_distances():
 def test_rbf_refuses_what_has_no_bitmap(units, classes):
     with pytest.raises(ValueError, match="output=rbf: expected 84 units and the 10 digits"):
         RBF(units, classes)
-
-
-def test_repeat_puts_a_maps_copies_beside_each_other():
-    x = torch.arange(8.0).view(1, 2, 2, 2)
-    assert torch.equal(Repeat(2)(x)[0], torch.stack([x[0, 0], x[0, 0], x[0, 1], x[0, 1]]))
 
 
 def layers_of_all_kinds():

@@ -20,7 +20,7 @@ from lenet.model import (
     count_parameters,
     probabilities,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, lenet5_1998
 
 SHAPES = {
     "conv1.weight": (6, 1, 5, 5),
@@ -50,16 +50,6 @@ def by_hand(weights, x, squash=torch.tanh, pool=lambda x: F.avg_pool2d(x, 2)):
     x = squash(F.linear(x, w["fc1.weight"], w["fc1.bias"]))
     x = squash(F.linear(x, w["fc2.weight"], w["fc2.bias"]))
     return F.linear(x, w["fc3.weight"], w["fc3.bias"])
-
-
-def lenet5_1998():
-    return LeNet5(
-        activation=ScaledTanh,
-        pooling=Subsample,
-        connections="table_i",
-        output="rbf",
-        initialisation="released",
-    )
 
 
 def connections_of(layer, output):
