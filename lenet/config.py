@@ -84,6 +84,8 @@ LIMITS: dict[str, Any] = {
     "data.seed": Size,
     "data.batch_size": Count,
     "data.test_batch_size": Count,
+    "model.hidden": list[Count],
+    "model.crop": Size,
     "augment.rotation": Annotated[float, Field(strict=True, ge=0, le=180)],
     **{f"augment.{name}": NotNegative for name in ("scale", "squeeze", "shear", "shift")},
     "augment.elastic": NotNegative,

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
@@ -170,9 +169,9 @@ def _back(layer: nn.Module, x: Tensor, h: Tensor) -> tuple[Tensor, Diagonal]:
     if isinstance(layer, Subsample):
         sums = layer.affine(x).detach()
         h = h * _slopes(layer.activation, sums).square()
-        by_coefficient = (h * 4 * F.avg_pool2d(x.square(), 2)).sum(dim=(0, 2, 3))
+        by_coefficient = (h * layer.sums(x.square())).sum(dim=(0, 2, 3))
         by_sum = layer.coefficient.detach().square()[:, None, None] * h
-        by_x = vjp(lambda x: 4 * F.avg_pool2d(x, 2), x)[1](by_sum)[0]
+        by_x = vjp(layer.sums, x)[1](by_sum)[0]
         return by_x, {"coefficient": by_coefficient, "bias": h.sum(dim=(0, 2, 3))}
     if isinstance(layer, ELEMENTWISE):
         return h * _slopes(layer, x).square(), {}

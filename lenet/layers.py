@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Initialisation = Literal["torch", "lecun1998", "released"]
 # Table I of the paper: the S2 maps that feed each C3 map.
 TABLE_I = (
     *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
@@ -64,22 +65,28 @@ class ScaledTanh(nn.Module):
 class Subsample(nn.Module):
     """The paper's pooling: f(coefficient * sum of each 2x2 block + bias), one pair a map.
 
-    It begins as the mean of the block: coefficient 1/4, bias 0.
+    It begins as the mean of the block: coefficient 1/4, bias 0. `copies` of each map, one after
+    the other, have a pair each (LeNet-4's S2 has two).
 
-    Shapes: (N, channels, H, W) -> (N, channels, H/2, W/2).
+    Shapes: (N, channels, H, W) -> (N, channels * copies, H/2, W/2).
     Source: LeCun et al. 1998, section II.B, layers S2 and S4.
     """
 
-    def __init__(self, channels: int, activation: nn.Module) -> None:
+    def __init__(self, channels: int, activation: nn.Module, copies: int = 1) -> None:
         super().__init__()
-        self.coefficient = nn.Parameter(torch.full((channels,), 0.25))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.copies = copies
+        self.coefficient = nn.Parameter(torch.full((channels * copies,), 0.25))
+        self.bias = nn.Parameter(torch.zeros(channels * copies))
         self.activation = activation
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Of each block."""
+        sums = 4 * F.avg_pool2d(x, 2)
+        return sums if self.copies == 1 else sums.repeat_interleave(self.copies, dim=1)
 
     def affine(self, x: Tensor) -> Tensor:
         """What is squashed."""
-        sums = 4 * F.avg_pool2d(x, 2)
-        return self.coefficient[:, None, None] * sums + self.bias[:, None, None]
+        return self.coefficient[:, None, None] * self.sums(x) + self.bias[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.activation(self.affine(x))
@@ -155,14 +162,17 @@ class RBF(nn.Module):
         return 2 * x @ self.centres.T - norms
 
 
-def initialise(network: nn.Module, how: Literal["lecun1998", "released"]) -> None:
+def initialise(network: nn.Module, how: Initialisation) -> None:
     """First values for a network of the paper's layers, by the inputs F of each unit.
 
-    `lecun1998`: every trained number evenly from -2.4/F to 2.4/F, as printed. `released`: weights
-    evenly from -1/sqrt(F) to 1/sqrt(F), biases 0, coefficients of the subsampling 0.5.
+    `torch`: those it has, each layer's own. `lecun1998`: every trained number evenly from -2.4/F
+    to 2.4/F, as printed. `released`: weights evenly from -1/sqrt(F) to 1/sqrt(F), biases 0,
+    coefficients of the subsampling 0.5.
 
     Source: LeCun et al. 1998, appendix A; the authors' own code, released with Lush.
     """
+    if how == "torch":
+        return
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             _begin(how, layer.weight, layer.bias, layer.weight[0].numel())

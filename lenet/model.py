@@ -13,7 +13,15 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lenet import native
-from lenet.layers import RBF, TABLE_I, ConnectedConv2d, ScaledTanh, Subsample, initialise
+from lenet.layers import (
+    RBF,
+    TABLE_I,
+    ConnectedConv2d,
+    Initialisation,
+    ScaledTanh,
+    Subsample,
+    initialise,
+)
 
 average_pooling = partial(nn.AvgPool2d, kernel_size=2, stride=2)
 # By the names they have in conf/model.
@@ -39,8 +47,8 @@ class LeNet5(nn.Module):
     `activation` makes a module each time it is called with nothing, `pooling` too, or with the
     `channels` and the `activation` where it takes these. `connections` is `full`, or `table_i` for
     the paper's choice of S2 maps for each C3 map. `output` is `linear`, or `rbf` for the paper's
-    distances to ten bitmaps, which are not trained. `initialisation` is `torch`, each layer's own,
-    or one of `lenet.layers.initialise`. `lenet.native.equip` sets how it computes.
+    distances to ten bitmaps, which are not trained. `initialisation` is one
+    of `lenet.layers.initialise`. `lenet.native.equip` sets how it computes.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
     Raises: ValueError where image_size leaves nothing for S4 (16 is the least), or there is no
@@ -56,7 +64,7 @@ class LeNet5(nn.Module):
         pooling: Callable[..., nn.Module] = average_pooling,
         connections: Literal["full", "table_i"] = "full",
         output: Literal["linear", "rbf"] = "linear",
-        initialisation: Literal["torch", "lecun1998", "released"] = "torch",
+        initialisation: Initialisation = "torch",
     ) -> None:
         super().__init__()
         if image_size < 16:
@@ -73,8 +81,7 @@ class LeNet5(nn.Module):
         self.fc3 = RBF(84, num_classes) if output == "rbf" else nn.Linear(84, num_classes)
         self.activation = activation()
         self.kernels = "eager"
-        if initialisation != "torch":
-            initialise(self, initialisation)
+        initialise(self, initialisation)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernels == "native" and (output := native.forward(self, x)) is not None:

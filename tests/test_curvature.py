@@ -177,16 +177,18 @@ class Reshape(nn.Identity):
         return x.view(-1, *self.side)
 
 
-def test_subsampling_goes_back_as_its_parts_do():
+@pytest.mark.parametrize("copies", [1, 2])
+def test_subsampling_goes_back_as_its_parts_do(copies):
     torch.manual_seed(5)
-    layer = Subsample(2, ScaledTanh()).double()
+    layer, maps = Subsample(2, ScaledTanh(), copies).double(), 2 * copies
     nn.init.uniform_(layer.coefficient, 0.2, 0.8)
     nn.init.uniform_(layer.bias, -0.5, 0.5)
-    parts = ConnectedConv2d(2, ((0,), (1,)), 2)  # a 2x2 kernel at every second place
+    table = [(k // copies,) for k in range(maps)]
+    parts = ConnectedConv2d(2, table, 2)  # a 2x2 kernel at every second place
     with torch.no_grad():
-        parts.weight.copy_(layer.coefficient[:, None, None].expand(2, 2, 2))
+        parts.weight.copy_(layer.coefficient[:, None, None].expand(maps, 2, 2))
         parts.bias.copy_(layer.bias)
-    body, end = nn.Conv2d(1, 2, 3), nn.Linear(8, 3)
+    body, end = nn.Conv2d(1, 2, 3), nn.Linear(4 * maps, 3)
     whole = nn.Sequential(body, layer, nn.Flatten(), end)
     chain = nn.Sequential(body, parts, EverySecond(), ScaledTanh(), nn.Flatten(), end)
     inputs, labels = torch.randn(5, 1, 6, 6), torch.arange(5) % 3

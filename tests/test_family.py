@@ -1,0 +1,171 @@
+"""The networks beside LeNet-5: what the paper says of each, and that they train as configured."""
+
+import pytest
+import torch
+from torch import nn
+
+from lenet.config import build, check
+from lenet.curvature import second_backward
+from lenet.family import LENET1_TABLE, LENET4_TABLE, MLP, LeNet1, LeNet4
+from lenet.layers import ConnectedConv2d, Subsample
+from lenet.losses import MSE
+from lenet.model import count_parameters
+from lenet.optim import SDLM
+from lenet.train import fit
+from tests.test_model import connections_of
+
+FAMILY = ("lenet1", "lenet4", "mlp", "lenet_300_100", "linear")
+LAYERS = (nn.Conv2d, nn.Linear, ConnectedConv2d, Subsample)
+
+
+def made(composed, name, *overrides):
+    config = check(composed(f"model={name}", "data=digits", *overrides))
+    return build(config, "model", num_classes=10, in_channels=1, image_size=32)
+
+
+def connections(model):
+    counts = []
+    handles = [
+        layer.register_forward_hook(
+            lambda layer, given, output: counts.append(connections_of(layer, output))
+        )
+        for layer in model.modules()
+        if isinstance(layer, LAYERS)
+    ]
+    model(torch.zeros(1, 1, 32, 32))
+    for handle in handles:
+        handle.remove()
+    return sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [
+        ("lenet1", 2_578, 98_442),  # "about 2,600 free parameters", "100,000 multiply/add steps"
+        ("lenet4", 50_698, 262_306),  # "about 260,000 multiply/add steps"
+        ("mlp", 784 * 300 + 300 + 300 * 10 + 10, 238_510),
+        ("lenet_300_100", 266_610, 266_610),
+        ("linear", 7_850, 7_850),
+    ],
+)
+def test_each_has_the_parameters_and_connections_of_its_description(
+    composed, name, parameters, expected
+):
+    model = made(composed, name)
+    assert (count_parameters(model), connections(model)) == (parameters, expected)
+
+
+def test_maps_are_as_large_as_the_paper_has_them():
+    shapes = {name: tuple(x.shape[1:]) for name, x in LeNet1().stages(images()).items()}
+    assert shapes == {
+        "H1": (4, 24, 24),
+        "H2": (4, 12, 12),
+        "H3": (12, 8, 8),
+        "H4": (12, 4, 4),
+        "output": (10,),
+    }
+    shapes = {name: tuple(x.shape[1:]) for name, x in LeNet4().stages(images()).items()}
+    assert shapes == {
+        "C1": (4, 28, 28),
+        "S2": (8, 14, 14),
+        "C3": (16, 10, 10),
+        "S4": (16, 5, 5),
+        "F5": (120,),
+        "output": (10,),
+    }
+
+
+def images(count=2):
+    torch.manual_seed(0)
+    return torch.rand(count, 1, 32, 32)
+
+
+def test_the_halves_of_lenet1_share_no_map_and_all_maps_of_lenet4_are_read_alike():
+    assert {k for maps in LENET1_TABLE[:6] for k in maps} == {0, 1}
+    assert {k for maps in LENET1_TABLE[6:] for k in maps} == {2, 3}
+    assert sum(map(len, LENET1_TABLE)) == 20
+    assert len(set(LENET4_TABLE)) == 16
+    uses = [sum(k in maps for maps in LENET4_TABLE) for k in range(8)]
+    assert uses == [6] * 8
+
+
+def test_lenet1_sees_a_digit_of_20_pixels_in_16_and_the_paper_around_it():
+    model, seen = LeNet1(), []
+    model.conv1.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    x = torch.full((1, 1, 32, 32), -0.1)
+    x[..., 6:26, 6:26] = 1.175
+    model(x)
+    (small,) = seen
+    assert small.shape == (1, 1, 28, 28)
+    ink = small[0, 0] > 0.5
+    assert (int(ink.any(dim=0).sum()), int(ink.any(dim=1).sum())) == (16, 16)
+    rows = ink.any(dim=1).nonzero()
+    assert (int(rows.min()), int(rows.max())) == (6, 21)  # in the middle
+    assert torch.allclose(small[..., 0, :], torch.tensor(-0.1))
+
+
+def test_each_of_lenet4s_first_maps_feeds_two_that_differ_by_their_own_pair():
+    model = LeNet4()
+    with torch.no_grad():
+        model.pool1.coefficient.copy_(torch.arange(8.0))
+        model.pool1.bias.copy_(torch.arange(8.0) / 10)
+    stages = model.stages(images())
+    sums = 4 * nn.functional.avg_pool2d(stages["C1"], 2)
+    for k in range(8):
+        expected = model.activation(k * sums[:, k // 2] + k / 10)
+        assert torch.allclose(stages["S2"][:, k], expected), k
+
+
+def test_an_mlp_reads_the_784_pixels_inside_the_border():
+    model, x = MLP(), images()
+    border = x.clone()
+    border[..., :2, :] = border[..., -2:, :] = border[..., :2] = border[..., -2:] = 9.0
+    assert torch.equal(model(x), model(border))
+    inside = x.clone()
+    inside[..., 2, 2] = 9.0
+    assert not torch.equal(model(x), model(inside))
+
+
+@pytest.mark.parametrize(("size", "crop"), [(4, 2), (32, 16), (1, 1)])
+def test_a_crop_that_leaves_nothing_is_refused(size, crop):
+    with pytest.raises(ValueError, match=f"crop: expected less than half of {size} pixels"):
+        MLP(image_size=size, crop=crop)
+
+
+@pytest.mark.parametrize("crop", [-1, 1.5])
+def test_a_crop_that_is_none_is_one_line(composed, crop):
+    with pytest.raises(ValueError, match=r"model\.crop"):
+        made(composed, "mlp", f"model.crop={crop}")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("curvature", ["second_backward", "gauss_newton"])
+def test_the_papers_optimizer_makes_the_loss_fall(composed, name, curvature):
+    torch.manual_seed(0)
+    model = made(composed, name, "model.initialisation=released")
+    inputs, labels = images(20), torch.arange(20) % 10
+    optimizer = SDLM(model.parameters(), lr=0.001, samples=20, curvature=curvature)
+    epochs = fit(model, [(inputs, labels)], MSE(), optimizer, epochs=20)
+    losses = [epoch.loss for epoch in epochs]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_each_parameter_has_a_second_derivative_of_its_own(composed, name):
+    torch.manual_seed(0)
+    model = made(composed, name, "model.initialisation=released")
+    found = second_backward(model, MSE(), images(20), torch.arange(20) % 10)
+    assert found.keys() == dict(model.named_parameters()).keys()
+    assert all((value > 0).all() for value in found.values())
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_scripts_weights_and_other_sizes_and_classes(name, composed, tmp_path):
+    model = made(composed, name)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    again = made(composed, name)
+    again.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True))
+    assert torch.equal(again(images()), model(images()))
+    config = check(composed(f"model={name}", "data=digits"))
+    other = build(config, "model", num_classes=47, in_channels=3, image_size=40)
+    assert other(torch.zeros(2, 3, 40, 40)).shape == (2, 47)
