@@ -9,6 +9,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
@@ -22,6 +23,7 @@ GROUPS = (
     *("device", "checkpoint", "tracking"),
 )
 MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+METRIC_KINDS = ("train", "val", "test", "best")
 BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
 
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -62,6 +64,7 @@ LIMITS: dict[str, Any] = {
     "sweep.on_error": Literal["continue", "stop"],
     "sweep.zip": list[Text],
     "sweep.report": Flag,
+    "sweep.published": list[Any],
     "sweep.parent": RunId | None,
     "sweep.job": Text | None,
     "sweep.axes": list[Text],
@@ -256,6 +259,11 @@ def _accept(key: str, kind: Any, value: Any) -> None:
 
 def _check_choices(config: dict[str, Any]) -> None:
     """What single values can't say."""
+    for entry in (config["sweep"] or {}).get("published") or ():
+        try:
+            metric_of(entry)
+        except ValueError as error:
+            raise ConfigError(f"sweep.published={_show(entry)}: {error}") from None
     held_out = config["data"].get("val_size")  # a class of one's own may have none
     if config["patience"] is not None and not held_out:
         raise ConfigError("patience: stopping early needs a validation set; set data.val_size")
@@ -266,6 +274,21 @@ def _check_choices(config: dict[str, Any]) -> None:
     optimizer = config["optimizer"]
     if optimizer.get("nesterov") and (not optimizer.get("momentum") or optimizer.get("dampening")):
         raise ConfigError("optimizer.nesterov=true: needs a momentum above 0 and no dampening")
+
+
+def metric_of(published: Any) -> str:
+    """The metric of a published number: a mapping of the setting's keys and one metric's name.
+
+    Raises: ValueError.
+    """
+    metrics: list[str] = []
+    if isinstance(published, Mapping):
+        metrics = [key for key in published if str(key).partition("/")[0] in METRIC_KINDS]
+    if len(metrics) == 1:
+        number = published[metrics[0]]
+        if isinstance(number, int | float) and not isinstance(number, bool) and isfinite(number):
+            return metrics[0]
+    raise ValueError("expected a setting and one metric, as {model: lenet1, test/accuracy: 0.983}")
 
 
 def _lower(text: str) -> str:

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from lenet import sweep_plots, sweep_store
 from lenet.effects import class_differences, main_effects
+from lenet.published import beside
 from lenet.report_page import page
-from lenet.report_text import Findings, failures, lines
+from lenet.report_text import Findings, by_metric, failures, lines
 from lenet.results import load_curves, read_sweep
 from lenet.store import TrackingError
 from lenet.sweep import is_maximized
@@ -51,7 +52,9 @@ def make(parent_run_id: str, uri: str | None = None, metric: str | None = None) 
     if verdict.runs.empty:
         raise ReportError(f"{parent_run_id}: {scored[0]} is nowhere a finite number")
     exploratory = scored[0].startswith("test/")
-    return Findings(sweep, verdict, main_effects(verdict), class_differences(verdict), exploratory)
+    compared = beside(sweep.runs, sweep.published)
+    effects, classes = main_effects(verdict), class_differences(verdict)
+    return Findings(sweep, verdict, effects, classes, exploratory, compared)
 
 
 def report(
@@ -81,6 +84,8 @@ def write(found: Findings, folder: Path, uri: str | None = None) -> None:
 def _figures(found: Findings, uri: str | None) -> Iterator[tuple[str, Figure]]:
     verdict = found.verdict
     yield "Ranking", sweep_plots.ranking(verdict)
+    for compared in by_metric(found.compared):
+        yield "Beside what was published", sweep_plots.beside(compared)
     metric = verdict.metric if verdict.metric.startswith("val/") else "train/loss"
     best = set(verdict.settings["key"].head(sweep_plots.MOST_CURVES))
     drawn = list(verdict.runs.loc[verdict.runs["setting"].isin(best), "run_id"])
@@ -126,6 +131,7 @@ def _data(found: Findings) -> dict[str, Any]:
             | {"levels": _records(e.levels)}
             for e in found.effects
         ],
+        "published": [{k: _finite(v) for k, v in vars(each).items()} for each in found.compared],
         "classes": {str(k): v for k, v in found.classes.to_dict().items()},
         "failed": [{"name": name, "reason": reason} for name, reason in failures(found)],
         "seconds": _finite(float(found.sweep.runs["seconds"].sum())),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lenet.config import presentable
 from lenet.report_text import (
     Findings,
+    by_metric,
     cost_line,
     difference,
     effect_line,
@@ -20,6 +21,7 @@ from lenet.report_text import (
     headline,
     judgement,
     number,
+    published_rows,
     ranking_rows,
 )
 
@@ -45,6 +47,10 @@ def page(found: Findings, figures: Sequence[tuple[str, Figure]]) -> str:
     effects = [("parameter", "what it does")]
     effects += [tuple(effect_line(e, metric).split(": ", 1)) for e in found.effects]  # type: ignore[misc]
     failed = failures(found)
+    published = "".join(
+        _section("Beside what was published", published_rows(compared), {0, 2, 3, 4, 5, 6})
+        for compared in by_metric(found.compared)
+    )
     return PAGE.substitute(
         title=html.escape(presentable(found.sweep.name) or found.sweep.run_id),
         run_id=html.escape(found.sweep.run_id),
@@ -52,6 +58,7 @@ def page(found: Findings, figures: Sequence[tuple[str, Figure]]) -> str:
         cost=html.escape(cost_line(found)),
         judgement=sentences,
         ranking=_table(ranking_rows(found, ON_PAGE), numbers={0, 2, 3, 4, 5}),
+        published=published,
         effects=_section("Main effects", effects) if found.effects else "",
         classes=_section("Classes", _class_rows(found.classes), numbers=set(range(1, 99))),
         failures=_section("Failed runs", [("run", "reason"), *failed]) if failed else "",

@@ -8,10 +8,10 @@ import pandas as pd
 
 from lenet.config import presentable
 from lenet.effects import Effect
+from lenet.published import Comparison, as_printed
 from lenet.results import Sweep
 from lenet.sweep import span
-from lenet.sweep_plots import is_share
-from lenet.verdict import SAME, UNKNOWN, WORSE, Verdict
+from lenet.verdict import SAME, UNKNOWN, WORSE, Verdict, is_share
 
 ON_SCREEN = 15  # settings
 MOST = 10  # failures, levels of a parameter
@@ -28,6 +28,7 @@ class Findings:
     effects: list[Effect]
     classes: pd.DataFrame
     exploratory: bool
+    compared: list[Comparison]
 
 
 def number(value: float, metric: str) -> str:
@@ -49,6 +50,9 @@ def lines(found: Findings, with_failures: bool = True) -> Iterator[str]:
     if (more := len(found.verdict.settings) - ON_SCREEN) > 0:
         yield f"  and {more} more on the page"
     yield from judgement(found)
+    for compared in by_metric(found.compared):
+        yield "Beside what was published:"
+        yield from (f"  {line}" for line in _aligned(published_rows(compared)))
     for effect in found.effects[:MOST]:
         yield f"  {effect_line(effect, found.verdict.metric)}"
     yield from class_lines(found)
@@ -87,6 +91,24 @@ def ranking_rows(found: Findings, most: int) -> list[tuple[str, ...]]:
         mean = number(row.mean, metric)
         told = (str(place), presentable(row.label), str(row.n), mean, between, behind + p)
         rows.append((*told, row.verdict))
+    return rows
+
+
+def by_metric(compared: Sequence[Comparison]) -> list[list[Comparison]]:
+    metrics = dict.fromkeys(each.metric for each in compared)
+    return [[each for each in compared if each.metric == metric] for metric in metrics]
+
+
+def published_rows(compared: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """Of one metric."""
+    name, numbers = as_printed(compared)
+    metric = compared[0].metric
+    rows: list[tuple[str, ...]] = [("", "setting", "n", name, "sd", "published", "difference")]
+    for each in numbers:
+        sd = number(each.sd, metric)
+        more = difference(each.mean - each.published, metric)
+        mean, theirs = number(each.mean, metric), number(each.published, metric)
+        rows.append(("", presentable(each.label), str(each.n), mean, sd, theirs, more))
     return rows
 
 

@@ -25,6 +25,7 @@ MOST_DIGITS = 100  # characters; what is longer is no number that anyone swept o
 class Sweep:
     """A parent run and the frame of its children, a row each, first started first.
 
+    `published` holds what `lenet.published.beside` reads.
     `axes` are columns of `runs`, in the order they were given; `seed` may be among them. Where
     the tags that say what varies are missing, they are the parameters that differ.
     """
@@ -35,6 +36,7 @@ class Sweep:
     axes: list[str]
     objective: str | None
     direction: str | None
+    published: list[Any]
     metrics: list[str]
     runs: pd.DataFrame
 
@@ -104,6 +106,7 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
     add(others, "parameter", typed_params)
     tags = parent.tags
     objective = tags.get("sweep.objective", "none")
+    published = _json(tags.get("sweep.published"))
     return Sweep(
         run_id=parent.run_id,
         name=parent.name,
@@ -111,6 +114,7 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
         axes=axis_columns,
         objective=None if objective == "none" else objective,
         direction=tags.get("sweep.direction"),
+        published=published if isinstance(published, list) else [],
         metrics=metrics,
         runs=pd.DataFrame(columns).infer_objects(),
     )

@@ -13,17 +13,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lenet.effects import Effect
 from lenet.plots import BLUE, INK, PALE, VERMILION
-from lenet.verdict import BEST, SAME, Verdict, short_names, shown
+from lenet.published import Comparison, as_printed
+from lenet.verdict import BEST, SAME, Verdict, is_share, short_names, shown
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
 MOST_MARKS = 7  # values of a number that each get a mark
 LONG = 46  # characters of a setting's name; a longer one is cut
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
 # Source: Okabe and Ito, "Color universal design": told apart by the colour-blind, too.
-
-
-def is_share(metric: str) -> bool:
-    return "accuracy" in metric
 
 
 def _percent(axis: Any, metric: str) -> None:
@@ -54,6 +51,46 @@ def ranking(verdict: Verdict) -> Figure:
     axes.set_title("filled: the best, and what is not told apart from it", fontsize=9, loc="right")
     _percent(axes.xaxis, verdict.metric)
     _plain(axes, "x")
+    return figure
+
+
+def beside(compared: Sequence[Comparison]) -> Figure:
+    """One metric's means with their 95 % intervals, and what was published."""
+    name, numbers = as_printed(compared)
+    figure = Figure(figsize=(9, 1.2 + 0.32 * len(numbers)), layout="constrained")
+    axes = figure.subplots()
+    for y, each in enumerate(numbers):
+        axes.plot([each.mean, each.published], [y, y], color=PALE, linewidth=1.2, zorder=1)
+        if math.isfinite(each.low):
+            axes.plot([each.low, each.high], [y, y], color=BLUE, linewidth=1.6)
+    rows = range(len(numbers))
+    ours = [each.mean for each in numbers]
+    axes.plot(ours, rows, "o", color=BLUE, markersize=6, label="measured, 95% interval")
+    theirs = [each.published for each in numbers]
+    axes.plot(
+        *(theirs, rows, "D"),
+        color=VERMILION,
+        markerfacecolor="white",
+        markersize=6,
+        label="published",
+    )
+    axes.set_yticks(rows, [_cut(each.label) for each in numbers], fontsize=9)
+    axes.set_ylim(len(numbers) - 0.4, -0.6)
+    axes.set_xlabel(name)
+    everything = [*ours, *theirs]
+    if min(everything) > 0 and max(everything) > 5 * min(everything):
+        axes.set_xscale("log")
+        ticks = [t * 10**e for e in range(-4, 3) for t in (1, 2, 5)]
+        low, high = 0.8 * min(everything), 1.25 * max(everything)
+        axes.set_xticks([t for t in ticks if low <= t <= high])
+        axes.set_xlim(low, high)
+        axes.xaxis.set_minor_locator(NullLocator())
+    if is_share(compared[0].metric):
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    _plain(axes, "x")
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

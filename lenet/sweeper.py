@@ -235,6 +235,7 @@ class Grid(BasicSweeper):
             "sweep.axes": json.dumps(axes),
             "sweep.jobs": str(jobs),
             "sweep.objective": objective or "none",
+            "sweep.published": json.dumps(job.config["sweep"]["published"]),
             "sweep.direction": "maximize" if is_maximized(objective or "") else "minimize",
             store.PROCESS_TAG: process_identity(),
         }

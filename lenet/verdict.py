@@ -97,6 +97,10 @@ def short_names(axes: Sequence[str]) -> list[str]:
     ]
 
 
+def is_share(metric: str) -> bool:
+    return "accuracy" in metric
+
+
 def shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 

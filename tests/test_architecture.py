@@ -48,6 +48,7 @@ SWEEPING = {"plugins", "sweeper", "searcher", "local", "remote"}  # what Hydra c
         (
             "pandas",
             {
+                "published",
                 "results",
                 "verdict",
                 "effects",

@@ -1,0 +1,113 @@
+"""Results beside published numbers: which runs count for an entry, and how it is told."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lenet import store
+from lenet.config import ConfigError, check
+from lenet.published import beside
+from lenet.report import make, report, write
+from lenet.report_text import lines, published_rows
+from tests.sweeps import grid, make_sweep
+
+PRINTED = [
+    {"optimizer.momentum": 0.5, "test/accuracy": 0.98},
+    {"optimizer.momentum": 0.9, "test/accuracy": 0.99},
+]
+
+
+def frame(*rows):
+    columns = ["model", "augment", "seed", "status", "test/accuracy"]
+    return pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+RUNS = frame(
+    ("lenet1", "none", 0, "FINISHED", 0.98),
+    ("lenet1", "none", 1, "FINISHED", 0.97),
+    ("lenet1", "affine", 0, "FINISHED", 0.5),
+    ("lenet1", "none", 2, "FAILED", math.nan),
+    ("lenet4", "none", 0, "FINISHED", 0.99),
+)
+
+
+def test_an_entry_counts_the_finished_runs_of_its_setting_alone():
+    entry = {"model": "lenet1", "augment": "none", "test/accuracy": 0.983}
+    (found,) = beside(RUNS, [entry])
+    assert (found.label, found.n) == ("model=lenet1, augment=none", 2)
+    assert found.mean == pytest.approx(0.975)
+    assert found.sd == pytest.approx(np.std([0.98, 0.97], ddof=1))
+    assert found.low < 0.975 < found.high
+    assert found.published == 0.983
+
+
+def test_of_an_accuracy_the_error_is_told_as_papers_do():
+    compared = beside(RUNS, [{"model": "lenet1", "augment": "none", "test/accuracy": 0.983}])
+    head, row = published_rows(compared)
+    assert head[2:] == ("n", "test/error", "sd", "published", "difference")
+    assert row[1:] == ("model=lenet1, augment=none", "2", "2.50%", "0.71%", "1.70%", "+0.80")
+
+
+def test_one_run_has_no_spread():
+    (found,) = beside(RUNS, [{"model": "lenet4", "test/accuracy": 0.989}])
+    assert (found.n, found.mean) == (1, 0.99)
+    assert math.isnan(found.sd)
+    assert published_rows([found])[1][4] == "-"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"model": "lenet9", "test/accuracy": 0.9},  # no such run
+        {"nothing": 1, "test/accuracy": 0.9},  # no such column
+        {"model": "lenet1", "test/nothing": 0.9},
+        {"model": "lenet1"},
+        {"model": "lenet1", "test/accuracy": "high"},
+        {"model": "lenet1", "test/accuracy": math.nan},
+        {"model": "lenet1", "test/accuracy": 0.9, "val/accuracy": 0.9},
+        *("lenet1", None, 5, [1]),
+    ],
+    ids=str,
+)
+def test_what_is_no_entry_or_has_no_run_is_left_out(entry):
+    good = {"model": "lenet4", "test/accuracy": 0.989}
+    assert [each.label for each in beside(RUNS, [entry, good])] == ["model=lenet4"]
+
+
+@pytest.mark.parametrize("entry", ["{model: lenet1}", "5", "{test/accuracy: true}", "[1]"])
+def test_a_wrong_entry_is_one_line(composed, entry):
+    with pytest.raises(ConfigError, match=r"^sweep\.published=.*and one metric, as \{"):
+        check(composed(f"sweep.published=[{entry}]"))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    run_id = make_sweep(uri, jobs, artifacts=str(tmp_path / "artifacts"))
+    tag = json.dumps(PRINTED)
+    store.connect(uri).set_tag(run_id, "sweep.published", tag)
+    return run_id, uri
+
+
+def test_the_report_has_them_on_screen_on_the_page_and_as_data(sweep, tmp_path):
+    found = make(*sweep)
+    text = "\n".join(lines(found))
+    assert "Beside what was published:" in text
+    assert "optimizer" not in text.split("Beside what was published:")[1].splitlines()[2]
+    assert "momentum=0.9  3" in text
+    write(found, tmp_path, sweep[1])
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<h2>Beside what was published</h2>") == 2  # the table and the picture
+    data = json.loads((tmp_path / "verdict.json").read_text())
+    assert [each["published"] for each in data["published"]] == [0.98, 0.99]
+    assert data["published"][0]["n"] == 3
+
+
+def test_without_any_nothing_is_said_of_it(sweep):
+    run_id, uri = sweep
+    store.connect(uri).set_tag(run_id, "sweep.published", '{"no": "list"}')
+    assert "published" not in report(run_id, uri)
