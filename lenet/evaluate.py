@@ -1,5 +1,9 @@
-"""A model and a set -> sums and counts, and what is read off them."""
+"""A model and a set -> sums and counts, and what is read off them.
 
+python -m lenet.evaluate RUN_ID
+"""
+
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,3 +177,9 @@ def evaluate_per_class(
     accuracies = (score.class_accuracy + missing)[:num_classes]
     print("\n".join(class_lines(accuracies, [str(k) for k in range(num_classes)])))
     return [None if part is None else 100 * part for part in accuracies]
+
+
+if __name__ == "__main__":
+    from lenet.robustness import main
+
+    sys.exit(main())

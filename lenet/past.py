@@ -4,6 +4,7 @@ What a run left may have been written by anybody who can write to the tracking s
 held to what this checkout's own configuration could have said: see `lenet.stored`.
 """
 
+import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,19 +57,24 @@ class Past:
         """Raises: ConfigError where it is not the data that the run had. Another environment is
         told, to go on there is allowed.
         """
-        pairs = [("dataset.sha256", data.sha256), ("dataset.val_sha256", data.val_sha256 or "none")]
-        for tag, found in pairs:
-            expected = self.tags.get(tag, found)
-            if expected != found:
-                raise ConfigError(
-                    f"data: run {self.run_id} had {self.tags.get('dataset')} with {tag} "
-                    f"{expected[:12]}..., here it is {data.name} with {found[:12]}..."
-                )
+        check_data(self.run_id, self.tags, data)
         code = [(tag, self.tags.get(tag, ""), now) for tag, now in code_state().items()]
         other = [row for row in code if row[1] not in ("", row[2])]
         if other := other + environment_differences(self.environment, environment()):
             named = ", ".join(f"{what} {there} -> {here}" for what, there, here in other[:5])
             print(f"Warning: not as where the run began, bits may differ: {named}", file=sys.stderr)
+
+
+def check_data(run_id: str, tags: Mapping[str, str], data: Data) -> None:
+    """Raises: ConfigError where it is not the data that the run had."""
+    pairs = [("dataset.sha256", data.sha256), ("dataset.val_sha256", data.val_sha256 or "none")]
+    for tag, found in pairs:
+        expected = tags.get(tag, found)
+        if expected != found:
+            raise ConfigError(
+                f"data: run {run_id} had {tags.get('dataset')} with {tag} "
+                f"{expected[:12]}..., here it is {data.name} with {found[:12]}..."
+            )
 
 
 @contextmanager
@@ -283,3 +289,24 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
         reason = " ".join(str(error).split())[:200]
         raise StateError(f"{run_id}: expected the checkpoint of its network ({reason})") from None
     return model.eval(), inputs
+
+
+def load_data(run_id: str, uri: str | None = None) -> Data:
+    """The data that a run had, found or downloaded here as for a new run.
+
+    Raises: TrackingError where there is no such run; ConfigError where its configuration is not
+    allowed, or the data here is other data; DataError where it can't be had.
+    """
+    run = store.read_run(run_id, uri)
+    stored = read_config(_artifact(run_id, "config.yaml", uri))
+    root = os.environ.get("LENET_DATA", "data")
+    here = {
+        "data": {"root": root, "mirror": None, "download": True},
+        "tracking": {"uri": uri, "folder": "outputs"},
+        "resume": None,
+        "rerun": None,
+    }
+    config = together(stored, here, {}, [store.ROOT / "conf"], run_id)
+    data: Data = build(config, "data")
+    check_data(run_id, run.tags, data)
+    return data

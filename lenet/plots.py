@@ -1,4 +1,4 @@
-"""Records -> matplotlib Figures; never shows, never saves. The only importer of matplotlib.
+"""Records -> matplotlib Figures; never shows, never saves.
 
 `Figure` is used directly, not through pyplot: no global state, no backend, no open-figure limit.
 """

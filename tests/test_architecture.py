@@ -44,7 +44,10 @@ SWEEPING = {"plugins", "sweeper", "searcher", "local", "remote"}  # what Hydra c
     ("package", "allowed"),
     [
         ("mlflow", {"store", "sweep_store", "tracking"}),
-        ("matplotlib", {"plots", "sweep_plots", "report", "report_page", "benchmark.plot"}),
+        (
+            "matplotlib",
+            {"plots", "robustness_plots", "sweep_plots", "report", "report_page", "benchmark.plot"},
+        ),
         (
             "pandas",
             {

@@ -1,0 +1,198 @@
+"""Test sets made worse: by the amount that is said, each time the same; and what is told of it."""
+
+import csv
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lenet import robustness, store
+from lenet.corruptions import CORRUPTIONS, corrupted
+from lenet.data import Batches, load
+from lenet.evaluate import evaluate
+from lenet.robustness import results_of, rows, table
+from lenet.robustness_plots import robustness as picture
+from tests.test_resume import Bench
+
+EVERY = [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
+
+
+def square(count=40, side=6, at=(13, 13)):
+    images = torch.zeros(count, 1, 32, 32, dtype=torch.uint8)
+    images[:, :, at[0] : at[0] + side, at[1] : at[1] + side] = 200
+    return images
+
+
+def centre(image):
+    """Shapes: (H, W) -> (x, y) of its mass."""
+    mass = image.double()
+    index = torch.arange(len(image), dtype=torch.float64)
+    return torch.stack([mass.sum(0) @ index, mass.sum(1) @ index]) / mass.sum()
+
+
+@pytest.mark.parametrize(("name", "severity"), EVERY)
+def test_bytes_come_back_as_bytes_the_same_each_time_and_others_by_another_seed(name, severity):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
+    before = images.clone()
+    found = corrupted(images, name, severity)
+    assert (found.dtype, found.shape) == (torch.uint8, images.shape)
+    assert torch.equal(found, corrupted(images, name, severity))
+    assert torch.equal(images, before)
+    assert not torch.equal(found, images)
+    if name not in ("blur", "contrast"):
+        assert not torch.equal(found, corrupted(images, name, severity, seed=1))
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_a_rotation_turns_by_its_angle_to_both_sides(severity):
+    degrees = CORRUPTIONS["rotation"][2][severity - 1]
+    images = square(at=(13, 21))  # its centre is 8 pixels right of the image's
+    angles = []
+    for image in corrupted(images, "rotation", severity)[:, 0]:
+        x, y = centre(image) - 15.5
+        assert math.hypot(x, y) == pytest.approx(8, abs=0.1)
+        angles.append(math.degrees(math.atan2(y, x)))
+    assert {round(abs(angle) / degrees, 1) for angle in angles} == {1.0}
+    assert min(angles) < 0 < max(angles)
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_a_shift_is_as_long_as_it_says_in_all_directions(severity):
+    pixels = CORRUPTIONS["shift"][2][severity - 1]
+    moves = [centre(i) - 15.5 for i in corrupted(square(), "shift", severity)[:, 0]]
+    assert [float(m.norm()) for m in moves] == pytest.approx([pixels] * 40, abs=0.05)
+    assert {(bool(x > 0), bool(y > 0)) for x, y in moves} == {
+        *((True, True), (True, False), (False, True), (False, False))
+    }
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_a_scale_makes_larger_and_smaller_by_its_factor(severity):
+    factor = CORRUPTIONS["scale"][2][severity - 1]
+    areas = corrupted(square(side=12, at=(10, 10)), "scale", severity).double().sum((1, 2, 3))
+    ratios = (areas / (144 * 200)).sqrt().tolist()
+    larger = [r for r in ratios if r > 1]
+    smaller = [r for r in ratios if r < 1]
+    assert larger == pytest.approx([factor] * len(larger), rel=0.06)
+    assert smaller == pytest.approx([1 / factor] * len(smaller), rel=0.06)
+    assert larger
+    assert smaller
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_noise_has_its_deviation(severity):
+    deviation = CORRUPTIONS["noise"][2][severity - 1]
+    grey = torch.full((200, 1, 32, 32), 128, dtype=torch.uint8)
+    noisy = corrupted(grey, "noise", severity).double() / 255
+    inside = noisy[(noisy > 0) & (noisy < 1)]  # a normal's middle
+    share = len(inside) / noisy.numel()
+    assert share == pytest.approx(math.erf(0.5 / deviation / math.sqrt(2)), abs=0.01)
+    if deviation <= 0.1:
+        assert float(noisy.std()) == pytest.approx(deviation, rel=0.02)
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_a_blurred_point_is_a_gaussian_of_its_sigma(severity):
+    sigma = CORRUPTIONS["blur"][2][severity - 1]
+    image = CORRUPTIONS["blur"][0](square(1, side=1, at=(16, 16)) / 255.0, sigma, torch.Generator())
+    column = image[0, 0].sum(dim=0).double()
+    index = torch.arange(32, dtype=torch.float64)
+    mean = (column @ index) / column.sum()
+    spread = ((column @ (index - mean) ** 2) / column.sum()).sqrt()
+    assert float(mean) == pytest.approx(16)
+    assert float(spread) == pytest.approx(sigma, rel=0.03)  # cut off at three sigmas
+    assert float(image.sum()) == pytest.approx(200 / 255, rel=1e-4)
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_contrast_keeps_the_mean_and_its_part_of_the_spread(severity):
+    factor = CORRUPTIONS["contrast"][2][severity - 1]
+    images = square(3, side=16)
+    found = corrupted(images, "contrast", severity).double()
+    assert found.mean((1, 2, 3)).tolist() == pytest.approx(
+        images.double().mean((1, 2, 3)).tolist(), abs=0.5
+    )
+    assert float(found.std() / images.double().std()) == pytest.approx(factor, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "message"),
+    [("fog", 1, "corruption: expected one of rotation"), ("blur", 0, "severity: expected 1 to 5")],
+)
+def test_what_there_is_none_of_is_refused(name, severity, message):
+    with pytest.raises(ValueError, match=message):
+        corrupted(square(), name, severity)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", "data")
+
+
+@pytest.fixture(scope="module")
+def results(digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+    return model, list(results_of(model, digits))
+
+
+def test_each_is_scored_once_and_the_set_itself_first_and_unchanged(results, digits):
+    model, found = results
+    assert [(r.corruption, r.severity) for r in found] == [("none", 0), *EVERY]
+    before = evaluate(model, digits.test, nn.functional.cross_entropy)
+    assert found[0].score.loss == before.loss
+    images = corrupted(digits.test.images, "noise", 2)
+    batches = Batches(images, digits.test.labels, 1000, transform=digits.test.transform)
+    expected = evaluate(model, batches, nn.functional.cross_entropy)
+    by_hand = next(r for r in found if (r.corruption, r.severity) == ("noise", 2))
+    assert by_hand.score.loss == expected.loss
+
+
+def test_the_table_and_the_csv_have_every_number(results):
+    _, found = results
+    text = table(found)
+    for r in found:
+        assert f"{r.score.accuracy:.2%}" in text
+        assert f"{r.score.calibration_error:.2%}" in text
+    mean = sum(r.score.accuracy for r in found[1:]) / 30
+    assert f"{mean:.2%}" in text.split("Expected calibration error")[0] + text
+    read = list(csv.DictReader(rows(found).splitlines()))
+    assert len(read) == 31
+    assert float(read[7]["accuracy"]) == pytest.approx(found[7].score.accuracy, rel=1e-5)
+
+
+def test_the_picture_draws_each_kind_with_its_six_points(results, digits):
+    figure = picture(results[1], digits.test.images[0])
+    lines = [line for axes in figure.subfigs[0].axes for line in axes.lines]
+    assert [len(line.get_xdata()) for line in lines] == [6] * 12
+    assert len(figure.subfigs[1].axes) == 36
+
+
+def test_a_run_is_tested_with_its_own_data_and_keeps_the_picture(tmp_path, capsys, monkeypatch):
+    bench = Bench(tmp_path)
+    run_id = bench.whole("data=digits", "epochs=1", "tracking.pictures=false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
+    assert robustness.main([run_id]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Test set of 360 images: accuracy")
+    assert out.splitlines()[-1].startswith("Picture and table: ")
+    found = [name for name in bench.artifacts(bench.runs()[-1]) if name.startswith("robustness")]
+    assert sorted(found) == ["robustness/robustness.csv", "robustness/robustness.png"]
+
+
+@pytest.mark.parametrize(
+    ("run_id", "message"),
+    [("12", "expected a run's id"), ("a" * 32, "no such run")],
+)
+def test_a_run_that_is_not_there_is_one_line(run_id, message, tmp_path, capsys):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    store.connect(uri)
+    before = list(tmp_path.iterdir())
+    assert robustness.main([run_id, "--uri", uri]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert list(tmp_path.iterdir()) == before
