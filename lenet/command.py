@@ -42,8 +42,8 @@ from lenet.interrupt import BROKEN_PIPE, stop_printing
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500
-# The id of a run that Hydra's grammar would take for a number, and give back as another.
-ID_LIKE_A_NUMBER = re.compile(r"^((?:resume|rerun)=)(?=[0-9a-f]{32}$)(\d+(?:e\d+)?)$")
+# What tells a run and Hydra's grammar would take for a number, and give back as another.
+ID_LIKE_A_NUMBER = re.compile(r"^((?:resume|rerun)=)(?=[0-9a-f]{4,32}$)(\d+(?:e\d+)?)$")
 PLUGINS = "hydra_plugins.lenet"
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -42,6 +42,13 @@ def _run_id(text: str) -> str:
     return text
 
 
+def _run_name(text: str) -> str:
+    if not re.fullmatch("latest|[0-9a-f]{4,32}", text):
+        raise ValueError("expected a run's id, or the first 4 of its digits or more, or latest")
+    return text
+
+
+RunName = Annotated[Text, AfterValidator(_run_name)]
 RunId = Annotated[Text, AfterValidator(_run_id)]
 
 # What each value may be. A key that is not here (one of a class of your own) is held against the
@@ -56,8 +63,8 @@ LIMITS: dict[str, Any] = {
     "profile": Flag,
     "tags": dict[Text, str | int | float | bool],
     "note": str | None,
-    "resume": RunId | None,
-    "rerun": RunId | None,
+    "resume": RunName | None,
+    "rerun": RunName | None,
     "sweep": dict[Text, Any],
     "sweep.dry": Flag,
     "sweep.retry_failed": Flag,

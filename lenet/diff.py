@@ -193,10 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Example: python -m lenet.diff 41a20018ee834d6487033a5dc7d6bcb4 "
         "0c51ee834d64a2008ee834d6487033a5",
     )
-    parser.add_argument("runs", metavar="RUN_ID", nargs=2)
+    parser.add_argument("runs", metavar="RUN_ID", nargs=2, help="an MLflow run, or latest")
     options = parser.parse_args(argv)
     try:
-        (a, env_a), (b, env_b) = (read(run_id) for run_id in options.runs)
+        (a, env_a), (b, env_b) = (read(store.named(run)) for run in options.runs)
     except TrackingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

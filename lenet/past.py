@@ -90,6 +90,9 @@ def recall(
     """
     if config["resume"] and config["rerun"]:
         raise ConfigError("resume, rerun: expected one of them, got both")
+    uri = config["tracking"]["uri"]
+    meant = {k: config[k] and store.named(config[k], uri) for k in ("resume", "rerun")}
+    config = {**config, **meant}
     if config["rerun"]:
         yield _again(config, asked, folders)
         return

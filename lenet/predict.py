@@ -45,8 +45,9 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     path = Path(source)
     if not (path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)):
         from lenet.past import load_trained
+        from lenet.store import named
 
-        model, inputs = load_trained(source)
+        model, inputs = load_trained(named(source))
         equip(model)
         size = inputs.image_size
         return Classifier(model, tuple(inputs.classes), inputs.mean, inputs.std, size)
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "one digit a picture; nothing is written.",
         epilog="example:  python -m lenet.predict lenet5.pth --show seven.jpg",
     )
-    parser.add_argument("source", metavar="RUN_ID|WEIGHTS", help="an MLflow run, or a .pth file")
+    parser.add_argument("source", metavar="RUN_ID|WEIGHTS", help="an MLflow run, latest, or .pth")
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     group = parser.add_argument_group("for a .pth file, which does not tell")

@@ -18,7 +18,7 @@ from lenet.published import beside
 from lenet.report_page import page
 from lenet.report_text import Findings, by_metric, failures, lines
 from lenet.results import load_curves, read_sweep
-from lenet.store import TrackingError
+from lenet.store import TrackingError, named
 from lenet.sweep import is_maximized
 from lenet.verdict import judge
 
@@ -159,19 +159,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "parameter does, and what it cost; logs a page and the data on the sweep's run.",
         epilog="Example: python -m lenet.report 0123456789abcdef0123456789abcdef",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="the sweep's run, the parent")
+    parser.add_argument("run_id", metavar="RUN_ID", help="the sweep's run, the parent, or latest")
     parser.add_argument("--metric", help="to judge by; default: the sweep's objective")
     parser.add_argument("--uri", help="the tracking store; default: as in run.py")
     parser.add_argument("--output", type=Path, help="a folder to write to, instead of logging")
     options = parser.parse_args(argv)
     try:
+        run_id = named(options.run_id, options.uri, sweep=True)
         if options.output:
-            found = make(options.run_id, options.uri, options.metric)
+            found = make(run_id, options.uri, options.metric)
             options.output.mkdir(parents=True, exist_ok=True)
             write(found, options.output, options.uri)
             print("\n".join([*lines(found), f"Page: {options.output}/report.html"]))
         else:
-            print(report(options.run_id, options.uri, options.metric))
+            print(report(run_id, options.uri, options.metric))
     except (ReportError, TrackingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

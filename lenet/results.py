@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lenet import sweep_store
+from lenet.store import SWEEP_KIND_TAG
 from lenet.sweep_store import Summary
 
 # Parameters that say where records go, or where a run comes from: nothing a result depends on.
@@ -110,7 +111,7 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
     return Sweep(
         run_id=parent.run_id,
         name=parent.name,
-        kind=tags.get("lenet.sweep", ""),
+        kind=tags.get(SWEEP_KIND_TAG, ""),
         axes=axis_columns,
         objective=None if objective == "none" else objective,
         direction=tags.get("sweep.direction"),

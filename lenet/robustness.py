@@ -16,6 +16,7 @@ from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data import Data
 from lenet.evaluate import Score, evaluate
 from lenet.native import equip
+from lenet.store import named
 from lenet.sweep_store import add_artifacts
 from lenet.tensors import one_line
 
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "as a table, and as a table and a picture among the run's artifacts.",
         epilog="example:  python -m lenet.evaluate 41a20018ee834d6487033a5dc7d6bcb4",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run of run.py")
+    parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run, or latest")
     parser.add_argument("--uri", help="the tracking store; default: as in run.py")
     parser.add_argument("--output", type=Path, help="a folder to write to, instead of logging")
     parser.add_argument("--seed", type=int, default=0, help="of what is random; default: 0")
@@ -113,6 +114,7 @@ def _run(run_id: str, uri: str | None, output: Path | None, seed: int) -> str:
     from lenet.past import load_data, load_trained  # slow to import: --help needs none of them
     from lenet.robustness_plots import robustness
 
+    run_id = named(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):
         data = load_data(run_id, uri)
         model, _ = load_trained(run_id, uri)

@@ -55,7 +55,7 @@ from lenet.machine import is_alive
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
-PARENT_TAG = "mlflow.parentRunId"
+PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
 MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 6000  # of one request
 FIRST_USE_SECONDS = 60.0  # that another process may take to make the database
 RUN_ID = re.compile("[0-9a-f]{32}")
@@ -483,6 +483,49 @@ def read_run(run_id: str, uri: str | None = None) -> Stored:
     }
     tags, info = run.data.tags, run.info
     return Stored(run_id, info.run_name, experiment, info.status, run.data.params, tags, ordered)
+
+
+def named(run: str, uri: str | None = None, sweep: bool = False) -> str:
+    """The id of a run that is told by its id, by the first letters of one (4 at least), or as
+    `latest`: the newest run, or with `sweep` the newest sweep.
+
+    Raises: TrackingError where there is none, or several, or the store can't be reached.
+    """
+    if RUN_ID.fullmatch(run):
+        return run
+    if run != "latest" and not re.fullmatch("[0-9a-f]{4,31}", run):
+        shown = run if run.isprintable() else ascii(run)
+        raise TrackingError(
+            f"{shown[:80]}: expected a run's id, 32 hexadecimal digits or the first of them, 4 at "
+            "least, or latest"
+        )
+    client = connect(uri, create=False)
+    kinds = f"tags.`{SWEEP_KIND_TAG}` LIKE '%'"
+    wanted = f"attributes.run_id LIKE '{run}%'" if run != "latest" else kinds if sweep else ""
+    with translated(client):
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        found: list[str] = []
+        token = None
+        while len(found) < 2:
+            page = client.search_runs(
+                *(experiments, wanted),
+                max_results=100,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            # MLflow can't be asked for runs without a tag; a sweep's own run was never trained.
+            trained = (r for r in page if wanted or SWEEP_KIND_TAG not in r.data.tags)
+            found += [each.info.run_id for each in trained]
+            token = page.token
+            if not token:
+                break
+    if not found:
+        what = "sweep" if sweep else "run"
+        nothing = f"there is no {what} yet" if run == "latest" else "no run's id begins so"
+        raise TrackingError(f"{run}: {nothing} in {masked(client.tracking_uri)}")
+    if run != "latest" and len(found) > 1:
+        raise TrackingError(f"{run}: several runs' ids begin so: {', '.join(found[:3])} ...")
+    return found[0]
 
 
 def set_tags(run_id: str, tags: Mapping[str, str], uri: str | None = None) -> None:

@@ -231,7 +231,7 @@ class Grid(BasicSweeper):
         assert self.config is not None
         objective = job.config["objective"]
         tags = code_state() | {
-            "lenet.sweep": kind,
+            store.SWEEP_KIND_TAG: kind,
             "sweep.axes": json.dumps(axes),
             "sweep.jobs": str(jobs),
             "sweep.objective": objective or "none",
