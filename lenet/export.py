@@ -1,0 +1,165 @@
+"""A trained network as a file for other programs. `python -m lenet.export RUN_ID --onnx FILE`"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lenet.store import named
+from lenet.tensors import one_line
+
+if TYPE_CHECKING:
+    from lenet.past import Inputs
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 18
+TOLERANCE = 1e-3  # of the largest score; float32 sums in another order differ by 1e-6 of it
+
+
+class ExportError(ValueError):
+    """A network that can't be written, or comes out as another: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How the file's scores are to torch's: the largest difference, the largest score, and how
+    many images the two put into different classes.
+    """
+
+    images: int
+    difference: float
+    largest: float
+    other_classes: int
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= TOLERANCE * max(1.0, self.largest)
+
+
+def to_onnx(model: nn.Module, inputs: "Inputs", path: Path) -> None:
+    """Writes the network with a batch axis of any length. The file's metadata holds `classes`,
+    `mean`, `std` and `image_size`: an image is pixels from 0 to 1, less mean, divided by std.
+
+    Shapes: `images` float32 (N, in_channels, image_size, image_size) -> `scores` float32 (N, K).
+    Raises: ExportError where packages are missing, or torch can't write the network; then nothing
+    is there that was not there before.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"onnx: needs {', '.join(missing)}: pip install -e '.[onnx]'")
+    import onnx
+
+    model.eval()
+    example = torch.zeros(2, inputs.in_channels, inputs.image_size, inputs.image_size)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")  # torch's exporter about its own parts
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        assert program
+        proto = program.model_proto
+        about = {name: getattr(inputs, name) for name in ("classes", "mean", "std", "image_size")}
+        onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in about.items()})
+        onnx.checker.check_model(proto)
+        onnx.save(proto, str(part))
+        os.replace(part, path)
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # of torch's exporter, of many kinds
+        raise ExportError(f"onnx: torch can't write this network ({one_line(error)})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Check:
+    """Runs the file by onnxruntime beside the network.
+
+    Raises: ExportError where onnxruntime can't run it.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        pairs = [(session.run(None, {"images": x.numpy()})[0], model(x)) for x, _ in batches]
+    except Exception as error:  # onnxruntime's own
+        raise ExportError(f"{path}: onnxruntime can't run it ({one_line(error)})") from None
+    theirs = np.concatenate([scores for scores, _ in pairs])
+    ours = torch.cat([scores for _, scores in pairs]).numpy()
+    return Check(
+        images=len(ours),
+        difference=float(np.abs(theirs - ours).max()),
+        largest=float(np.abs(ours).max()),
+        other_classes=int((theirs.argmax(1) != ours.argmax(1)).sum()),
+    )
+
+
+# ---- The command -----------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns: 0, or 2 where nothing was written, or what was written is another network."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lenet.export",
+        description="Writes a run's network as ONNX, with a batch axis of any length, and runs the "
+        "file by onnxruntime on the run's test set beside torch.",
+        epilog="Example: python -m lenet.export latest --onnx lenet5.onnx",
+    )
+    parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run, or latest")
+    parser.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="to write")
+    parser.add_argument("--uri", help="the tracking store; default: as in run.py")
+    parser.add_argument("--no-check", action="store_true", help="don't run it on the test set")
+    options = parser.parse_args(argv)
+    try:
+        print(_export(options.run_id, options.uri, options.onnx, not options.no_check))
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
+    from lenet.past import load_data, load_trained
+
+    run_id = named(run_id, uri)
+    with contextlib.redirect_stdout(sys.stderr):
+        model, inputs = load_trained(run_id, uri)
+        data = load_data(run_id, uri) if check else None
+    to_onnx(model, inputs, path)
+    size = f"{path.stat().st_size / 1000:,.0f} kB"
+    written = f"{path} ({size}): images float32 (N, {inputs.in_channels}, {inputs.image_size}, "
+    written += f"{inputs.image_size}) -> scores float32 (N, {len(inputs.classes)})"
+    if data is None:
+        return written
+    found = check_onnx(path, model, data.test)
+    told = (
+        f"onnxruntime on {found.images:,} test images: scores within {found.difference:.1e} of "
+        f"torch's, {found.other_classes} classes differ"
+    )
+    if not found.passed:
+        raise ExportError(f"{path}: {told}; expected within {TOLERANCE:g} of {found.largest:.3g}")
+    return f"{written}\n{told}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

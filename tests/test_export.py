@@ -1,0 +1,117 @@
+"""Networks as ONNX files: the same scores, any batch, and nothing left behind where it fails."""
+
+import importlib.util
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from lenet import export
+from lenet.export import ExportError, check_onnx, to_onnx
+from lenet.family import MLP, LeNet1, LeNet4
+from lenet.model import ACTIVATIONS, POOLINGS, LeNet5
+from lenet.past import Inputs
+from tests.conftest import lenet5_1998
+from tests.test_resume import Bench
+
+NETWORKS = {
+    "lenet5": LeNet5,
+    "lenet5_1998": lenet5_1998,
+    "lenet1": LeNet1,
+    "lenet4": LeNet4,
+    "mlp": MLP,
+    "colour": lambda: LeNet5(
+        num_classes=4, in_channels=3, activation=ACTIVATIONS["gelu"], pooling=POOLINGS["max"]
+    ),
+}
+
+
+def inputs_of(channels=1, classes=10):
+    names = [f"class {k}" for k in range(classes)]
+    return Inputs(classes=names, mean=0.25, std=0.5, image_size=32, in_channels=channels)
+
+
+def batches(channels=1, counts=(1, 7)):
+    torch.manual_seed(1)
+    return [(torch.randn(n, channels, 32, 32), torch.zeros(n).long()) for n in counts]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_file_gives_torchs_scores_for_batches_of_any_length(name, tmp_path):
+    torch.manual_seed(0)
+    model, path = NETWORKS[name](), tmp_path / "net.onnx"
+    channels, classes = (3, 4) if name == "colour" else (1, 10)
+    to_onnx(model, inputs_of(channels, classes), path)
+    found = check_onnx(path, model, batches(channels))
+    assert found.images == 8
+    assert found.passed
+    assert found.other_classes == 0
+    assert found.difference <= 2e-5 * found.largest
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_it_tells_what_goes_in_and_comes_out(tmp_path):
+    path = tmp_path / "net.onnx"
+    to_onnx(LeNet5(num_classes=3), inputs_of(classes=3), path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (images,), (scores,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape) == ("images", "tensor(float)", ["N", 1, 32, 32])
+    assert (scores.name, scores.shape) == ("scores", ["N", 3])
+    about = {p.key: json.loads(p.value) for p in onnx.load(str(path)).metadata_props}
+    assert about == {
+        "classes": ["class 0", "class 1", "class 2"],
+        "mean": 0.25,
+        "std": 0.5,
+        "image_size": 32,
+    }
+
+
+def test_another_networks_scores_don_t_pass(tmp_path):
+    path = tmp_path / "net.onnx"
+    to_onnx(LeNet5(), inputs_of(), path)
+    torch.manual_seed(2)
+    assert not check_onnx(path, LeNet5(), batches(counts=(50,))).passed
+
+
+class Grows(nn.Module):
+    """What no graph can hold: a loop as long as its numbers say."""
+
+    def forward(self, x):
+        while x.sum() > 0:
+            x = x - 1
+        return x.flatten(1)
+
+
+def test_what_can_t_be_written_is_one_line_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_text("mine")
+    with pytest.raises(ExportError, match=r"^onnx: torch can't write this network") as caught:
+        to_onnx(Grows(), inputs_of(), path)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_the_packages_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"needs onnx, onnxscript, onnxruntime: pip install"):
+        to_onnx(LeNet5(), inputs_of(), tmp_path / "net.onnx")
+
+
+def test_a_run_becomes_a_file_that_is_held_against_its_test_set(tmp_path, monkeypatch, capsys):
+    bench = Bench(tmp_path)
+    bench.run("data=digits", "epochs=1", "tracking.pictures=false", "tracking.model=false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
+    path = tmp_path / "net.onnx"
+    assert export.main(["latest", "--onnx", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "images float32 (N, 1, 32, 32) -> scores float32 (N, 10)" in out
+    assert "onnxruntime on 360 test images: scores within" in out
+    assert "0 classes differ" in out
+    assert export.main(["latest", "--onnx", str(tmp_path / "no" / "net.onnx")]) == 2
+    assert capsys.readouterr().err.endswith("net.onnx: No such file or directory\n")
+    assert export.main(["ffffffff", "--onnx", str(path)]) == 2
+    assert "no run's id begins so" in capsys.readouterr().err
