@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m lenet.predict",
         description="Says which digit is on a picture. Dark on light or light on dark, any size, "
         "one digit a picture; nothing is written.",
-        epilog="example:  python -m lenet.predict lenet5.pth --show seven.jpg",
+        epilog="Example: python -m lenet.predict lenet5.pth --show seven.jpg",
     )
     parser.add_argument("source", metavar="RUN_ID|WEIGHTS", help="an MLflow run, latest, or .pth")
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)

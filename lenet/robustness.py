@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Tests a run's network on its test set, and on that set rotated, shifted, "
         "scaled, noisy, blurred and faint, at five severities each: accuracy and calibration error "
         "as a table, and as a table and a picture among the run's artifacts.",
-        epilog="example:  python -m lenet.evaluate 41a20018ee834d6487033a5dc7d6bcb4",
+        epilog="Example: python -m lenet.evaluate 41a20018ee834d6487033a5dc7d6bcb4",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run, or latest")
     parser.add_argument("--uri", help="the tracking store; default: as in run.py")

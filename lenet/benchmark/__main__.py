@@ -144,7 +144,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m lenet.benchmark",
         description="Trains LeNet-5 on the CPU in several ways and says how fast each is.",
-        epilog="example:  python -m lenet.benchmark --batches 64,256 --variants eager,native",
+        epilog="Example: python -m lenet.benchmark --batches 64,256 --variants eager,native",
     )
 
     def add(name: str, default: Any, note: str, **how: Any) -> None:

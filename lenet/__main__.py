@@ -1,0 +1,28 @@
+"""The commands. `python -m lenet`"""
+
+import sys
+
+COMMANDS = {
+    "run.py": "train, test, log one run; with -m a sweep",
+    "-m lenet.data NAME": "fetch or verify a data set",
+    "-m lenet.predict RUN_ID PICTURE": "read digits from pictures",
+    "-m lenet.evaluate RUN_ID": "test a run's network on test sets made worse",
+    "-m lenet.export RUN_ID --onnx FILE": "write a run's network as ONNX",
+    "-m lenet.diff RUN_ID RUN_ID": "hold two runs side by side",
+    "-m lenet.report RUN_ID": "the verdict on a sweep",
+    "-m lenet.send": "send what the tracking server has not taken yet",
+    "-m lenet.benchmark": "how fast LeNet-5 trains on this machine",
+}
+
+
+def main() -> int:
+    width = max(map(len, COMMANDS))
+    print("Commands; each has --help, with an example:\n")
+    for command, what in COMMANDS.items():
+        print(f"  python {command:<{width}}  {what}")
+    print("\nRUN_ID is a run's id, the first letters of one, or latest. The runs: mlflow ui")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
