@@ -135,6 +135,8 @@ def train(
             run.log_figures(gallery(model, data, history, score))
         if run.model:
             run.log_model(model, data, len(history))
+        if run.register_as:
+            run.register(data, history)
         run.end(history, model, saver)
     if config["rerun"]:
         from lenet.diff import verdict

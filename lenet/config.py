@@ -49,6 +49,7 @@ def _run_name(text: str) -> str:
 
 
 RunName = Annotated[Text, AfterValidator(_run_name)]
+ModelName = Annotated[str, Field(strict=True, pattern="^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
 RunId = Annotated[Text, AfterValidator(_run_id)]
 
 # What each value may be. A key that is not here (one of a class of your own) is held against the
@@ -130,6 +131,7 @@ LIMITS: dict[str, Any] = {
     "tracking.uri": Text | None,
     "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
     "tracking.run_name": Text | None,
+    "tracking.register_as": ModelName | None,
     "tracking.folder": Text,
     "tracking.wait": NotNegative,
 }
@@ -278,6 +280,13 @@ def _check_choices(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"objective={config['objective']}: needs a validation set; set data.val_size"
         )
+    if config["tracking"].get("register_as"):
+        if not held_out:
+            raise ConfigError(
+                "tracking.register_as: a validation set chooses the champion; set data.val_size"
+            )
+        if not config["tracking"].get("model"):
+            raise ConfigError("tracking.register_as: needs the model; set tracking.model=true")
     optimizer = config["optimizer"]
     if optimizer.get("nesterov") and (not optimizer.get("momentum") or optimizer.get("dampening")):
         raise ConfigError("optimizer.nesterov=true: needs a momentum above 0 and no dampening")

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 Entry = tuple[str, Any]
 RECORDS, FILES = LANES = (0, 1)  # each goes out in its own order, whether or not the other can
-KINDS_OF_FILES = ("artifact", "checkpoint", "model")
+KINDS_OF_FILES = ("artifact", "checkpoint", "model", "register")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

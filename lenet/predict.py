@@ -43,7 +43,8 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     Raises: ValueError, one line, where there is no such run, or no weights of such a network.
     """
     path = Path(source)
-    if not (path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)):
+    is_file = path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)
+    if source.startswith("models:/") or not is_file:
         from lenet.past import load_trained
         from lenet.store import named
 

@@ -49,6 +49,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from lenet import registry
 from lenet.config import masked
 from lenet.journal import FULL, Entry, Journal
 from lenet.machine import is_alive
@@ -300,6 +301,8 @@ def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) ->
         _deliver_checkpoint(client, run_id, journal.folder / "checkpoints" / value, later)
     elif kind == "model":
         _deliver_model(client, journal, value)
+    elif kind == "register":
+        _deliver_version(client, journal, *value)
     elif kind == "status":
         status, end_time = value
         if status == "RUNNING":
@@ -394,7 +397,7 @@ def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
         if model is None and steps.get(old.model_id, step) == step:
             model = old
-        else:
+        elif registry.VERSIONS_TAG not in old.tags:
             client.delete_logged_model(old.model_id)
     folder = journal.place("model")
     if (model and model.status == LoggedModelStatus.READY) or not (folder / "MLmodel").exists():
@@ -417,6 +420,17 @@ def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
     for first in range(0, len(points), MOST_METRICS):
         client.log_batch(run_id, metrics=points[first : first + MOST_METRICS])
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _deliver_version(
+    client: MlflowClient, journal: Journal, name: str, step: int, facts: Mapping[str, str]
+) -> None:
+    """The run's model of that step becomes a version of the registered model `name`."""
+    run_id = journal.facts["run_id"]
+    run = client.get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    for model_id in [output.model_id for output in outputs if output.step == step]:
+        print(registry.register(client, name, run_id, model_id, facts))
 
 
 def _upload_model(client: MlflowClient, model_id: str, folder: Path) -> None:
@@ -486,18 +500,26 @@ def read_run(run_id: str, uri: str | None = None) -> Stored:
 
 
 def named(run: str, uri: str | None = None, sweep: bool = False) -> str:
-    """The id of a run that is told by its id, by the first letters of one (4 at least), or as
-    `latest`: the newest run, or with `sweep` the newest sweep.
+    """The id of a run that is told by its id, by the first letters of one (4 at least), as
+    `latest` (the newest run, or with `sweep` the newest sweep), or by a registered model that it
+    made: `models:/NAME@ALIAS`, `models:/NAME/VERSION`.
 
     Raises: TrackingError where there is none, or several, or the store can't be reached.
     """
     if RUN_ID.fullmatch(run):
         return run
+    if run.startswith("models:/"):
+        client = connect(uri, create=False)
+        with translated(client):
+            try:
+                return checked_id(registry.run_of(client, run))
+            except ValueError as error:
+                raise TrackingError(f"{ascii(run)[1:-1][:80]}: {error}") from None
     if run != "latest" and not re.fullmatch("[0-9a-f]{4,31}", run):
         shown = run if run.isprintable() else ascii(run)
         raise TrackingError(
             f"{shown[:80]}: expected a run's id, 32 hexadecimal digits or the first of them, 4 at "
-            "least, or latest"
+            "least, latest, or models:/NAME@ALIAS"
         )
     client = connect(uri, create=False)
     kinds = f"tags.`{SWEEP_KIND_TAG}` LIKE '%'"

@@ -96,6 +96,7 @@ class Run:
         note: str | None = None,
         pictures: bool = True,
         model: bool = True,
+        register_as: str | None = None,
         folder: str | None = None,
         wait: float = 30.0,
     ) -> None:
@@ -112,6 +113,7 @@ class Run:
         self.note = note
         self.pictures = pictures  # whether whoever makes them should
         self.model = model
+        self.register_as = register_as
         self.root = waiting_root(folder)
         self.wait = wait
         self.seconds = 0.0
@@ -409,6 +411,19 @@ class Run:
         finally:
             model.to(device).train(was_training)
         self.journal.append("model", epoch)
+
+    @_recording
+    def register(self, data: Data, history: Sequence[Epoch]) -> None:
+        """Asks for the logged model to be registered, with the validation score of its weights:
+        those of the last epoch, with `patience` those of the best.
+        """
+        scores = [record.val for record in history if record.val]
+        best = scores[-1]
+        if self.config["patience"] is not None:
+            best = min(scores, key=lambda score: score.loss)
+        facts = {"val/accuracy": str(best.accuracy), "val/loss": str(best.loss)}
+        facts |= {"dataset.sha256": data.sha256, "dataset.val_sha256": data.val_sha256 or "none"}
+        self.journal.append("register", [self.register_as, len(history), facts])
 
     def __exit__(
         self,

@@ -43,7 +43,7 @@ SWEEPING = {"plugins", "sweeper", "searcher", "local", "remote"}  # what Hydra c
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {"store", "sweep_store", "tracking"}),
+        ("mlflow", {"store", "sweep_store", "tracking", "registry"}),
         (
             "matplotlib",
             {"plots", "robustness_plots", "sweep_plots", "report", "report_page", "benchmark.plot"},

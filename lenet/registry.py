@@ -1,0 +1,91 @@
+"""MLflow's registry: a version for each run that asks for one, and a champion among them."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+CHAMPION = "champion"
+VERSIONS_TAG = "mlflow.modelVersions"  # on a logged model: MLflow's pages link its versions by it
+MODEL_TAG = "lenet.model_id"  # on a version, which MLflow does not always give its model's id back
+REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
+SCORES = ("val/accuracy", "val/loss")
+SAME_IMAGES = ("dataset.sha256", "dataset.val_sha256")  # else two scores can't be compared
+
+
+def register(
+    client: MlflowClient, name: str, run_id: str, model_id: str, facts: Mapping[str, str]
+) -> str:
+    """Makes the run's logged model a version of `name`, and the champion if it is the first, or
+    has a higher `val/accuracy` (of equal ones a lower `val/loss`) on the same images. `facts` holds
+    SCORES and SAME_IMAGES, and become the version's tags. May be done twice without doubling it.
+
+    Returns: what came of it, a line.
+    """
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    own = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    found = [each.version for each in own if each.tags.get(MODEL_TAG) == model_id]
+    if found:
+        version = str(found[0])
+    else:
+        tags = {MODEL_TAG: model_id, **facts}
+        made = client.create_model_version(
+            name, f"models:/{model_id}", run_id, tags, model_id=model_id
+        )
+        version = str(made.version)
+    entry = json.dumps([{"name": name, "version": version}])
+    client.set_logged_model_tags(model_id, {VERSIONS_TAG: entry})
+    told = f"Registered as {name}, version {version}"
+    champion = str(client.get_registered_model(name).aliases.get(CHAMPION, ""))
+    if champion == version:
+        return f"{told}, its champion"
+    if champion:
+        theirs = client.get_model_version(name, champion).tags
+        if any(theirs.get(key) != facts[key] for key in SAME_IMAGES):
+            return f"{told}; the champion stays version {champion}, of other images"
+        before, now = _rank(theirs), _rank(facts)
+        if now <= before:
+            return (
+                f"{told}; the champion stays version {champion} "
+                f"({before[0]:.2%} of the validation images, here {now[0]:.2%})"
+            )
+    client.set_registered_model_alias(name, CHAMPION, version)
+    return f"{told}, now its champion ({_rank(facts)[0]:.2%} of the validation images)"
+
+
+def _rank(facts: Mapping[str, str]) -> tuple[float, float]:
+    """Nothing is worse than what has no numbers: anybody may have registered it."""
+    try:
+        accuracy, loss = (float(facts[key]) for key in SCORES)
+    except (KeyError, ValueError):
+        return (-1.0, 0.0)
+    return accuracy, -loss
+
+
+def run_of(client: MlflowClient, text: str) -> str:
+    """The run behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises: ValueError, one line, where it is neither, or there is no such version.
+    """
+    match = REGISTERED.fullmatch(text)
+    if not match:
+        raise ValueError("expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    try:
+        if alias:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            version = client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ValueError("no such registered model") from None
+    if not version.run_id:
+        raise ValueError("that version names no run that made it")
+    return str(version.run_id)
