@@ -15,6 +15,7 @@ from tqdm import tqdm
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data import Data
 from lenet.evaluate import Score, evaluate
+from lenet.interrupt import BROKEN_PIPE, stop_printing
 from lenet.native import equip
 from lenet.store import named
 from lenet.sweep_store import add_artifacts
@@ -103,10 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         where = _run(options.run_id, options.uri, options.output, options.seed)
+        print(f"Picture and table: {where}")
+    except BrokenPipeError:  # who read it has seen enough
+        stop_printing()
+        return BROKEN_PIPE
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(f"Picture and table: {where}")
     return 0
 
 
