@@ -1,0 +1,152 @@
+"""A digit's way through a network as one HTML file: no script, nothing from the network."""
+
+import base64
+import html
+import io
+from pathlib import Path
+from string import Template
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lenet.explain import Arithmetic, Explained, Layer
+
+PAGE = Template((Path(__file__).parent / "explain.html").read_text(encoding="utf-8"))
+MOST_TERMS = 10  # that are written out; of more, the largest, and the rest is one sum
+GRID = 25  # terms that are written out all the same: one filter over one map
+RED, BLUE = torch.tensor([178.0, 24.0, 43.0]), torch.tensor([33.0, 102.0, 172.0])
+
+
+def page(found: Explained) -> str:
+    best = max(range(len(found.classes)), key=found.probabilities.__getitem__)
+    guess = f"{found.classes[best]} ({found.probabilities[best]:.1%})"
+    return PAGE.substitute(
+        label=html.escape(found.label),
+        guess=html.escape(guess),
+        parameters=f"{found.parameters:,}",
+        image=_picture(found.image, "the digit as the network sees it", grey=True, width=256),
+        size=" x ".join(map(str, found.image.shape)),
+        mean=f"{found.mean:.4f}",
+        std=f"{found.std:.4f}",
+        contents="\n".join(f'<a href="#{x.name}">{x.name}</a>' for x in found.layers),
+        layers="\n".join(map(_layer, found.layers)),
+        probabilities=_bars(found.probabilities, list(found.classes), percent=True),
+    )
+
+
+def _layer(layer: Layer) -> str:
+    parts = [
+        f'<section id="{layer.name}">',
+        f"<h2>{layer.title if layer.name == 'output' else f'{layer.name}: {layer.title}'}</h2>",
+        f'<p class="quiet">{html.escape(layer.shapes)}; {_parameters(layer.parameters)}</p>',
+        f"<p>{html.escape(layer.text)}</p>",
+        f'<p class="formula">{html.escape(layer.formula)}</p>',
+    ]
+    if layer.maps is not None:
+        pictures = (_figure(each, f"map {k}") for k, each in enumerate(layer.maps))
+        parts.append(
+            f'<h3>What it made of the digit</h3><div class="maps">{"".join(pictures)}</div>'
+        )
+    if layer.bars is not None:
+        names = [str(k) for k in range(len(layer.bars))]
+        parts.append(f"<h3>What it made of the digit</h3>{_bars(layer.bars.tolist(), names)}")
+    parts += ["<h3>One number, by hand</h3>", _arithmetic(layer.arithmetic)]
+    if layer.weights:
+        pictures = (_figure(weight, caption) for caption, weight in layer.weights)
+        wide = "maps large" if len(layer.weights) == 1 else "maps"
+        parts.append(
+            "<details><summary>Its weights</summary>"
+            f'<div class="{wide}">{"".join(pictures)}</div></details>'
+        )
+    return "\n".join([*parts, "</section>"])
+
+
+def _parameters(count: int) -> str:
+    return f"{count:,} parameters" if count else "nothing to learn"
+
+
+def _arithmetic(found: Arithmetic) -> str:
+    lines = [f"<p>{html.escape(found.where)}:</p>"]
+    if found.said:
+        lines.append(f"<p>{html.escape(found.said)}</p>")
+    terms = found.terms
+    if len(terms) > GRID:
+        terms = sorted(terms, key=lambda term: -abs(term.product))[:MOST_TERMS]
+    rows = [
+        f"<tr><td>{html.escape(t.where)}</td>{_cell(t.weight)}{_cell(t.value)}{_cell(t.product)}</tr>"
+        for t in terms
+    ]
+    if rest := len(found.terms) - len(terms):
+        others = sum(t.product for t in found.terms) - sum(t.product for t in terms)
+        rows.append(f"<tr><td>the {rest} other products</td><td></td><td></td>{_cell(others)}</tr>")
+    if rows:
+        head = '<tr><th>input</th><th class="n">weight</th><th class="n">value</th>'
+        head += '<th class="n">product</th></tr>'
+        if found.bias:
+            rows.append(f"<tr><td>bias</td><td></td><td></td>{_cell(found.bias)}</tr>")
+        rows.append(f'<tr class="sum"><td>sum</td><td></td><td></td>{_cell(found.total)}</tr>')
+        lines.append(f'<div class="wide"><table>{head}{"".join(rows)}</table></div>')
+    by_hand = f"{found.result:.5f}"
+    if found.function:
+        name = found.function.replace("a)", f"{found.total:.5f})")
+        lines.append(f'<p class="formula">{html.escape(name)} = {by_hand}</p>')
+    lines.append(f"<p>By hand {by_hand}, in the network {found.network:.5f}.</p>")
+    return "".join(lines)
+
+
+def _cell(value: float) -> str:
+    return f'<td class="n">{value:.4f}</td>'
+
+
+def _figure(values: Tensor, caption: str) -> str:
+    height, width = values.shape
+    scale = max(2, min(12, 96 // max(height, 1), 560 // width))
+    picture = _picture(values, caption, width=width * scale)
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _picture(values: Tensor, alt: str, grey: bool = False, width: int = 96) -> str:
+    """Signed numbers: blue below zero, white zero, red above; each picture has its own scale."""
+    values = values.detach().float()
+    if grey:
+        low, high = float(values.min()), float(values.max())
+        shades = (values - low) / ((high - low) or 1.0) * 255
+        colours = shades[..., None].expand(-1, -1, 3)
+    else:
+        part = (values / (float(values.abs().max()) or 1.0)).clamp(-1, 1)[..., None]
+        end = torch.where(part > 0, RED, BLUE)
+        colours = 255 + (end - 255) * part.abs()
+    buffer = io.BytesIO()
+    Image.fromarray(colours.round().to(torch.uint8).numpy()).save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" width="{width}" src="data:image/png;base64,{data}">'
+
+
+def _bars(values: list[float], names: list[str], percent: bool = False) -> str:
+    """A row of bars around zero, or of shares."""
+    most = max(map(abs, values)) or 1.0
+    if len(values) > 20:  # too many for a name each
+        step, height = 640 / len(values), 80
+        rects = "".join(
+            f'<rect x="{k * step:.1f}" width="{step * 0.8:.1f}" '
+            f'y="{height / 2 - max(v, 0) / most * height / 2:.1f}" '
+            f'height="{abs(v) / most * height / 2:.1f}" class="{"up" if v > 0 else "down"}">'
+            f"<title>unit {k}: {v:.4f}</title></rect>"
+            for k, v in enumerate(values)
+        )
+        label = f"{len(values)} units, from {min(values):.3f} to {max(values):.3f}"
+        return (
+            f'<svg viewBox="0 0 640 {height}" role="img" aria-label="{label}">{rects}</svg>'
+            f'<p class="quiet">{label}</p>'
+        )
+    rows = []
+    for name, value in zip(names, values, strict=True):
+        width = 100 * abs(value) / most
+        text = f"{value:.1%}" if percent else f"{value:.3f}"
+        side = "up" if value > 0 else "down"
+        rows.append(
+            f'<tr><td class="n">{html.escape(name)}</td><td class="n">{text}</td>'
+            f'<td class="bar"><span class="{side}" style="width:{width:.1f}%"></span></td></tr>'
+        )
+    return f'<table class="bars">{"".join(rows)}</table>'
