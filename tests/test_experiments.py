@@ -1,0 +1,23 @@
+"""Every experiment that is shipped runs from its command, a little of it."""
+
+import pytest
+
+from tests.conftest import CONF
+from tests.test_resume import Bench
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_begins_as_it_says(name, tmp_path, mnist_root):
+    bench = Bench(tmp_path)
+    bench.env["LENET_DATA"] = str(mnist_root)
+    short = ("epochs=1", "data.train_size=300", "tracking.pictures=false", "tracking.model=false")
+    bench.run(f"experiment={name}", *short)
+    (run,) = bench.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["dataset"] == "mnist"
+    # Chance is 0.1: one short epoch of whatever rate must not diverge.
+    assert 0.05 < run.data.metrics["test/accuracy"] <= 1
+    assert run.data.metrics["train/loss"] < 100
