@@ -81,7 +81,8 @@ def beside(compared: Sequence[Comparison]) -> Figure:
     if min(everything) > 0 and max(everything) > 5 * min(everything):
         axes.set_xscale("log")
         ticks = [t * 10**e for e in range(-4, 3) for t in (1, 2, 5)]
-        low, high = 0.8 * min(everything), 1.25 * max(everything)
+        ends = [each.low for each in numbers if each.low > 0]
+        low, high = 0.8 * min(*everything, *ends), 1.25 * max(everything)
         axes.set_xticks([t for t in ticks if low <= t <= high])
         axes.set_xlim(low, high)
         axes.xaxis.set_minor_locator(NullLocator())
