@@ -204,7 +204,7 @@ REFUSED = {
     "hydra/launcher=nope": "hydra/launcher=nope: no such option; expected one of basic",
     "experiment={a:1}": "experiment: is a group; expected the name of one of its options",
     "experiment=[one_batch]": "experiment=one_batch: no such option; expected one of "
-    "best, lecun1998, tutorial",
+    + ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))),
     "optimizer=5": "optimizer=5: Config group override must be a string or a list",
     f"note={'a' * 20_000}": f"note={'a' * 35} ... {'a' * 20}: has more than 10,000 characters",
     f"epochs={'a' * 9_000}": f"epochs={'a' * 40} ... {'a' * 20}: should be a valid integer",
