@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -165,7 +166,10 @@ def test_mlflow_serves_the_champion_to_http(lab):
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     server = subprocess.Popen(
         [*command, "-m", "models:/digits@champion", "-p", str(port)],
-        env=os.environ | {"MLFLOW_TRACKING_URI": lab.uri},
+        # MLflow starts uvicorn by its name, as it is found where an environment is activated.
+        env=os.environ
+        | {"MLFLOW_TRACKING_URI": lab.uri}
+        | {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -187,5 +191,6 @@ def test_mlflow_serves_the_champion_to_http(lab):
         answer = json.load(urllib.request.urlopen(asked, timeout=30))
         assert [len(row) for row in answer["predictions"]] == [10, 10, 10]
     finally:
-        os.killpg(server.pid, 15)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
