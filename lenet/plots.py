@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette and ColorBrewer's maps: told apart by colour-blind readers.
 BLUE, VERMILION, PALE, INK = "#0072B2", "#D55E00", "#D3DAE0", "#444444"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
+# Source: Okabe and Ito, "Color universal design": told apart by the colour-blind, too.
 SIGNED = "RdBu_r"
 CELL, GAP = 1.1, 0.12  # inches: an image of a grid, and the space around it
 MAX_CELL_TEXT = 30  # classes; above that the counts of a confusion matrix can't be read

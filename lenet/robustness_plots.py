@@ -9,9 +9,8 @@ from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from lenet.corruptions import CORRUPTIONS, corrupted
-from lenet.plots import INK
+from lenet.plots import COLORS, INK
 from lenet.robustness import Result
-from lenet.sweep_plots import COLORS
 
 
 def robustness(results: Sequence[Result], image: Tensor) -> Figure:

@@ -12,15 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lenet.effects import Effect
-from lenet.plots import BLUE, INK, PALE, VERMILION
+from lenet.plots import BLUE, COLORS, INK, PALE, VERMILION
 from lenet.published import Comparison, as_printed
 from lenet.verdict import BEST, SAME, Verdict, is_share, short_names, shown
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
 MOST_MARKS = 7  # values of a number that each get a mark
 LONG = 46  # characters of a setting's name; a longer one is cut
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
-# Source: Okabe and Ito, "Color universal design": told apart by the colour-blind, too.
 
 
 def _percent(axis: Any, metric: str) -> None:
