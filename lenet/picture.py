@@ -5,13 +5,15 @@ its aspect ratio kept, antialiased; then placed in 28x28 by its centre of mass.
 """
 
 import warnings
-from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
 from torch import Tensor
 
 from lenet.idx import DataError
@@ -39,7 +41,31 @@ def read_picture(path: Path) -> Tensor:
     Shapes: -> uint8 (28, 28), light ink on a ground of 0.
     Raises: DataError, one line, where there is no picture or no ink in it.
     """
-    picture = _over_ground(_decoded(path))
+    if found := obstacle(path):
+        raise DataError(f"{one_line(path)}: expected a picture, found {found}")
+    with path.open("rb") as file:
+        return _read(file, one_line(path))
+
+
+def read_picture_bytes(content: bytes, name: str) -> Tensor:
+    """As `read_picture`, of a file's content; `name` is for the errors."""
+    return _read(BytesIO(content), one_line(name))
+
+
+def read_drawing(ink: Floats) -> Tensor:
+    """As `read_picture`, of ink alone, from 0 to 1 on a ground of 0. What is less than a quarter
+    as large as the drawing, a stroke that has just begun, stays small.
+
+    Shapes: (H, W) -> uint8 (28, 28).
+    Raises: DataError where there is none.
+    """
+    if not ink.max(initial=0) > 0.5:
+        raise DataError("drawing: expected a digit, found none")
+    return _as_mnist(_digit(ink), least=max(ink.shape) / 4)
+
+
+def _read(file: BinaryIO, name: str) -> Tensor:
+    picture = _over_ground(_decoded(file, name))
     ink = _ink(picture, _ground(picture))
     if ink is not None and _is_blob(ink):
         local = _ink(picture, _local_ground(picture))
@@ -47,27 +73,23 @@ def read_picture(path: Path) -> Tensor:
         if local is not None and (local > 0.5).sum() < LEFT * (ink > 0.5).sum():
             ink = local
     if ink is None:
-        raise DataError(f"{one_line(path)}: expected a digit, found a blank picture")
+        raise DataError(f"{name}: expected a digit, found a blank picture")
     return _as_mnist(_digit(ink))
 
 
-def _decoded(path: Path) -> Floats:
+def _decoded(file: BinaryIO, name: str) -> Floats:
     """Returns: 0..255 (H, W, 4), red, green, blue, opacity; at most WORKING_SIDE high and wide."""
-    name = one_line(path)
-    if found := obstacle(path):
-        raise DataError(f"{name}: expected a picture, found {found}")
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken metadata, of which orientation alone counts
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+            with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{width} x {height} pixels")
                 # A scan of 12 bytes takes as long as one of the whole picture.
-                is_jpeg = image.format in ("JPEG", "MPO")
-                scans = path.read_bytes().count(b"\xff\xda") if is_jpeg else 1
+                scans = _scans(file) if image.format in ("JPEG", "MPO") else 1
                 if scans * width * height > SCANS * MAX_PIXELS:
                     raise ValueError(f"{scans:,} scans of {width} x {height} pixels")
                 image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
@@ -86,6 +108,14 @@ def _decoded(path: Path) -> Floats:
             raise DataError(
                 f"{name}: expected a whole picture, found a damaged one ({reason})"
             ) from None
+
+
+def _scans(file: BinaryIO) -> int:
+    place = file.tell()
+    file.seek(0)
+    count = file.read().count(b"\xff\xda")
+    file.seek(place)
+    return count
 
 
 def _reduced(image: Image.Image) -> Floats:
@@ -201,29 +231,22 @@ def _local_ground(rgb: Floats) -> Floats:
 def _digit(ink: Floats) -> Floats:
     """Ink without specks, ruled lines and noise, cropped: 0..1."""
     step = 1 + max(ink.shape) // 128
-    padded = torch.nn.functional.pad(
-        torch.from_numpy(ink)[None], (0, -ink.shape[1] % step, 0, -ink.shape[0] % step)
-    )
-    strong = (padded > 0.5).float()
-    cells = torch.nn.functional.max_pool2d(strong, step)
-    grow = partial(torch.nn.functional.max_pool2d, kernel_size=3, stride=1, padding=1)
-    # Connected parts: each takes the highest number among its cells.
-    parts = cells * torch.arange(1, cells.numel() + 1).reshape(cells.shape)
-    while not torch.equal(parts, grown := grow(parts) * cells):
-        parts = grown
-    mass = torch.nn.functional.avg_pool2d(strong, step)
-    masses = torch.zeros(cells.numel() + 1).index_add_(0, parts.long().flatten(), mass.flatten())
-    kept = (masses >= 0.05 * masses.max())[parts.long()].float() * cells
-    near = grow(kept).repeat_interleave(step, 1).repeat_interleave(step, 2)
-    clean = ((padded - LOW) / (HIGH - LOW)).clamp(0, 1) * near
-    clean = clean[0, : ink.shape[0], : ink.shape[1]]
-    rows, columns = ((clean > EDGE).any(dim=d).nonzero().flatten() for d in (1, 0))
-    return clean[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].numpy()
+    padded = np.pad(ink, [(0, -side % step) for side in ink.shape])
+    height, width = (side // step for side in padded.shape)
+    mass = (padded > 0.5).reshape(height, step, width, step).mean((1, 3))
+    around = np.ones((3, 3))  # parts that touch at a corner are one
+    parts, count = ndimage.label(mass > 0, around)
+    masses = ndimage.sum_labels(mass, parts, np.arange(count + 1))
+    kept = (masses >= 0.05 * masses[1:].max())[parts] & (parts > 0)
+    near = ndimage.binary_dilation(kept, around).repeat(step, 0).repeat(step, 1)
+    clean = (((padded - LOW) / (HIGH - LOW)).clip(0, 1) * near)[: ink.shape[0], : ink.shape[1]]
+    rows, columns = (np.flatnonzero((clean > EDGE).any(axis=d)) for d in (1, 0))
+    return clean[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
 
 
-def _as_mnist(digit: Floats) -> Tensor:
+def _as_mnist(digit: Floats, least: float = 1) -> Tensor:
     height, width = digit.shape
-    scale = BOX / max(height, width)
+    scale = BOX / max(height, width, least)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.BICUBIC)).clip(0)
     small = (small / (FULL_INK * _level(small))).clip(max=1)

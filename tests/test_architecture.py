@@ -61,7 +61,7 @@ SWEEPING = {"plugins", "sweeper", "searcher", "local", "remote"}  # what Hydra c
                 "sweep_plots",
             },
         ),
-        ("scipy", {"verdict", "effects"}),
+        ("scipy", {"verdict", "effects", "picture"}),
         ("hydra", {"config", "command", "bounds", "space", *SWEEPING}),
         ("omegaconf", {"config", "command", *SWEEPING}),
         ("optuna", {"search", "searcher", "space"}),

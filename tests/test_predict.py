@@ -21,7 +21,7 @@ from torch import Tensor
 from lenet.idx import DataError, read_idx
 from lenet.layers import ScaledTanh
 from lenet.model import LeNet5
-from lenet.picture import FORMATS, MAX_PIXELS, read_picture
+from lenet.picture import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.predict import Classifier, load_classifier, main, predict
 
 BOMB = zlib.compress(bytes(256 << 20))  # 256 kB
@@ -543,3 +543,38 @@ def test_mnist_s_own_digits_come_back_from_pictures_of_any_size_and_place(tmp_pa
 
 def test_every_format_that_is_read_is_one_of_pixels() -> None:
     assert not {"EPS", "WMF", "PDF"} & set(FORMATS)
+
+
+# ---- What is not a file ----------------------------------------------------------------------
+
+
+def test_a_drawing_is_read_as_its_picture_is(tmp_path):
+    picture = drawn()
+    picture.save(tmp_path / "seven.png")
+    ink = 1 - np.asarray(picture, np.float32) / 255
+    apart = read_drawing(ink).int() - read_picture(tmp_path / "seven.png").int()
+    assert apart.abs().max() <= 2  # the level of a picture's paper is estimated
+
+
+@pytest.mark.parametrize("ink", [np.zeros((280, 280), np.float32), np.zeros((0, 0), np.float32)])
+def test_a_drawing_without_ink_is_refused(ink):
+    with pytest.raises(DataError, match=r"^drawing: expected a digit, found none$"):
+        read_drawing(ink)
+
+
+def test_the_first_dot_of_a_drawing_is_a_dot_in_the_middle():
+    ink = np.zeros((280, 280), np.float32)
+    ink[:20, 270:] = 1
+    rows, columns = read_drawing(ink).nonzero().T
+    assert (rows.min(), rows.max()) == (11, 16)
+    assert len(columns.unique()) == 3
+    assert columns.float().mean() == pytest.approx(14, abs=0.6)
+
+
+def test_a_picture_in_memory_is_read_as_the_file_is(tmp_path):
+    for name in ("seven.png", "seven.jpg"):
+        drawn().save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        assert torch.equal(read_picture_bytes(content, "x"), read_picture(tmp_path / name))
+    with pytest.raises(DataError, match=r"^what\\nit is: expected a picture .*none of these$"):
+        read_picture_bytes(b"not a picture", "what\nit is")
