@@ -132,7 +132,7 @@ def explain(
 
 def _convolution(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
     weight = layer.dense_weight() if isinstance(layer, ConnectedConv2d) else layer.weight
-    feeding = [sorted(_feeding(layer, k)) for k in range(len(weight))]
+    sources = [feeding(layer, k) for k in range(len(weight))]
     k, row, column = _telling_place(y)
 
     def source(m: int) -> str:
@@ -140,7 +140,7 @@ def _convolution(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> 
 
     terms = [
         Term(f"{source(m)}row {row + i}, column {column + j}", float(weight[k, m, i, j]), float(v))
-        for m in feeding[k]
+        for m in sources[k]
         for i, values in enumerate(x[m, row : row + 5, column : column + 5])
         for j, v in enumerate(values)
     ]
@@ -161,11 +161,11 @@ def _convolution(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> 
         )
         weights = [
             (f"map {k}: fed by {', '.join(map(str, maps))}", torch.cat(list(kernel[maps]), dim=1))
-            for k, (maps, kernel) in enumerate(zip(feeding, weight, strict=True))
+            for k, (maps, kernel) in enumerate(zip(sources, weight, strict=True))
         ]
     formula = "y[k, r, c] = f(b[k] + sum over m, i, j of w[k, m, i, j] x[m, r + i, c + j])"
     return Layer(
-        *(name, "Convolution", text, f"{formula}, f = {_function(model.activation)}"),
+        *(name, "Convolution", text, f"{formula}, f = {function_of(model.activation)}"),
         shapes=f"{_shape(x)} → {_shape(y)}",
         parameters=_count(layer),
         arithmetic=arithmetic,
@@ -174,9 +174,10 @@ def _convolution(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> 
     )
 
 
-def _feeding(layer: Any, k: int) -> list[int]:
+def feeding(layer: Any, k: int) -> list[int]:
+    """The maps that map k of a convolution reads, in order."""
     if isinstance(layer, ConnectedConv2d):
-        return [int(m) for out, m in layer.pairs.T.tolist() if out == k]
+        return sorted(int(m) for out, m in layer.pairs.T.tolist() if out == k)
     return list(range(layer.in_channels))
 
 
@@ -231,7 +232,7 @@ def _dense(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
     )
     return Layer(
         *(name, "Dense layer", text),
-        f"y[u] = f(b[u] + sum over i of w[u, i] x[i]), f = {_function(model.activation)}",
+        f"y[u] = f(b[u] + sum over i of w[u, i] x[i]), f = {function_of(model.activation)}",
         shapes=f"{len(values)} → {len(y)}",
         parameters=_count(layer),
         arithmetic=_summed(where, terms, bias, model.activation, y[unit]),
@@ -284,11 +285,12 @@ def _summed(
     result, function = total, ""
     if activation is not None:
         result = float(activation(torch.tensor(total, dtype=torch.float64)))
-        function = _function(activation)
+        function = function_of(activation)
     return Arithmetic(where, terms, bias, total, function, result, float(network)).checked()
 
 
-def _function(activation: nn.Module) -> str:
+def function_of(activation: nn.Module) -> str:
+    """Of `a`, in words of mathematics."""
     if isinstance(activation, ScaledTanh):
         return f"{activation.amplitude:g} tanh({activation.slope:.4g} a)"
     names = {nn.Tanh: "tanh(a)", nn.ReLU: "max(0, a)", nn.Sigmoid: "1 / (1 + exp(-a))"}

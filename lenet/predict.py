@@ -43,8 +43,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     Raises: ValueError, one line, where there is no such run, or no weights of such a network.
     """
     path = Path(source)
-    is_file = path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)
-    if source.startswith("models:/") or not is_file:
+    if not is_weights(source):
         from lenet.past import load_trained
         from lenet.store import named
 
@@ -73,6 +72,14 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     equip(model)
     names = tuple(str(k) for k in range(len(bias)))
     return Classifier(model.eval(), names, MNIST_MEAN, MNIST_STD, image_size=32)
+
+
+def is_weights(source: str) -> bool:
+    """Is a file meant, and no run?"""
+    if source.startswith("models:/"):
+        return False
+    path = Path(source)
+    return path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)
 
 
 def predict(classifier: Classifier, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -524,23 +525,10 @@ def named(run: str, uri: str | None = None, sweep: bool = False) -> str:
     client = connect(uri, create=False)
     kinds = f"tags.`{SWEEP_KIND_TAG}` LIKE '%'"
     wanted = f"attributes.run_id LIKE '{run}%'" if run != "latest" else kinds if sweep else ""
+    # MLflow can't be asked for runs without a tag; a sweep's own run was never trained.
+    runs = (r for r in _newest(client, wanted) if wanted or SWEEP_KIND_TAG not in r.data.tags)
     with translated(client):
-        experiments = [each.experiment_id for each in client.search_experiments()]
-        found: list[str] = []
-        token = None
-        while len(found) < 2:
-            page = client.search_runs(
-                *(experiments, wanted),
-                max_results=100,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-            # MLflow can't be asked for runs without a tag; a sweep's own run was never trained.
-            trained = (r for r in page if wanted or SWEEP_KIND_TAG not in r.data.tags)
-            found += [each.info.run_id for each in trained]
-            token = page.token
-            if not token:
-                break
+        found = [each.info.run_id for each in islice(runs, 2)]
     if not found:
         what = "sweep" if sweep else "run"
         nothing = f"there is no {what} yet" if run == "latest" else "no run's id begins so"
@@ -548,6 +536,33 @@ def named(run: str, uri: str | None = None, sweep: bool = False) -> str:
     if run != "latest" and len(found) > 1:
         raise TrackingError(f"{run}: several runs' ids begin so: {', '.join(found[:3])} ...")
     return found[0]
+
+
+def recent(count: int, uri: str | None = None) -> list[tuple[str, str]]:
+    """Id and name of the newest finished runs that trained a network.
+
+    Raises: TrackingError where the store can't be reached.
+    """
+    client = connect(uri, create=False)
+    runs = _newest(client, "attributes.status = 'FINISHED'")
+    trained = (run.info for run in runs if SWEEP_KIND_TAG not in run.data.tags)
+    with translated(client):
+        return [(info.run_id, info.run_name) for info in islice(trained, count)]
+
+
+def _newest(client: MlflowClient, wanted: str) -> Iterator[Run]:
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    token = None
+    while True:
+        page = client.search_runs(
+            *(experiments, wanted),
+            max_results=100,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def set_tags(run_id: str, tags: Mapping[str, str], uri: str | None = None) -> None:

@@ -1,0 +1,94 @@
+"""`python -m lenet.demo RUN_ID`"""
+
+import argparse
+import contextlib
+import socket
+import sys
+from collections.abc import Sequence
+
+from lenet.tensors import one_line
+
+HOST = "127.0.0.1"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns: 0 once it was ended, 2 where there was nothing to show, or no port to show it on."""
+    options = _parser().parse_args(argv)
+    try:
+        _serve(options)
+    except KeyboardInterrupt:
+        pass  # the way to end it
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lenet.model import ACTIVATIONS, POOLINGS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m lenet.demo",
+        description="Serves a page to this machine's browsers: draw a digit and watch the network "
+        "read it, layer by layer; walk through the test set; compare two networks.",
+        epilog="Example: python -m lenet.demo latest",
+    )
+    parser.add_argument(
+        *("sources",),
+        metavar="RUN_ID|WEIGHTS",
+        nargs="+",
+        help="an MLflow run, latest, models:/NAME@ALIAS, or .pth",
+    )
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="default: 8000; 0 takes one that is free"
+    )
+    group = parser.add_argument_group("for a .pth file, which does not tell")
+    group.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="default: tanh")
+    group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 2**16:
+        raise ValueError
+    return port
+
+
+def _serve(options: argparse.Namespace) -> None:
+    with _listen(options.port) as listening:  # before the networks, which take seconds
+        import torch
+        import uvicorn
+
+        from lenet.demo.network import open_network
+        from lenet.demo.server import MOST_NETWORKS, make_app
+
+        if len(options.sources) > MOST_NETWORKS:
+            raise ValueError(f"expected at most {MOST_NETWORKS} networks")
+        torch.set_num_threads(1)  # of a single image nothing can be divided
+        with contextlib.redirect_stdout(sys.stderr):
+            networks = [
+                open_network(source, options.activation, options.pooling)
+                for source in options.sources
+            ]
+        for network in networks:
+            print(network.name)
+        print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+        settings = uvicorn.Config(
+            make_app(networks), log_level="warning", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        listening = socket.create_server((HOST, port))
+        # asyncio sets it on sockets that it made: without it an answer waits 40 ms for the browser.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
+    except OSError as error:
+        raise OSError(f"--port {port}: {error.strerror}; --port 0 takes one that is free") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

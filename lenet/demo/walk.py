@@ -1,0 +1,74 @@
+"""A walk through a test set: what a network read right, what wrong, and how sure it was of it."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenet.data import load
+from lenet.demo.network import Network
+from lenet.evaluate import Score, evaluate
+
+ORDERS = ("surest", "least", "set")  # of confidence; or the set's own
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Shapes: images uint8 (N, 1, H, W), as the network reads them."""
+
+    images: Tensor
+    score: Score
+
+    def found(self, truth: int | None, guess: int | None, right: bool | None, order: str) -> Tensor:
+        """Indices of the images that are asked for; None asks for all.
+
+        Shapes: -> int64 (M).
+        """
+        score = self.score
+        chosen = torch.ones(score.count, dtype=torch.bool)
+        if truth is not None:
+            chosen &= score.labels == truth
+        if guess is not None:
+            chosen &= score.predicted == guess
+        if right is not None:
+            chosen &= (score.labels == score.predicted) == right
+        index = chosen.nonzero().flatten()
+        if order == "set":
+            return index
+        sureness = score.confidence[index]
+        return index[sureness.argsort(descending=order == "surest", stable=True)]
+
+    def rows(self, index: Tensor) -> list[dict[str, Any]]:
+        score = self.score
+        columns = (index, score.labels[index], score.predicted[index], score.confidence[index])
+        keys = ("index", "truth", "guess", "confidence")
+        rows: Sequence[Sequence[Any]] = [column.tolist() for column in columns]
+        return [dict(zip(keys, row, strict=True)) for row in zip(*rows, strict=True)]
+
+
+def walk(network: Network) -> Walk:
+    """The network on the test set of its run; of MNIST, if it is here, for a file of weights.
+
+    Raises: ValueError, one line, where the set can't be had, or has other classes.
+    """
+    c = network.classifier
+    with contextlib.redirect_stdout(sys.stderr):
+        if network.run_id:
+            from lenet.past import load_data
+
+            data = load_data(network.run_id)
+        else:
+            data = load("mnist", os.environ.get("LENET_DATA", "data"), download=False)
+    if len(c.classes) != data.num_classes:
+        raise ValueError(
+            f"{data.name}: expected {len(c.classes)} classes, as the network has, found "
+            f"{data.num_classes}"
+        )
+    assert isinstance(c.module, nn.Module)
+    score = evaluate(c.module, data.test, nn.functional.cross_entropy)
+    return Walk(data.test.images, score)
