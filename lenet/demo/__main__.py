@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -49,10 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 2**16:
-        raise ValueError
-    return port
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to {2**16 - 1}, got {text!r}")
+    return int(text)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -87,7 +87,8 @@ def _listen(port: int) -> socket.socket:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OSError as error:
-        raise OSError(f"--port {port}: {error.strerror}; --port 0 takes one that is free") from None
+        why = os.strerror(error.errno or 0)
+        raise OSError(f"--port {port}: {why}; --port 0 takes one that is free") from None
 
 
 if __name__ == "__main__":

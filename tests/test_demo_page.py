@@ -1,0 +1,302 @@
+"""The page to draw on, in a real browser, with a network that learned MNIST."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_resume import Bench
+
+pytestmark = pytest.mark.slow
+SEVEN = [(0.22, 0.2), (0.78, 0.18), (0.45, 0.85)]
+ONE = [(0.5, 0.15), (0.5, 0.85)]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, mnist_root):
+    bench = Bench(tmp_path_factory.mktemp("demo"))
+    bench.env["LENET_DATA"] = str(mnist_root)
+    bench.run("experiment=fast", "tracking.pictures=false")
+    bench.run("experiment=fast", "epochs=1", "seed=1", "tracking.pictures=false")
+    return bench
+
+
+@pytest.fixture(scope="module")
+def url(bench):
+    """Of a page that knows the first run; the second is to be loaded."""
+    first = bench.runs()[-2].info.run_id
+    command = [sys.executable, "-m", "lenet.demo", first[:8], "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, env=bench.env, stdout=subprocess.PIPE, text=True)
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert re.match(rf"experiment=fast .*\({first[:8]}\), 9\d\.\d\d%$", lines[0])
+        yield re.match(r"http://127\.0\.0\.1:\d+", lines[1])[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("needs Debian's chromium")
+    with playwright.sync_playwright() as running:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = running.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, url):
+    """Opens a page, of which nothing asks another server or ends in an error of the script."""
+    contexts, asked, errors = [], [], []
+
+    def open_page(width=1440, height=900, tab="", **options):
+        viewport = {"width": width, "height": height}
+        contexts.append(browser.new_context(viewport=viewport, **options))
+        page = contexts[-1].new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{url}/{tab}")
+        page.wait_for_selector("#layer-C1", state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+    assert [each for each in asked if not each.startswith(url)] == []
+
+
+def draw(page, points):
+    box = page.locator("#pad").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=10)
+    page.mouse.up()
+
+
+def reads(page, expected):
+    page.wait_for_function(
+        "name => !document.querySelector('#answer').hidden && "
+        "document.querySelector('#guess').textContent === name",
+        arg=expected,
+    )
+
+
+def pixels(page, selector):
+    return page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
+
+
+def test_a_drawn_7_is_read_as_7_while_it_is_drawn(opened):
+    page = opened()
+    layers = ["input", "C1", "S2", "C3", "S4", "C5", "F6"]
+    before = [pixels(page, f"#layer-{name}") for name in layers]
+    draw(page, SEVEN)
+    reads(page, "7")
+    page.wait_for_selector("#status:text-matches('^Seen \\\\d+ ms after')")
+    assert all(old != pixels(page, f"#layer-{n}") for old, n in zip(before, layers, strict=True))
+    shares = page.locator("#probabilities .percent").all_inner_texts()
+    assert sum(float(share.split()[0]) for share in shares) == pytest.approx(100, abs=0.6)
+    page.click("#undo")
+    page.wait_for_selector("#answer", state="hidden")
+    draw(page, ONE)
+    reads(page, "1")
+    page.click("#clear")
+    page.wait_for_selector("#invitation", state="visible")
+    assert [pixels(page, f"#layer-{name}") for name in layers] == before
+
+
+def test_a_digit_is_drawn_by_the_keyboard_alone(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    for _ in range(20):
+        if page.evaluate("document.activeElement.id") == "pad":
+            break
+        page.keyboard.press("Tab")
+    else:
+        pytest.fail("Tab does not lead to the pad")
+    for _ in range(9):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    for _ in range(18):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    reads(page, "1")
+    page.keyboard.press("Backspace")
+    page.wait_for_selector("#answer", state="hidden")
+
+
+def test_a_unit_shows_what_feeds_it_and_its_sum_comes_out(opened):
+    page = opened()
+    draw(page, SEVEN)
+    reads(page, "7")
+    for name, products, blocks in (("C1", 25, 1), ("C3", 150, 6), ("C5", 400, 16), ("F6", 120, 1)):
+        page.hover(f"#layer-{name}", position={"x": 90, "y": 22})
+        page.wait_for_selector(f"#unit:has-text('{name}, ')")
+        text = page.inner_text("#unit .sum >> nth=0").replace("−", "-")
+        number = r"(-?\d+\.\d+)"
+        said = rf"Sum of {products} products {number} \+ bias {number} = a = {number}; "
+        total, bias, a, value = map(
+            float, re.fullmatch(said + rf"max\(0, a\) = {number}", text).groups()
+        )
+        assert a == pytest.approx(total + bias, abs=0.0011)
+        assert value == pytest.approx(max(0, a), abs=0.01)
+        assert page.locator("#unit .field").count() == blocks
+        assert page.locator("#unit .connections").count() == (name == "C3")
+    page.hover("#probabilities li >> nth=7")
+    page.wait_for_selector("#unit:has-text('Score of 7')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#unit", state="hidden")
+
+
+def test_the_arrow_keys_walk_through_a_layer_and_over_its_maps_edges(opened):
+    page = opened()
+    page.evaluate("document.querySelector('#pad').focus()")
+    while page.evaluate("document.activeElement.id") != "layer-S4":
+        page.keyboard.press("Tab")
+    where = page.locator("#unit h2 span")
+    assert where.inner_text() == "S4, map 0, row 2, column 2"
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert where.inner_text() == "S4, map 1, row 2, column 0"
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    assert where.inner_text() == "S4, map 9, row 0, column 0"
+
+
+def test_the_test_set_is_walked_and_an_image_sent_to_the_pad(opened):
+    page = opened(tab="#test")
+    page.wait_for_selector("#images button")
+    total = int(re.match(r"(\d+) of 10,000 images; 9", page.inner_text("#found"))[1])
+    assert 30 < total < 200
+    texts = page.locator("#images button").all_inner_texts()
+    rows = [re.fullmatch(r"(\d) read as (\d)\n([\d.]+) %", text).groups() for text in texts]
+    assert len(rows) == min(total, 60)
+    assert all(truth != guess for truth, guess, _ in rows)
+    sureness = [float(share) for _, _, share in rows]
+    assert sureness == sorted(sureness, reverse=True)
+    page.select_option("[name=right]", "true")
+    page.select_option("[name=truth]", "7")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#images b')].length === 60 && "
+        "[...document.querySelectorAll('#images b')].every(b => b.textContent === '7')"
+    )
+    page.click("#more")
+    page.wait_for_function("() => document.querySelectorAll('#images button').length === 120")
+    loaded = "() => document.querySelector('#images img').naturalWidth === 32"
+    page.wait_for_function(loaded)
+    page.locator("#images button").first.click()
+    reads(page, "7")
+    assert re.fullmatch(r"Test image \d+: 7", page.inner_text("#status"))
+    assert page.evaluate("location.hash") == "#draw"
+
+
+def test_two_runs_read_the_same_drawing(opened, bench):
+    page = opened(tab="#compare")
+    assert "Load a second run" in page.inner_text("#verdict")
+    page.fill("#load input", "ffff0000")
+    page.click("#load button")
+    page.wait_for_selector("#error:has-text('no run')")
+    page.fill("#load input", bench.runs()[-1].info.run_id[:6])
+    page.click("#load button")
+    page.wait_for_function("() => document.querySelectorAll('#second option').length === 2")
+    page.wait_for_selector("#error", state="hidden")
+    draw(page, SEVEN)
+    page.wait_for_selector("#verdict:has-text('Both read 7.')")
+    heads = page.locator("#sides th[scope=col]").all_inner_texts()
+    assert heads[1].startswith("experiment=fast")
+    assert heads[2].startswith("experiment=fast epochs=1")
+    assert page.locator("#sides tbody tr").count() == 10
+    assert page.locator("#pair canvas").count() == 14
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", b"I am no picture"),
+        ("empty.png", b""),
+        ("cut.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00"),
+        ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>"),
+    ],
+)
+def test_what_is_no_picture_is_told_and_nothing_else_changes(opened, name, content):
+    page = opened()
+    draw(page, SEVEN)
+    reads(page, "7")
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
+    page.wait_for_selector("#error:has-text('picture: expected a')")
+    assert page.inner_text("#guess") == "7"
+    page.click("#clear")
+    draw(page, ONE)
+    reads(page, "1")
+    assert page.locator("#error").is_hidden()
+
+
+def test_a_picture_that_is_dropped_is_read(opened, tmp_path):
+    from tests.test_predict import drawn
+
+    drawn(mode="RGB", ink=(20, 30, 120), paper=(250, 240, 220)).save(tmp_path / "seven.jpg")
+    page = opened()
+    content = list((tmp_path / "seven.jpg").read_bytes())
+    page.evaluate(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "seven.jpg"));
+            dispatchEvent(new DragEvent("drop", { dataTransfer: transfer }));
+        }""",
+        content,
+    )
+    reads(page, "7")
+    assert page.locator("#invitation").is_hidden()
+
+
+@pytest.mark.parametrize("tab", ["#draw", "#test", "#compare"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_is_wider_than_the_screen(opened, tab, width):
+    page = opened(width=width, height=740, tab=tab)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_finger_draws_and_picks_on_a_phone(opened):
+    page = opened(width=390, height=844, has_touch=True, is_mobile=True, device_scale_factor=2)
+    session = page.context.new_cdp_session(page)
+    box = page.locator("#pad").bounding_box()
+
+    def touch(kind, *points):
+        where = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": where})
+
+    touch("touchStart", ONE[0])
+    for step in range(1, 11):
+        touch("touchMove", (0.5, 0.15 + 0.07 * step))
+    touch("touchEnd")
+    reads(page, "1")
+    assert page.evaluate("scrollY") == 0  # the pad does not scroll
+    page.locator("#layer-C1").tap(position={"x": 30, "y": 20})
+    page.wait_for_selector("#unit:has-text('C1, map')")
+
+
+def test_dark_is_dark_and_the_button_changes_it(opened):
+    page = opened(color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark, before = page.evaluate(ground), pixels(page, "#layer-C1")
+    assert max(map(int, re.findall(r"\d+", dark))) < 60
+    page.click("#theme")
+    assert page.inner_text("#theme") == "Theme: light"
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    assert pixels(page, "#layer-C1") != before
