@@ -264,7 +264,7 @@ def test_the_walk_gives_rows_pictures_and_looks(url, monkeypatch):
     found = requests.get(f"{url}/api/test/1?right=false&limit=2", timeout=30).json()
     assert (found["count"], found["of"], found["accuracy"]) == (3, 6, 0.5)
     assert [row["index"] for row in found["images"]] == [4, 3]
-    assert {"truth": 5, "guess": 3} == {k: found["images"][0][k] for k in ("truth", "guess")}
+    assert {k: found["images"][0][k] for k in ("truth", "guess")} == {"truth": 5, "guess": 3}
     picture = requests.get(f"{url}/api/test/1/4.png", timeout=30)
     assert np.asarray(Image.open(io.BytesIO(picture.content))).tolist() == [[4] * 32] * 32
     seen = requests.get(f"{url}/api/look/test/1/4?network=0", timeout=30).json()
