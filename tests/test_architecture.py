@@ -68,6 +68,8 @@ SWEEPING = {"plugins", "sweeper", "searcher", "local", "remote"}  # what Hydra c
         ("cloudpickle", SWEEPING),
         ("torchvision", {"sources", "benchmark.steps"}),
         ("pickle", set()),
+        ("fastapi", {"demo.server"}),
+        ("uvicorn", {"demo.__main__"}),
         ("ray", {"remote"}),
         ("submitit", {"remote"}),
     ],

@@ -157,6 +157,9 @@ def test_a_unit_shows_what_feeds_it_and_its_sum_comes_out(opened):
         assert page.locator("#unit .connections").count() == (name == "C3")
     page.hover("#probabilities li >> nth=7")
     page.wait_for_selector("#unit:has-text('Score of 7')")
+    page.evaluate("document.querySelector('#probabilities li').focus()")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector("#unit:has-text('Score of 1')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#unit", state="hidden")
 

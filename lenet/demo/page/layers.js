@@ -181,14 +181,17 @@ class Maps extends View {
     const { context: c, scale } = this;
     const [x, y] = this.corner(k);
     const line = Math.round(2 * devicePixelRatio);
-    c.strokeStyle = own("--ink");
-    c.lineWidth = line;
     // Around the values, but never outside the canvas.
     const left = Math.max(x + column * scale - line / 2, line / 2);
     const top = Math.max(y + row * scale - line / 2, line / 2);
     const right = Math.min(x + (column + size) * scale + line / 2, this.canvas.width - line / 2);
     const bottom = Math.min(y + (row + size) * scale + line / 2, this.canvas.height - line / 2);
-    c.strokeRect(left, top, right - left, bottom - top);
+    // Two lines, so that it shows on any colour.
+    for (const [name, width] of [["--paper", 2 * line], ["--ink", line]]) {
+      c.strokeStyle = own(name);
+      c.lineWidth = width;
+      c.strokeRect(left, top, right - left, bottom - top);
+    }
   }
 
   corner(k) {

@@ -128,11 +128,17 @@ function row(network, name, k) {
   text.className = "percent";
   item.append(label, bar, text);
   if (!network.layers.length) return item;
-  item.tabIndex = 0;
+  item.tabIndex = k ? -1 : 0; // one stop of the Tab key; the arrow keys go on from there
   const pick = () => tab() === "draw" && choose({ layer: "output", map: k, row: 0, column: 0 });
   item.addEventListener("pointermove", (event) => event.pointerType !== "touch" && pick());
   item.addEventListener("pointerdown", pick);
   item.addEventListener("focus", () => item.matches(":focus-visible") && pick());
+  item.addEventListener("keydown", (event) => {
+    const next = { ArrowDown: item.nextSibling, ArrowUp: item.previousSibling }[event.key];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
   return item;
 }
 
