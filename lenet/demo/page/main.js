@@ -107,6 +107,9 @@ function answer(network, { class: best, probabilities }) {
   const list = $("probabilities");
   if (list.dataset.network !== String(network.id)) {
     list.dataset.network = network.id;
+    const longest = Math.max(...network.classes.map((name) => name.length));
+    list.style.setProperty("--label", `${0.62 * Math.min(longest, 16) + 0.4}rem`);
+    list.classList.toggle("long", longest > 3);
     list.replaceChildren(...network.classes.map((name, k) => row(network, name, k)));
   }
   probabilities.forEach((part, k) => {
