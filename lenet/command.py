@@ -38,7 +38,7 @@ from lenet.config import (
     one_line,
     presentable,
 )
-from lenet.interrupt import BROKEN_PIPE, stop_printing
+from lenet.shell import BROKEN_PIPE, INTERRUPTED, stop_printing
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500
@@ -74,7 +74,7 @@ def answering(conf: Path) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     return function(*args, **kwargs)
             except KeyboardInterrupt:
                 print("Interrupted.", file=sys.stderr)
-                sys.exit(130)
+                sys.exit(INTERRUPTED)
             except BrokenPipeError:
                 stop_printing()
                 sys.exit(BROKEN_PIPE)

@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from lenet import shell
+
 GROUPS = (
     *("data", "augment", "model", "loss", "optimizer", "schedule"),
     *("device", "checkpoint", "tracking"),
@@ -326,8 +328,7 @@ def clip(text: str, width: int = 80) -> str:
 
 def presentable(text: str) -> str:
     """One line that does nothing to a terminal but show letters."""
-    letters = (c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
-    return "".join(letters)
+    return shell.one_line(" ".join(text.split()))
 
 
 # ---- Records of a configuration --------------------------------------------------------------

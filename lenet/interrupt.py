@@ -4,22 +4,11 @@ the process.
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
-
-BROKEN_PIPE = 141  # what a shell expects of a process that SIGPIPE ended
-
-
-def stop_printing() -> None:
-    """After a BrokenPipeError: whoever read the output is gone, and what comes goes nowhere."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 class Interrupt:

@@ -26,6 +26,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lenet.shell import one_line
+
 Entry = tuple[str, Any]
 RECORDS, FILES = LANES = (0, 1)  # each goes out in its own order, whether or not the other can
 KINDS_OF_FILES = ("artifact", "checkpoint", "model", "register")
@@ -282,7 +284,8 @@ def left(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             continue
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            print(f"Warning: {path.parent}: no journal of a run ({reason})", file=sys.stderr)
+            where = one_line(path.parent)
+            print(f"Warning: {where}: no journal of a run ({reason})", file=sys.stderr)
 
 
 def find(root: Path, run_id: str) -> tuple[Path, dict[str, Any]] | None:

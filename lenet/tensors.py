@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 
 from lenet.opcodes import objection
+from lenet.shell import one_line
 
 CHECKSUM = b"sha256:"
 CHECKSUM_LENGTH = len(CHECKSUM) + 64
@@ -108,11 +109,6 @@ def obstacle(path: str | Path) -> str:
     if stat.S_ISREG(mode):
         return ""
     return "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-
-
-def one_line(text: object) -> str:
-    """One line that any terminal shows as it is, whatever is in a file's name."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def _sync_folder(folder: Path) -> None:
