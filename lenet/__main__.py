@@ -2,6 +2,8 @@
 
 import sys
 
+from lenet.shell import RUN_ID
+
 COMMANDS = {
     "run.py": "train, test, log one run; with -m a sweep",
     "-m lenet.data NAME": "fetch or verify a data set",
@@ -22,7 +24,7 @@ def main() -> int:
     print("Commands; each has --help, with an example:\n")
     for command, what in COMMANDS.items():
         print(f"  python {command:<{width}}  {what}")
-    print("\nRUN_ID is a run's id, the first letters of one, or latest. The runs: mlflow ui")
+    print(f"\nRUN_ID is {RUN_ID}. The runs: mlflow ui")
     return 0
 
 

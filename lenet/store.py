@@ -198,6 +198,7 @@ _REASONS = [
     ("ConnectTimeout|timed out", "no answer in time"),
     ("Connection aborted|RemoteDisconnected|Connection reset", "connection lost"),
     ("too many (\\d+) error responses", "it answers with server errors"),
+    ("filesystem tracking backend", "expected sqlite:///FILE or http://HOST:PORT"),
     ("^Expecting value: ", "it answers with something else than MLflow's JSON"),
 ]
 
@@ -517,9 +518,8 @@ def named(run: str, uri: str | None = None, sweep: bool = False) -> str:
             except ValueError as error:
                 raise TrackingError(f"{ascii(run)[1:-1][:80]}: {error}") from None
     if run != "latest" and not re.fullmatch("[0-9a-f]{4,31}", run):
-        shown = run if run.isprintable() else ascii(run)
         raise TrackingError(
-            f"{shown[:80]}: expected a run's id, 32 hexadecimal digits or the first of them, 4 at "
+            f"{quoted(run)}: expected a run's id, 32 hexadecimal digits or the first of them, 4 at "
             "least, latest, or models:/NAME@ALIAS"
         )
     client = connect(uri, create=False)
@@ -591,6 +591,10 @@ def fetched(run_id: str, artifact: str, uri: str | None = None) -> Iterator[Path
 def checked_id(run_id: str) -> str:
     """Raises: TrackingError where it is no id: what is one can't lead out of a folder or a URL."""
     if not RUN_ID.fullmatch(run_id):
-        shown = run_id if run_id.isprintable() else ascii(run_id)
-        raise TrackingError(f"{shown[:80]}: expected a run's id, 32 hexadecimal digits")
+        raise TrackingError(f"{quoted(run_id)}: expected a run's id, 32 hexadecimal digits")
     return run_id
+
+
+def quoted(run: str) -> str:
+    """What was given for a run's name, to be told that it is none; an empty one is seen."""
+    return (run if run.isprintable() and run else ascii(run))[:80]

@@ -711,6 +711,68 @@ def test_one_that_fails_does_not_stop_those_behind_it(waiting, fake, capsys, tmp
     assert capsys.readouterr().err.count("no journal of a run") == 2
 
 
+def waits(tmp_path, name, **facts):
+    """The folder of a run that waits under that id of its own."""
+    folder = tmp_path / "runs" / name
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(FACTS | {"id": name, "run_id": None} | facts))
+    return folder
+
+
+def test_the_first_letters_of_either_id_are_enough(waiting, fake, tmp_path, capsys):
+    own = waits(tmp_path, "abcd1" + "0" * 27)
+    theirs = waits(tmp_path, "e" * 32, run_id="abcd2" + "0" * 27)
+    assert send.main(["abcd2"]) == 0
+    assert (own.exists(), theirs.exists()) == (True, False)
+    assert send.main(["abcd"]) == 0
+    assert not own.exists()
+    assert waiting.exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_latest_is_the_one_that_started_last(waiting, fake, tmp_path, capsys):
+    new, old = waits(tmp_path, "a" * 32, start_time=3), waits(tmp_path, "f" * 32, start_time=2)
+    for folder in (new, old, waiting):
+        assert folder.exists()
+        assert send.main(["latest"]) == 0
+        assert not folder.exists()
+    assert send.main(["latest"]) == 2
+    assert capsys.readouterr().err == f"error: latest: no such run waits in {waiting.parent}\n"
+
+
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [
+        ("abcd", "several runs that wait have ids that begin so: abcd1000"),
+        ("abc", "expected a run's id, 32 hexadecimal digits or the first of them, 4 at least, or"),
+        ("abcd3", "no such run waits in "),
+        ("", "expected a run's id"),
+        ("ABCD", "expected a run's id"),
+        ("\udcff\n\x1b[31m", "expected a run's id"),
+    ],
+)
+def test_letters_that_tell_no_run_cost_a_line_and_none_of_the_others(
+    waiting, fake, tmp_path, capsys, run, why
+):
+    pair = [waits(tmp_path, f"abcd{n}" + "0" * 27) for n in (1, 2)]
+    assert send.main([run, waiting.name[:30]]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {run or repr(run)}: {why}" if run.isalnum() else "error: '")
+    assert why in err
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    assert out.startswith("Sent 1 records")
+    assert [folder.exists() for folder in (*pair, waiting)] == [True, True, False]
+
+
+def test_a_folder_that_is_none_is_not_one_where_nothing_waits(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for name, found in (("file", "a file"), ("none", "nothing there")):
+        assert send.main(["--folder", str(tmp_path / name)]) == 2
+        expected = f"error: {tmp_path / name}: expected a folder of runs that wait, found {found}\n"
+        assert capsys.readouterr().err == expected
+
+
 def test_a_living_run_is_not_sent(waiting, fake, capsys):
     journal = Journal.open(waiting)
     assert send.main([waiting.name]) == 2
