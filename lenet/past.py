@@ -116,6 +116,7 @@ def _again(config: Mapping[str, Any], asked: Mapping[str, Any], folders: Sequenc
 def _artifact(run_id: str, name: str, uri: str | None) -> str:
     with store.fetched(run_id, name, uri) as path:
         if path is None:
+            store.read_run(run_id, uri)  # there may be no run at all
             raise TrackingError(f"{run_id}: the run has no artifact {name}")
         return _text(path)
 
