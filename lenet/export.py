@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lenet.shell import RUN_ID, URI, answer, check_file, one_line, path_of
 from lenet.store import named
-from lenet.tensors import one_line
 
 if TYPE_CHECKING:
     from lenet.past import Inputs
@@ -88,7 +88,8 @@ def to_onnx(model: nn.Module, inputs: "Inputs", path: Path) -> None:
     except Exception as error:  # of torch's exporter, of many kinds
         raise ExportError(f"onnx: torch can't write this network ({one_line(error)})") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 @torch.no_grad()
@@ -100,7 +101,9 @@ def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Ten
     import onnxruntime
 
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        # Not by its name, which need not be UTF-8.
+        content, providers = path.read_bytes(), ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(content, providers=providers)
         pairs = [(session.run(None, {"images": x.numpy()})[0], model(x)) for x, _ in batches]
     except Exception as error:  # onnxruntime's own
         raise ExportError(f"{path}: onnxruntime can't run it ({one_line(error)})") from None
@@ -125,30 +128,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         "file by onnxruntime on the run's test set beside torch.",
         epilog="Example: python -m lenet.export latest --onnx lenet5.onnx",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run, or latest")
-    parser.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="to write")
-    parser.add_argument("--uri", help="the tracking store; default: as in run.py")
+    parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
+    parser.add_argument("--onnx", metavar="FILE", type=path_of, required=True, help="to write")
+    parser.add_argument("--uri", help=URI)
     parser.add_argument("--no-check", action="store_true", help="don't run it on the test set")
     options = parser.parse_args(argv)
-    try:
-        print(_export(options.run_id, options.uri, options.onnx, not options.no_check))
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    wanted = options.run_id, options.uri, options.onnx, not options.no_check
+    return answer(lambda: print(_export(*wanted)))
 
 
 def _export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
     from lenet.past import load_data, load_trained
 
+    check_file(path)
     run_id = named(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):
         model, inputs = load_trained(run_id, uri)
         data = load_data(run_id, uri) if check else None
     to_onnx(model, inputs, path)
     size = f"{path.stat().st_size / 1000:,.0f} kB"
-    written = f"{path} ({size}): images float32 (N, {inputs.in_channels}, {inputs.image_size}, "
-    written += f"{inputs.image_size}) -> scores float32 (N, {len(inputs.classes)})"
+    shape = f"(N, {inputs.in_channels}, {inputs.image_size}, {inputs.image_size})"
+    written = f"{one_line(path)} ({size}): images float32 {shape} -> scores float32 "
+    written += f"(N, {len(inputs.classes)})"
     if data is None:
         return written
     found = check_onnx(path, model, data.test)
