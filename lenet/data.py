@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lenet import sources
 from lenet.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.shell import answer, one_line
 from lenet.sources import Pair, Raw
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -257,7 +258,7 @@ def _fetch(name: str, root: Path, split: str | None, download: bool, mirror: str
             reason += f", and {error}"
     if name != "auto":
         raise DataError(reason)
-    print(f"Warning: using the 1,797 embedded digits: {reason}", file=sys.stderr)
+    print(f"Warning: using the 1,797 embedded digits: {one_line(reason)}", file=sys.stderr)
     return sources.embedded_digits()
 
 
@@ -454,7 +455,7 @@ def describe(data: Data) -> str:
     """What is in a set: counts, classes, normalisation, checksum."""
     parts = {"train": data.train, "validation": data.val, "test": data.test}
     shape = f"{data.in_channels}x{data.image_size}x{data.image_size}"
-    lines = [f"{data.name} from {data.where}"]
+    lines = [f"{data.name} from {one_line(data.where)}"]
     lines += [f"  {name:<10} {part.count:>7,} images" for name, part in parts.items() if part]
     lines += [
         f"  network    {shape} pixels, mean {data.mean:.4f}, std {data.std:.4f}",
@@ -478,20 +479,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--root",
         default=os.environ.get("LENET_DATA", "data"),
+        metavar="FOLDER",
         help="where it lies (default: %(default)s)",
     )
-    parser.add_argument(
-        "--split", help="which split of emnist: " + ", ".join(sources.EMNIST_SPLITS)
-    )
+    splits = ", ".join(sources.EMNIST_SPLITS)
+    parser.add_argument("--split", metavar="NAME", help=f"which split of emnist: {splits}")
     parser.add_argument("--no-download", action="store_true", help="only look on disk")
-    parser.add_argument("--mirror", help="a base URL to ask before the official ones")
+    parser.add_argument("--mirror", metavar="URL", help="to ask before the official ones")
     args = parser.parse_args(argv)
-    try:
-        print(describe(load(args.name, args.root, args.split, not args.no_download, args.mirror)))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    wanted = args.name, args.root, args.split, not args.no_download, args.mirror
+    return answer(lambda: print(describe(load(*wanted))))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lenet import store
 from lenet.machine import environment_differences
+from lenet.shell import RUN_ID, answer
 from lenet.store import Stored, TrackingError
 
 if TYPE_CHECKING:
@@ -193,13 +194,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Example: python -m lenet.diff 41a20018ee834d6487033a5dc7d6bcb4 "
         "0c51ee834d64a2008ee834d6487033a5",
     )
-    parser.add_argument("runs", metavar="RUN_ID", nargs=2, help="an MLflow run, or latest")
+    parser.add_argument("runs", metavar="RUN_ID", nargs=2, help=RUN_ID)
     options = parser.parse_args(argv)
-    try:
-        (a, env_a), (b, env_b) = (read(store.named(run)) for run in options.runs)
-    except TrackingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return answer(lambda: _run(*options.runs))
+
+
+def _run(one: str, other: str) -> int:
+    (a, env_a), (b, env_b) = (read(store.named(run)) for run in (one, other))
     difference = compare(a, b, (env_a, env_b))
     print(report(a, b, difference))
     return 0 if difference.same_bits else 1

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from lenet.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 from lenet.model import LeNet5, probabilities
+from lenet.shell import RUN_ID, URI, answer, check_file, one_line, path_of
 from lenet.store import named
-from lenet.tensors import one_line
 
 TOLERANCE = 1e-4  # float32 sums of 400 terms in another order
 
@@ -327,21 +327,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "layer, with the arithmetic of a number of each. It needs no network to be read.",
         epilog="Example: python -m lenet.explain latest --image 7 --output explain.html",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run, or latest")
-    parser.add_argument("--image", type=int, default=0, help="which test image; default: the first")
-    parser.add_argument("--output", type=Path, default=Path("explain.html"), help="the page")
-    parser.add_argument("--uri", help="the tracking store; default: as in run.py")
+    parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
+    parser.add_argument(
+        "--image", type=int, default=0, metavar="N", help="which test image; default: 0, the first"
+    )
+    parser.add_argument(
+        "--output",
+        type=path_of,
+        default=Path("explain.html"),
+        metavar="FILE",
+        help="the page (default: %(default)s)",
+    )
+    parser.add_argument("--uri", help=URI)
     options = parser.parse_args(argv)
-    try:
-        found = _explained(options.run_id, options.uri, options.image)
-        from lenet.explain_page import page
+    return answer(lambda: _run(options.run_id, options.uri, options.image, options.output))
 
-        options.output.write_text(page(found), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: {len(found.layers)} layers, every number by hand is the network's")
-    return 0
+
+def _run(run_id: str, uri: str | None, index: int, output: Path) -> None:
+    check_file(output)
+    found = _explained(run_id, uri, index)
+    from lenet.explain_page import page
+
+    output.write_text(page(found), encoding="utf-8")
+    layers = len(found.layers)
+    print(f"{one_line(output)}: {layers} layers, every number by hand is the network's")
 
 
 def _explained(run_id: str, uri: str | None, index: int) -> Explained:

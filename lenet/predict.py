@@ -6,7 +6,6 @@ python -m lenet.predict lenet5.pth --show *.jpg
 
 import argparse
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +20,8 @@ from lenet.data import MNIST_MEAN, MNIST_STD, as_input
 from lenet.model import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
 from lenet.picture import read_picture
-from lenet.tensors import obstacle, one_line
+from lenet.shell import MISTAKE, RUN_ID, answer, one_line, tell
+from lenet.tensors import obstacle
 
 
 @dataclass(frozen=True)
@@ -110,23 +110,20 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0, or 2 where the model or any of the pictures could not be read."""
     options = _parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # not every terminal has every file name
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            classifier = load_classifier(options.source, options.activation, options.pooling)
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    return answer(lambda: _read(options))
+
+
+def _read(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):
+        classifier = load_classifier(options.source, options.activation, options.pooling)
     status = 0
     for path in options.pictures:
         try:
             image = read_picture(path)
             scores = predict(classifier, image[None])[0].tolist()
         except ValueError as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
-            status = 2
+            tell(error)
+            status = MISTAKE
             continue
         print(_report(one_line(path), classifier.classes, scores))
         if options.show:
@@ -141,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "one digit a picture; nothing is written.",
         epilog="Example: python -m lenet.predict lenet5.pth --show seven.jpg",
     )
-    parser.add_argument("source", metavar="RUN_ID|WEIGHTS", help="an MLflow run, latest, or .pth")
+    parser.add_argument("source", metavar="RUN_ID|WEIGHTS", help=f"{RUN_ID}; or a .pth file")
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     group = parser.add_argument_group("for a .pth file, which does not tell")

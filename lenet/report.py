@@ -18,7 +18,8 @@ from lenet.published import beside
 from lenet.report_page import page
 from lenet.report_text import Findings, by_metric, failures, lines
 from lenet.results import load_curves, read_sweep
-from lenet.store import TrackingError, named
+from lenet.shell import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
+from lenet.store import named
 from lenet.sweep import is_maximized
 from lenet.verdict import judge
 
@@ -159,24 +160,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "parameter does, and what it cost; logs a page and the data on the sweep's run.",
         epilog="Example: python -m lenet.report 0123456789abcdef0123456789abcdef",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="the sweep's run, the parent, or latest")
+    parser.add_argument("run_id", metavar="RUN_ID", help=f"the sweep's own run: {RUN_ID}")
     parser.add_argument("--metric", help="to judge by; default: the sweep's objective")
-    parser.add_argument("--uri", help="the tracking store; default: as in run.py")
-    parser.add_argument("--output", type=Path, help="a folder to write to, instead of logging")
+    parser.add_argument("--uri", help=URI)
+    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=OUTPUT)
     options = parser.parse_args(argv)
-    try:
-        run_id = named(options.run_id, options.uri, sweep=True)
-        if options.output:
-            found = make(run_id, options.uri, options.metric)
-            options.output.mkdir(parents=True, exist_ok=True)
-            write(found, options.output, options.uri)
-            print("\n".join([*lines(found), f"Page: {options.output}/report.html"]))
-        else:
-            print(report(run_id, options.uri, options.metric))
-    except (ReportError, TrackingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answer(lambda: print(_told(options.run_id, options.uri, options.metric, options.output)))
+
+
+def _told(run_id: str, uri: str | None, metric: str | None, output: Path | None) -> str:
+    if output:
+        check_folder(output)
+    run_id = named(run_id, uri, sweep=True)
+    if not output:
+        return report(run_id, uri, metric)
+    found = make(run_id, uri, metric)
+    output.mkdir(parents=True, exist_ok=True)
+    write(found, output, uri)
+    return "\n".join([*lines(found), f"Page: {one_line(output)}/report.html"])
 
 
 if __name__ == "__main__":

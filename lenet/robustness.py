@@ -15,11 +15,10 @@ from tqdm import tqdm
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data import Data
 from lenet.evaluate import Score, evaluate
-from lenet.interrupt import BROKEN_PIPE, stop_printing
 from lenet.native import equip
+from lenet.shell import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.store import named
 from lenet.sweep_store import add_artifacts
-from lenet.tensors import one_line
 
 FOLDER = "robustness"  # of the run's artifacts
 
@@ -97,27 +96,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "as a table, and as a table and a picture among the run's artifacts.",
         epilog="Example: python -m lenet.evaluate 41a20018ee834d6487033a5dc7d6bcb4",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="an MLflow run, or latest")
-    parser.add_argument("--uri", help="the tracking store; default: as in run.py")
-    parser.add_argument("--output", type=Path, help="a folder to write to, instead of logging")
-    parser.add_argument("--seed", type=int, default=0, help="of what is random; default: 0")
+    parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
+    parser.add_argument("--uri", help=URI)
+    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=OUTPUT)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of what is random; default: 0"
+    )
     options = parser.parse_args(argv)
-    try:
-        where = _run(options.run_id, options.uri, options.output, options.seed)
-        print(f"Picture and table: {where}")
-    except BrokenPipeError:  # who read it has seen enough
-        stop_printing()
-        return BROKEN_PIPE
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return answer(lambda: _run(options.run_id, options.uri, options.output, options.seed))
 
 
-def _run(run_id: str, uri: str | None, output: Path | None, seed: int) -> str:
+def _run(run_id: str, uri: str | None, output: Path | None, seed: int) -> None:
     from lenet.past import load_data, load_trained  # slow to import: --help needs none of them
     from lenet.robustness_plots import robustness
 
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed {seed}: expected 0 to {2**63 - 1}")
+    if output:
+        check_folder(output)
     run_id = named(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):
         data = load_data(run_id, uri)
@@ -134,4 +130,5 @@ def _run(run_id: str, uri: str | None, output: Path | None, seed: int) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / "robustness.png", dpi=150)
         (folder / "robustness.csv").write_text(rows(results), encoding="utf-8")
-        return str(folder) if output else add_artifacts(run_id, folder, FOLDER, uri)
+        where = str(folder) if output else add_artifacts(run_id, folder, FOLDER, uri)
+    print(f"Picture and table: {one_line(where)}")

@@ -552,7 +552,7 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(tmp_pat
     assert run("--output", str(path)) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n"), path.read_text()) == ("", 1, "mine")
-    assert err.startswith(f"error: --output {path}: expected a folder")
+    assert err.startswith(f"error: {path}: expected a folder")
 
 
 def test_data_that_cannot_be_used_is_one_line_and_status_2(monkeypatch, capsys):

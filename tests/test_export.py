@@ -112,6 +112,6 @@ def test_a_run_becomes_a_file_that_is_held_against_its_test_set(tmp_path, monkey
     assert "onnxruntime on 360 test images: scores within" in out
     assert "0 classes differ" in out
     assert export.main(["latest", "--onnx", str(tmp_path / "no" / "net.onnx")]) == 2
-    assert capsys.readouterr().err.endswith("net.onnx: No such file or directory\n")
+    assert capsys.readouterr().err.endswith(f"found no folder {tmp_path}/no\n")
     assert export.main(["ffffffff", "--onnx", str(path)]) == 2
     assert "no run's id begins so" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import psutil
 
 from lenet.benchmark.report import VARIANTS, Report, machine_line, markdown
+from lenet.shell import INTERRUPTED, answer, check_folder, one_line, path_of
 
 MOST_ROUNDS, MOST_SECONDS, MOST_IMAGES = 1000, 60.0, 4096
 SPLIT_BATCHES = (64, 256)
@@ -26,40 +27,27 @@ SPLIT_BATCHES = (64, 256)
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0; 2 where there is no such data, or no writing to the output; 130 after Ctrl-C."""
     options = _parser().parse_args(argv)
-    from lenet.idx import DataError  # after the options, so that a bad one is answered at once
+    return answer(lambda: _benchmark(options))
 
+
+def _benchmark(options: argparse.Namespace) -> int:
+    if options.output:
+        check_folder(options.output)
     try:
-        if options.output:
-            _make_folder(options.output)
         report = run(options)
-    except (DataError, OutputError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("stopped before the end, nothing written", file=sys.stderr)
-        return 130
+        print("Interrupted: nothing is written.", file=sys.stderr)
+        return INTERRUPTED
     page = markdown(report)
     print(page, end="")
     if options.output:
         from lenet.benchmark.plot import overview
 
+        options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "benchmark.md").write_text(page, encoding="utf-8")
         (options.output / "benchmark.json").write_text(report.json(), encoding="utf-8")
         overview(report).savefig(options.output / "benchmark.png")
     return 0
-
-
-class OutputError(ValueError):
-    """A folder that can't be written to: one line."""
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--output {folder}: expected a folder ({error.strerror})") from None
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"--output {folder}: expected a folder that can be written to")
 
 
 def run(options: argparse.Namespace) -> Report:
@@ -137,7 +125,7 @@ class Parser(argparse.ArgumentParser):
     """Answers a bad value with one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {one_line(message)}\n")
 
 
 def _parser() -> Parser:
@@ -156,9 +144,9 @@ def _parser() -> Parser:
     add("--variants", every, "ways to train", type=_listed(_variant), metavar="NAME,NAME")
     add("--rounds", 5, "how often everything is measured", type=_rounds, metavar="N")
     add("--seconds", 0.4, "of training in each stretch", type=_seconds, metavar="S")
-    add("--root", os.environ.get("LENET_DATA", "data"), "where MNIST lies")
+    add("--root", os.environ.get("LENET_DATA", "data"), "where MNIST lies", metavar="FOLDER")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="writes benchmark.md, .json and .png there"
+        "--output", type=path_of, metavar="FOLDER", help="writes benchmark.md, .json and .png there"
     )
     parser.add_argument(
         "--no-startup", action="store_true", help="leaves out the start of python run.py"
