@@ -138,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         "one digit a picture; nothing is written.",
         epilog="Example: python -m lenet.predict lenet5.pth --show seven.jpg",
     )
-    parser.add_argument("source", metavar="RUN_ID|WEIGHTS", help=f"{RUN_ID}; or a .pth file")
+    parser.add_argument(
+        "source", metavar="RUN_ID|WEIGHTS", help=f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
+    )
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     group = parser.add_argument_group("for a .pth file, which does not tell")

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from lenet.tensors import one_line
+from lenet.shell import RUN_ID, answer
 
 HOST = "127.0.0.1"
 
@@ -15,14 +15,12 @@ HOST = "127.0.0.1"
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0 once it was ended, 2 where there was nothing to show, or no port to show it on."""
     options = _parser().parse_args(argv)
-    try:
-        _serve(options)
-    except KeyboardInterrupt:
-        pass  # the way to end it
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+
+    def work() -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            _serve(options)
+
+    return answer(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,10 +36,14 @@ def _parser() -> argparse.ArgumentParser:
         *("sources",),
         metavar="RUN_ID|WEIGHTS",
         nargs="+",
-        help="an MLflow run, latest, models:/NAME@ALIAS, or .pth",
+        help=f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file",
     )
     parser.add_argument(
-        "--port", type=_port, default=8000, help="default: 8000; 0 takes one that is free"
+        "--port",
+        type=_port,
+        default=8000,
+        metavar="N",
+        help="default: 8000; 0 takes one that is free",
     )
     group = parser.add_argument_group("for a .pth file, which does not tell")
     group.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="default: tanh")
