@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenet.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
+from lenet.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model import LeNet5, probabilities
 from lenet.shell import RUN_ID, URI, answer, check_file, one_line, path_of
 from lenet.store import named
@@ -174,13 +174,6 @@ def _convolution(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> 
     )
 
 
-def feeding(layer: Any, k: int) -> list[int]:
-    """The maps that map k of a convolution reads, in order."""
-    if isinstance(layer, ConnectedConv2d):
-        return sorted(int(m) for out, m in layer.pairs.T.tolist() if out == k)
-    return list(range(layer.in_channels))
-
-
 def _pooling(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
     k, row, column = _telling_place(y)
     block = x[k, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten().tolist()
@@ -287,14 +280,6 @@ def _summed(
         result = float(activation(torch.tensor(total, dtype=torch.float64)))
         function = function_of(activation)
     return Arithmetic(where, terms, bias, total, function, result, float(network)).checked()
-
-
-def function_of(activation: nn.Module) -> str:
-    """Of `a`, in words of mathematics."""
-    if isinstance(activation, ScaledTanh):
-        return f"{activation.amplitude:g} tanh({activation.slope:.4g} a)"
-    names = {nn.Tanh: "tanh(a)", nn.ReLU: "max(0, a)", nn.Sigmoid: "1 / (1 + exp(-a))"}
-    return names.get(type(activation), f"{type(activation).__name__}(a)")
 
 
 def _telling(x: Tensor) -> int:

@@ -194,3 +194,21 @@ def _begin(how: str, weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
     if bias is not None:
         reach = bound if how == "lecun1998" else 0.0
         nn.init.uniform_(bias, -reach, reach)
+
+
+# ---- For who shows a network -------------------------------------------------------------------
+
+
+def feeding(layer: nn.Conv2d | ConnectedConv2d, k: int) -> list[int]:
+    """The maps that map k of a convolution reads, in order."""
+    if isinstance(layer, ConnectedConv2d):
+        return sorted(int(m) for out, m in layer.pairs.T.tolist() if out == k)
+    return list(range(layer.in_channels))
+
+
+def function_of(activation: nn.Module) -> str:
+    """Of `a`, in words of mathematics."""
+    if isinstance(activation, ScaledTanh):
+        return f"{activation.amplitude:g} tanh({activation.slope:.4g} a)"
+    names = {nn.Tanh: "tanh(a)", nn.ReLU: "max(0, a)", nn.Sigmoid: "1 / (1 + exp(-a))"}
+    return names.get(type(activation), f"{type(activation).__name__}(a)")

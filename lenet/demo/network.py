@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet.data import as_input
-from lenet.explain import feeding, function_of
-from lenet.layers import RBF, ConnectedConv2d, Subsample
+from lenet.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model import LeNet5, count_parameters
 from lenet.predict import Classifier, is_weights, load_classifier, predict
 

@@ -160,7 +160,8 @@ def _protect(app: FastAPI) -> None:
     """Errors in one line; nothing for pages of other sites, which the browser may show beside."""
 
     @app.exception_handler(ValueError)
-    async def mistake(_: Request, error: ValueError) -> Response:
+    @app.exception_handler(OSError)
+    async def mistake(_: Request, error: Exception) -> Response:
         return _json({"error": one_line(error)}, 400)
 
     @app.exception_handler(RequestValidationError)

@@ -117,6 +117,7 @@ function answer(network, { class: best, probabilities }) {
     bar.firstElementChild.style.width = `${100 * part}%`;
     text.textContent = percent(part);
     list.children[k].classList.toggle("best", k === best);
+    list.children[k].setAttribute("aria-selected", k === best);
   });
   $("answer").hidden = tab() === "compare"; // it has both answers side by side
 }
@@ -124,6 +125,7 @@ function answer(network, { class: best, probabilities }) {
 /** A class's probability, which leads to its score as a number of the last layer. */
 function row(network, name, k) {
   const item = document.createElement("li");
+  item.setAttribute("role", "option");
   const [label, bar, text] = ["span", "span", "span"].map((tag) => document.createElement(tag));
   label.textContent = name;
   bar.append(document.createElement("i"));
