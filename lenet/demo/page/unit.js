@@ -112,9 +112,9 @@ function fields(layer, { blocks }) {
       if (!block[kind]?.length) return;
       if (signs[n]) field.append(text("span", signs[n]));
       const canvas = small(block[kind], rows, columns, scale, (v) => colour(v, most[kind]));
-      canvas.title = kind;
+      canvas.title = `${kind}, ${what}\n${grid(block[kind], columns)}`;
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `${kind} of ${what}: ${block[kind].slice(0, 25).map(number).join(", ")}`);
+      canvas.setAttribute("aria-label", canvas.title);
       field.append(canvas);
     });
     element.append(field);
@@ -150,6 +150,12 @@ function writtenOut({ values, weights, products }, what) {
     list.append(text("div", row, "sum"));
   }
   return list;
+}
+
+function grid(values, columns) {
+  const rows = [];
+  for (let i = 0; i < values.length; i += columns) rows.push(values.slice(i, i + columns).map(number).join("  "));
+  return rows.join("\n");
 }
 
 const named = (source, map) => (source === "input" ? "input" : `${source} map ${map}`);
