@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lenet.tensors import CheckpointError, load, one_line, save
+from lenet.shell import one_line
+from lenet.tensors import CheckpointError, load, save
 
 __all__ = [
     *("CheckpointError", "load", "load_model", "save", "save_model"),

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet.tensors import CheckpointError, load, obstacle, one_line
+from lenet.shell import one_line
+from lenet.tensors import CheckpointError, load, obstacle
 
 
 class DataError(ValueError):

@@ -17,7 +17,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from lenet.idx import DataError
-from lenet.tensors import obstacle, one_line
+from lenet.shell import one_line
+from lenet.tensors import obstacle
 
 Floats = NDArray[np.float32]
 

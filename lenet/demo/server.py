@@ -24,7 +24,7 @@ from lenet.demo.network import Network, look, open_network
 from lenet.demo.walk import Walk, walk
 from lenet.picture import Floats, read_drawing, read_picture_bytes
 from lenet.predict import is_weights
-from lenet.tensors import one_line
+from lenet.shell import one_line
 
 PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 30_000_000  # of a picture
