@@ -110,7 +110,7 @@ function fields(layer, { blocks }) {
     const signs = layer.rule === "distance" ? ["", "−", "→"] : ["", "×", "="];
     ["values", "weights", "products"].forEach((kind, n) => {
       if (!block[kind]?.length) return;
-      if (signs[n]) field.append(text("span", signs[n]));
+      if (signs[n] && block.values.length) field.append(text("span", signs[n]));
       const canvas = small(block[kind], rows, columns, scale, (v) => colour(v, most[kind]));
       canvas.title = `${kind}, ${what}\n${grid(block[kind], columns)}`;
       canvas.setAttribute("role", "img");
