@@ -13,6 +13,7 @@ import pytest
 
 from lenet import predict, registry, robustness, store
 from lenet.config import ConfigError, check
+from lenet.demo.network import open_network
 from lenet.store import TrackingError, named
 from tests.test_resume import Bench
 
@@ -145,6 +146,9 @@ def test_commands_take_the_champion(lab, monkeypatch, capsys):
     assert robustness.main(["models:/digits@champion"]) == 0
     assert "Test set of 360 images" in capsys.readouterr().out
     assert predict.main(["models:/digits@champion", "nothing.png"]) == 2
+    shown = open_network("models:/digits@champion")
+    assert shown.run_id == lab.runs()[0].info.run_id
+    assert [layer.name for layer in shown.layers] == ["C1", "S2", "C3", "S4", "C5", "F6", "output"]
     assert "nothing.png" in capsys.readouterr().err
 
 
