@@ -44,8 +44,12 @@ def read_picture(path: Path) -> Tensor:
     """
     if found := obstacle(path):
         raise DataError(f"{one_line(path)}: expected a picture, found {found}")
-    with path.open("rb") as file:
-        return _read(file, one_line(path))
+    try:
+        with path.open("rb") as file:
+            return _read(file, one_line(path))
+    except OSError as error:
+        why = f"no access ({error.strerror})"
+        raise DataError(f"{one_line(path)}: expected a picture, found {why}") from None
 
 
 def read_picture_bytes(content: bytes, name: str) -> Tensor:

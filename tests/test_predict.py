@@ -261,6 +261,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "no access (File name too long)" in refusal(tmp_path / ("7" * 300 + ".png"))
 
 
+def test_a_picture_that_may_not_be_read_is_told_as_the_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    drawn().save(tmp_path / "seven.png")
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"found no access \(Permission denied\)$"):
+        read_picture(tmp_path / "seven.png")
+
+
 def test_a_file_that_is_no_picture_is_told_which_formats_there_are(tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     for content in (b"", b"a seven\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
