@@ -138,15 +138,19 @@ def _parser() -> argparse.ArgumentParser:
         "one digit a picture; nothing is written.",
         epilog="Example: python -m lenet.predict lenet5.pth --show seven.jpg",
     )
-    parser.add_argument(
-        "source", metavar="RUN_ID|WEIGHTS", help=f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
-    )
+    add_network(parser, "source")
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
+    return parser
+
+
+def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
+    """Adds what names a network, as `load_classifier` takes it."""
+    known = f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
+    parser.add_argument(name, metavar="RUN_ID|WEIGHTS", nargs=nargs, help=known)
     group = parser.add_argument_group("for a .pth file, which does not tell")
     group.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="default: tanh")
     group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")
-    return parser
 
 
 def _report(name: str, classes: Sequence[str], scores: Sequence[float]) -> str:

@@ -525,8 +525,9 @@ def named(run: str, uri: str | None = None, sweep: bool = False) -> str:
     client = connect(uri, create=False)
     kinds = f"tags.`{SWEEP_KIND_TAG}` LIKE '%'"
     wanted = f"attributes.run_id LIKE '{run}%'" if run != "latest" else kinds if sweep else ""
-    # MLflow can't be asked for runs without a tag; a sweep's own run was never trained.
-    runs = (r for r in _newest(client, wanted) if wanted or SWEEP_KIND_TAG not in r.data.tags)
+    runs = _newest(client, wanted)
+    if not wanted:
+        runs = _trained(runs)
     with translated(client):
         found = [each.info.run_id for each in islice(runs, 2)]
     if not found:
@@ -544,10 +545,14 @@ def recent(count: int, uri: str | None = None) -> list[tuple[str, str]]:
     Raises: TrackingError where the store can't be reached.
     """
     client = connect(uri, create=False)
-    runs = _newest(client, "attributes.status = 'FINISHED'")
-    trained = (run.info for run in runs if SWEEP_KIND_TAG not in run.data.tags)
+    runs = _trained(_newest(client, "attributes.status = 'FINISHED'"))
     with translated(client):
-        return [(info.run_id, info.run_name) for info in islice(trained, count)]
+        return [(run.info.run_id, run.info.run_name) for run in islice(runs, count)]
+
+
+def _trained(runs: Iterator[Run]) -> Iterator[Run]:
+    # MLflow can't be asked for runs without a tag; a sweep's own run was never trained.
+    return (run for run in runs if SWEEP_KIND_TAG not in run.data.tags)
 
 
 def _newest(client: MlflowClient, wanted: str) -> Iterator[Run]:

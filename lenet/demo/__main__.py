@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from lenet.shell import RUN_ID, answer
+from lenet.shell import answer
 
 HOST = "127.0.0.1"
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lenet.model import ACTIVATIONS, POOLINGS
+    from lenet.predict import add_network
 
     parser = argparse.ArgumentParser(
         prog="python -m lenet.demo",
@@ -32,12 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         "read it, layer by layer; walk through the test set; compare two networks.",
         epilog="Example: python -m lenet.demo latest",
     )
-    parser.add_argument(
-        *("sources",),
-        metavar="RUN_ID|WEIGHTS",
-        nargs="+",
-        help=f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file",
-    )
+    add_network(parser, "sources", nargs="+")
     parser.add_argument(
         "--port",
         type=_port,
@@ -45,9 +40,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="default: 8000; 0 takes one that is free",
     )
-    group = parser.add_argument_group("for a .pth file, which does not tell")
-    group.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="default: tanh")
-    group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")
     return parser
 
 

@@ -3,7 +3,6 @@
 All that leaves this module is plain lists and numbers, for JSON.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from lenet.data import as_input
 from lenet.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
-from lenet.model import LeNet5, count_parameters
+from lenet.model import LeNet5
 from lenet.predict import Classifier, is_weights, load_classifier, predict
 
 DIGITS = 4  # after the point, of what is shown
@@ -57,12 +56,10 @@ class Network:
 
     def facts(self) -> dict[str, Any]:
         c = self.classifier
-        model = c.module
         return {
             "name": self.name,
             "run_id": self.run_id,
-            "kind": type(model).__name__,
-            "parameters": count_parameters(model) if isinstance(model, nn.Module) else None,
+            "kind": type(c.module).__name__,
             "classes": list(c.classes),
             "image_size": c.image_size,
         }
@@ -99,7 +96,6 @@ def look(network: Network, image: Tensor) -> dict[str, Any]:
     Shapes: uint8 (H, W).
     Raises: ValueError where that is not finite.
     """
-    begin = time.perf_counter()
     c = network.classifier
     scores = predict(c, image[None])[0]
     inputs = as_input(image[None], c.image_size, c.mean, c.std)
@@ -110,7 +106,6 @@ def look(network: Network, image: Tensor) -> dict[str, Any]:
         "class": int(scores.argmax()),
         "probabilities": _plain(scores, 6),
         "stages": {name: _plain(stage) for name, stage in stages.items()},
-        "milliseconds": round(1000 * (time.perf_counter() - begin), 2),
     }
 
 
@@ -118,7 +113,8 @@ def look(network: Network, image: Tensor) -> dict[str, Any]:
 def layers_of(classifier: Classifier) -> list[Layer]:
     """Of a LeNet5; none of another network."""
     model, side = classifier.module, classifier.image_size
-    if type(model) is not LeNet5:
+    # Another layer would be shown as what it is not.
+    if type(model) is not LeNet5 or not (_is_halving(model.pool1) and _is_halving(model.pool2)):
         return []
     shapes = {
         name: [*stage.shape[1:], 1, 1][:3]
@@ -142,8 +138,13 @@ def layers_of(classifier: Classifier) -> list[Layer]:
         layers.append(Layer("output", title, "F6", shapes["output"], 1, 1, *wiring))
     else:
         layers.append(_dense("output", "F6", shapes["output"], model.fc3, "", shapes["F6"]))
-    # A layer that is none of these would be shown as what it is not.
-    return layers if all(layer.rule for layer in layers) else []
+    return layers
+
+
+def _is_halving(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.AvgPool2d | nn.MaxPool2d):
+        return (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0)
+    return isinstance(layer, Subsample)
 
 
 def _convolution(name: str, source: str, shape: Sequence[int], layer: Any, function: str) -> Layer:
@@ -164,8 +165,6 @@ def _pooling(name: str, source: str, shape: Sequence[int], layer: Any) -> Layer:
         title = "subsampling"
     elif isinstance(layer, nn.MaxPool2d):
         weights, rule, title = [[]] * maps, "largest", "max pooling"
-    elif not isinstance(layer, nn.AvgPool2d):
-        rule = ""
     sources = [[k] for k in range(maps)]
     return Layer(name, title, source, shape, 2, 2, sources, weights, bias, rule, function)
 

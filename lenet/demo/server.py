@@ -120,8 +120,9 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
     async def look_at_picture(request: Request, ids: Ids) -> Response:
         """Body: a picture's file."""
         content = await _body(request, MOST_BYTES)
-        name = "picture"
-        return await run_in_threadpool(lambda: shelf.looks(ids, read_picture_bytes(content, name)))
+        return await run_in_threadpool(
+            lambda: shelf.looks(ids, read_picture_bytes(content, "picture"))
+        )
 
     @app.get("/api/look/test/{k}/{index}")
     def look_at_test_image(k: int, index: int, ids: Ids) -> Response:

@@ -14,8 +14,6 @@ from lenet.data import load
 from lenet.demo.network import Network
 from lenet.evaluate import Score, evaluate
 
-ORDERS = ("surest", "least", "set")  # of confidence; or the set's own
-
 
 @dataclass(frozen=True)
 class Walk:
@@ -25,7 +23,8 @@ class Walk:
     score: Score
 
     def found(self, truth: int | None, guess: int | None, right: bool | None, order: str) -> Tensor:
-        """Indices of the images that are asked for; None asks for all.
+        """Indices of the images that are asked for; None asks for all. `order` is by confidence,
+        `surest` or `least` first, or `set`, the set's own.
 
         Shapes: -> int64 (M).
         """
