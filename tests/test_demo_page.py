@@ -118,6 +118,32 @@ def test_a_drawn_7_is_read_as_7_while_it_is_drawn(opened):
     assert [pixels(page, f"#layer-{name}") for name in layers] == before
 
 
+def test_the_page_follows_a_pen_that_never_rests(opened):
+    page = opened()
+    draw(page, ONE)
+    reads(page, "1")
+    seen = page.evaluate(
+        """() => new Promise((done) => {
+            const pad = document.querySelector("#pad");
+            const box = pad.getBoundingClientRect();
+            let [seen, moves] = [0, 0];
+            new MutationObserver(() => seen++).observe(
+                document.querySelector("#status"), { childList: true });
+            pad.setPointerCapture = () => {};
+            const fire = (kind) => pad.dispatchEvent(new PointerEvent(kind, {
+                pointerId: 7, clientX: box.left + 60 + (moves % 100), clientY: box.top + 60 }));
+            fire("pointerdown");
+            const timer = setInterval(() => {
+                fire("pointermove");
+                if (seen < 3 && ++moves < 2000) return;
+                clearInterval(timer);
+                done(seen);
+            }, 2);
+        })"""
+    )
+    assert seen >= 3
+
+
 def test_a_digit_is_drawn_by_the_keyboard_alone(opened):
     page = opened()
     page.keyboard.press("Tab")
@@ -250,6 +276,10 @@ def test_what_is_no_picture_is_told_and_nothing_else_changes(opened, name, conte
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
     page.wait_for_selector("#error:has-text('picture: expected a')")
     assert page.inner_text("#guess") == "7"
+    page.click("#tab-compare")  # the drawing is still what is looked at
+    page.click("#tab-draw")
+    page.wait_for_selector("#error", state="hidden")
+    reads(page, "7")
     page.click("#clear")
     draw(page, ONE)
     reads(page, "1")

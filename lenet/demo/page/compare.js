@@ -1,6 +1,7 @@
 // Two networks on the same drawing.
 
 import { Layers } from "./layers.js";
+import { element, percent } from "./text.js";
 
 export class Compare {
   constructor(root) {
@@ -44,9 +45,8 @@ export class Compare {
     const classes = [...new Set(this.networks.flatMap((network) => network.classes))];
     const rows = classes.map((name) => {
       const row = document.createElement("tr");
-      const head = document.createElement("th");
+      const head = element("th", name);
       head.scope = "row";
-      head.textContent = name;
       row.append(head);
       looks.forEach((look, i) => {
         const k = this.networks[i].classes.indexOf(name);
@@ -67,12 +67,9 @@ export class Compare {
 }
 
 function share(part) {
-  const element = document.createElement("span");
-  const bar = document.createElement("i");
-  bar.className = "bar";
+  const both = element("span", percent(part));
+  const bar = element("i", "", "bar");
   bar.style.width = `${100 * part}%`;
-  element.append(percent(part), bar);
-  return element;
+  both.append(bar);
+  return both;
 }
-
-export const percent = (part) => `${(100 * part).toFixed(1)} %`;

@@ -3,6 +3,7 @@
 
 import { ARROWS } from "./pad.js";
 import { colour, css, grey, own, picture, reach } from "./paint.js";
+import { element } from "./text.js";
 
 const GAP = 1; // CSS pixels around maps
 const LARGEST = { input: 5, C1: 3, S2: 5, C3: 6, S4: 9 }; // CSS pixels a value, at most
@@ -10,7 +11,7 @@ const COLUMNS = 8; // of maps, at most
 const BAR_HEIGHT = 64;
 
 export class Layers {
-  /** `choose(place)` is called with a place, or null, where `interactive`. */
+  /** `choose(place)` is called with the place that is pointed at; without it none can be. */
   constructor(network, choose = null) {
     this.network = network;
     this.choose = choose;
@@ -21,13 +22,11 @@ export class Layers {
     const shown = network.layers.filter((layer) => layer.name !== "output");
     const input = { name: "input", title: "as the network sees it", shape: [1, side, side] };
     this.views = (first ? [input, ...shown] : [input]).map((layer) => this.view(layer));
-    this.element = document.createElement("div");
-    this.element.className = "layers";
+    this.element = element("div", "", "layers");
     this.element.append(...this.views.map((view) => view.element));
     if (!first) {
-      const text = document.createElement("p");
-      text.textContent = `The layers of a LeNet-5 are shown here; this network is a ${network.kind}.`;
-      this.element.append(text);
+      const told = `The layers of a LeNet-5 are shown here; this network is a ${network.kind}.`;
+      this.element.append(element("p", told));
     }
     this.watcher = new ResizeObserver(() => this.draw());
     this.watcher.observe(this.element);
@@ -54,19 +53,18 @@ export class Layers {
   }
 
   view(layer) {
-    const element = document.createElement("section");
-    element.className = "layer";
+    const section = element("section", "", "layer");
     const [maps, rows, columns] = layer.shape;
     const sizes = rows === 1 ? `${maps} units` : `${maps === 1 ? "" : `${maps} maps of `}${rows}×${columns}`;
     const title = document.createElement("h2");
-    title.append(layer.name === "input" ? "Input" : layer.name, " ", span(`${layer.title}, ${sizes}`));
+    title.append(layer.name === "input" ? "Input" : layer.name, " ", element("span", `${layer.title}, ${sizes}`));
     const canvas = document.createElement("canvas");
     canvas.id = this.choose ? `layer-${layer.name}` : "";
     canvas.setAttribute("role", this.choose && layer.name !== "input" ? "application" : "img");
     canvas.setAttribute("aria-label", `${layer.name}: ${layer.title}, ${sizes}`);
-    element.append(title, canvas);
+    section.append(title, canvas);
     const view = rows === 1 ? new Bars(this, layer, canvas) : new Maps(this, layer, canvas);
-    view.element = element;
+    view.element = section;
     if (this.choose && layer.name !== "input") this.listen(view, canvas);
     return view;
   }
@@ -267,10 +265,4 @@ class Bars extends View {
     const map = place.map + dx;
     return dx && map >= 0 && map < this.maps ? { ...place, map } : null;
   }
-}
-
-function span(text) {
-  const element = document.createElement("span");
-  element.textContent = text;
-  return element;
 }

@@ -2,9 +2,10 @@
 // the body it takes.
 
 import { get, newest, post } from "./api.js";
-import { Compare, percent } from "./compare.js";
+import { Compare } from "./compare.js";
 import { Layers } from "./layers.js";
 import { Pad } from "./pad.js";
+import { percent } from "./text.js";
 import { onTheme, themeButton } from "./theme.js";
 import { Unit } from "./unit.js";
 import { Walk } from "./walk.js";
@@ -31,19 +32,21 @@ const look = newest(async (began = null) => {
   $("invitation").hidden = subject !== null || !pad.isEmpty;
   if (!subject) return forget();
   const query = ids.map((id) => `network=${id}`).join("&");
-  const { path, body, picture } = subject;
+  const asked = subject;
+  const { path, body } = asked;
   try {
     const found = await (body ? post(`${path}?${query}`, body) : get(`${path}?${query}`));
     fail(null);
-    if (picture) {
+    if (asked.picture && subject === asked) {
       pad.put(found.image);
-      subject.picture = false;
+      asked.picture = false;
       $("invitation").hidden = true;
     }
     show(found.looks);
     if (began !== null) told(`Seen ${Math.round(performance.now() - began)} ms after the pen moved`);
   } catch (error) {
     fail(error.message);
+    if (subject === asked && asked.picture) subject = onPad(); // what is still to be seen
   }
 });
 
@@ -56,10 +59,11 @@ function show(looks) {
   if (tab() === "compare") {
     compare.choose(looks.map((each) => networks.get(each.network)));
     compare.show(looks);
+    return;
   }
-  looked = looks.find((each) => each.network === current.id) ?? looks[0];
-  answer(networks.get(looked.network), looked);
-  if (looked.network !== current.id) return;
+  if (looks[0].network !== current.id) return; // another was chosen meanwhile
+  [looked] = looks;
+  answer(current, looked);
   layers.show(looked.stages);
   showUnit();
 }
@@ -79,8 +83,10 @@ function forget() {
   compare.clear();
 }
 
+const onPad = () => (pad.isEmpty ? null : { path: "/api/look/drawing", body: pad.ink() });
+
 function drawn(began) {
-  subject = pad.isEmpty ? null : { path: "/api/look/drawing", body: pad.ink() };
+  subject = onPad();
   look(subject && began);
 }
 
@@ -119,7 +125,7 @@ function answer(network, { class: best, probabilities }) {
     list.children[k].classList.toggle("best", k === best);
     list.children[k].setAttribute("aria-selected", k === best);
   });
-  $("answer").hidden = tab() === "compare"; // it has both answers side by side
+  $("answer").hidden = false;
 }
 
 /** A class's probability, which leads to its score as a number of the last layer. */
@@ -174,7 +180,7 @@ async function turn() {
     $(`tab-${each}`).tabIndex = each === name ? 0 : -1;
   }
   $("easel").hidden = name === "test";
-  if (name === "compare") $("answer").hidden = true;
+  if (name === "compare") $("answer").hidden = true; // it has both answers side by side
   $("network").parentElement.hidden = name === "compare";
   await use(Number($("network").value));
   showUnit();

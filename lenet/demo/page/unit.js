@@ -1,6 +1,7 @@
 // What feeds one number: the values it reads, the weights it reads them with, and their sum.
 
 import { colour, reach, small } from "./paint.js";
+import { element, number } from "./text.js";
 
 const GRIDS = { 84: [12, 7], 120: [10, 12] }; // rows and columns for a layer of units
 const LARGEST = 5; // products that are written out
@@ -21,21 +22,21 @@ export class Unit {
     if (stages) {
       const found = arithmetic(network, layer, stages, place);
       const value = number(stages[layer.name][index(layer, place)]);
-      parts.push(text("p", value, "value"), text("p", sentence(layer, found, value), "sum"));
+      parts.push(element("p", value, "value"), element("p", sentence(layer, found, value), "sum"));
       parts.push(fields(layer, found));
-    } else parts.push(text("p", "Draw a digit to see its value.", "quiet"), kernels(network, layer, place));
+    } else parts.push(element("p", "Draw a digit to see its value.", "quiet"), kernels(layer, place));
     if (layer.name === "C3") parts.push(connections(layer, place.map));
     const scales = "Red is above zero, blue below; values, weights and products have a scale each.";
-    parts.push(text("p", scales, "quiet"));
+    parts.push(element("p", scales, "quiet"));
     this.element.replaceChildren(...parts);
     this.element.hidden = false;
   }
 
   head(network, layer, place) {
     const title = document.createElement("h2");
-    const where = text("span", whereabouts(network, layer, place));
+    const where = element("span", whereabouts(network, layer, place));
     where.setAttribute("aria-live", "polite");
-    const button = text("button", "×");
+    const button = element("button", "×");
     button.type = "button";
     button.setAttribute("aria-label", "Close");
     button.addEventListener("click", this.close);
@@ -52,26 +53,34 @@ function whereabouts(network, layer, { map, row, column }) {
 
 const index = (layer, { map, row, column }) => (map * layer.shape[1] + row) * layer.shape[2] + column;
 
-/** The blocks that a number reads, each with its weights and products. Units of a layer are one block. */
+/** What a number reads, a block a map: `valuesOf(map)`, and the weights. */
+function blocksOf(layer, place, valuesOf) {
+  const many = layer.size ** 2;
+  const weights = layer.weights[place.map];
+  return layer.feeding[place.map].map((map, n) => {
+    return { map, values: valuesOf(map), weights: weights.slice(n * many, (n + 1) * many) };
+  });
+}
+
+/** The blocks with their products, and the sum. */
 function arithmetic(network, layer, stages, place) {
   const { size, stride, rule } = layer;
   const [rows, columns] = sourceShape(network, layer);
   const source = stages[layer.source];
-  const feeding = layer.feeding[place.map];
-  const weights = layer.weights[place.map];
-  const blocks = feeding.map((map, n) => {
+  const blocks = blocksOf(layer, place, (map) => {
     const values = [];
     for (let i = 0; i < size; i++)
       for (let j = 0; j < size; j++)
         values.push(source[(map * rows + place.row * stride + i) * columns + place.column * stride + j]);
-    return { map, values, weights: weights.slice(n * size * size, (n + 1) * size * size) };
+    return values;
   });
-  const products = (block) =>
-    block.values.map((v, i) => (rule === "distance" ? -((v - block.weights[i]) ** 2) : v * block.weights[i]));
-  if (rule === "largest") return { blocks, total: Math.max(...blocks[0].values), sum: 0 };
-  for (const block of blocks) block.products = products(block);
+  if (rule === "largest") return { blocks };
+  for (const block of blocks)
+    block.products = block.values.map((v, i) =>
+      rule === "distance" ? -((v - block.weights[i]) ** 2) : v * block.weights[i],
+    );
   const sum = blocks.reduce((all, block) => all + total(block.products), 0);
-  return { blocks, sum, bias: layer.bias[place.map], total: sum + layer.bias[place.map] };
+  return { blocks, sum, bias: layer.bias[place.map] };
 }
 
 function sourceShape(network, layer) {
@@ -87,13 +96,12 @@ function sentence(layer, found, value) {
   const many = found.blocks.reduce((all, block) => all + block.products.length, 0);
   const bias = layer.title === "average pooling" ? "" : ` + bias ${number(found.bias)}`;
   const sum = `Sum of ${many} products ${number(found.sum)}${bias} = `;
-  const total = number(found.total);
-  return layer.function ? `${sum}a = ${total}; ${layer.function} = ${value}` : sum + total;
+  const a = number(found.sum + found.bias);
+  return layer.function ? `${sum}a = ${a}; ${layer.function} = ${value}` : sum + a;
 }
 
 function fields(layer, { blocks }) {
-  const element = document.createElement("div");
-  element.className = "fields";
+  const box = element("div", "", "fields");
   const asUnits = layer.size === 1;
   const shown = asUnits ? [joined(blocks)] : blocks;
   const most = {};
@@ -102,38 +110,29 @@ function fields(layer, { blocks }) {
   const [rows, columns] = asUnits ? GRIDS[blocks.length] : [layer.size, layer.size];
   const scale = asUnits ? 7 : layer.size === 2 ? 24 : blocks.length > 6 ? 7 : blocks.length > 1 ? 9 : 16;
   for (const block of shown) {
-    const field = document.createElement("div");
-    field.className = "field";
+    const field = element("div", "", "field");
     const what = asUnits ? `all ${blocks.length} units of ${layer.source}` : named(layer.source, block.map);
     const sum = block.products ? `: ${number(total(block.products))}` : "";
-    field.append(text("span", what + sum, "caption"));
+    field.append(element("span", what + sum, "caption"));
     const signs = layer.rule === "distance" ? ["", "−", "→"] : ["", "×", "="];
     ["values", "weights", "products"].forEach((kind, n) => {
       if (!block[kind]?.length) return;
-      if (signs[n] && block.values.length) field.append(text("span", signs[n]));
+      if (signs[n] && block.values.length) field.append(element("span", signs[n]));
       const canvas = small(block[kind], rows, columns, scale, (v) => colour(v, most[kind]));
       canvas.title = `${kind}, ${what}\n${grid(block[kind], columns)}`;
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", canvas.title);
       field.append(canvas);
     });
-    element.append(field);
+    box.append(field);
   }
   if (layer.rule === "sum" && shown.length === 1 && layer.source !== "input")
-    element.append(writtenOut(shown[0], asUnits ? "unit" : "value"));
-  return element;
+    box.append(writtenOut(shown[0], asUnits ? "unit" : "value"));
+  return box;
 }
 
 /** The weights alone, before there is a drawing. */
-function kernels(network, layer, place) {
-  const [rows, columns] = sourceShape(network, layer);
-  const values = [];
-  const maps = Math.max(...layer.feeding[place.map]) + 1;
-  const none = { [layer.source]: new Array(maps * rows * columns).fill(0) };
-  for (const block of arithmetic(network, layer, none, place).blocks)
-    values.push({ map: block.map, values: [], weights: block.weights });
-  return fields(layer, { blocks: values });
-}
+const kernels = (layer, place) => fields(layer, { blocks: blocksOf(layer, place, () => []) });
 
 function joined(blocks) {
   const all = (kind) => (blocks[0][kind] ? blocks.flatMap((block) => block[kind]) : undefined);
@@ -144,10 +143,10 @@ function writtenOut({ values, weights, products }, what) {
   const list = document.createElement("div");
   if (!products) return list;
   const order = products.map((p, i) => i).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
-  if (order.length > LARGEST) list.append(text("div", "The largest products:", "sum"));
+  if (order.length > LARGEST) list.append(element("div", "The largest products:", "sum"));
   for (const i of order.slice(0, LARGEST)) {
     const row = `${what} ${i}: ${number(values[i])} × ${number(weights[i])} = ${number(products[i])}`;
-    list.append(text("div", row, "sum"));
+    list.append(element("div", row, "sum"));
   }
   return list;
 }
@@ -162,20 +161,19 @@ const named = (source, map) => (source === "input" ? "input" : `${source} map ${
 
 /** The paper's Table I, or that of a network where every map feeds every map. */
 function connections(layer, chosen) {
-  const element = document.createElement("div");
-  element.className = "connections";
+  const box = element("div", "", "connections");
   const maps = layer.feeding.length;
   const sources = Math.max(...layer.feeding.flat()) + 1;
   const every = layer.feeding.every((maps) => maps.length === sources);
   const told = every ? "every one feeds every one" : "Table I of the paper";
-  element.append(text("p", `Which S2 maps (rows) feed which C3 maps (columns): ${told}`));
+  box.append(element("p", `Which S2 maps (rows) feed which C3 maps (columns): ${told}`));
   const table = document.createElement("table");
   const head = table.insertRow();
   head.append(document.createElement("td"));
-  for (let k = 0; k < maps; k++) head.append(text("th", k, k === chosen ? "here" : ""));
+  for (let k = 0; k < maps; k++) head.append(element("th", k, k === chosen ? "here" : ""));
   for (let s = 0; s < sources; s++) {
     const row = table.insertRow();
-    row.append(text("th", s, layer.feeding[chosen].includes(s) ? "here" : ""));
+    row.append(element("th", s, layer.feeding[chosen].includes(s) ? "here" : ""));
     for (let k = 0; k < maps; k++) {
       const cell = row.insertCell();
       const on = layer.feeding[k].includes(s);
@@ -184,15 +182,6 @@ function connections(layer, chosen) {
       cell.setAttribute("aria-label", on ? "feeds" : "does not feed");
     }
   }
-  element.append(table);
-  return element;
-}
-
-export const number = (v) => (Object.is(v, -0) ? 0 : v).toFixed(3).replace("-", "−");
-
-function text(tag, words, className = "") {
-  const element = document.createElement(tag);
-  element.textContent = words;
-  element.className = className;
-  return element;
+  box.append(table);
+  return box;
 }

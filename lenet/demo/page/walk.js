@@ -1,6 +1,7 @@
 // The test set: which images the network reads wrong, and how sure it is of them.
 
 import { get } from "./api.js";
+import { element, percent } from "./text.js";
 
 const PAGE = 60;
 
@@ -70,11 +71,8 @@ export class Walk {
     picture.src = `/api/test/${network.id}/${index}.png`;
     picture.loading = "lazy";
     picture.alt = "";
-    const words = document.createElement("span");
-    const bold = document.createElement("b");
-    bold.textContent = network.classes[guess];
-    const percent = `${(100 * confidence).toFixed(1)} %`;
-    words.append(`${network.classes[truth]} read as `, bold, document.createElement("br"), percent);
+    const words = element("span", `${network.classes[truth]} read as `);
+    words.append(element("b", network.classes[guess]), element("br", ""), percent(confidence));
     button.append(picture, words);
     button.title = `test image ${index}: see the network read it`;
     button.addEventListener("click", () => this.look(network.id, index, network.classes[truth]));
