@@ -2,7 +2,7 @@
 
 import sys
 
-from lenet.shell import RUN_ID
+from lenet.cli import RUN_ID
 
 COMMANDS = {
     "run.py": "train, test, log one run; with -m a sweep",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lenet.shell import one_line
+from lenet.cli import one_line
 from lenet.tensors import CheckpointError, load, save
 
 __all__ = [

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lenet.bounds import ARGUMENT_LENGTH, runs_of, unwatch, watch, watch_anew
+from lenet.cli import BROKEN_PIPE, INTERRUPTED, stop_printing
 from lenet.config import (
     ConfigError,
     check,
@@ -38,7 +39,6 @@ from lenet.config import (
     one_line,
     presentable,
 )
-from lenet.shell import BROKEN_PIPE, INTERRUPTED, stop_printing
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 LINE_LENGTH = 500

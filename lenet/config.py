@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from lenet import shell
+from lenet import cli as shell
 
 GROUPS = (
     *("data", "augment", "model", "loss", "optimizer", "schedule"),

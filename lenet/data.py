@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lenet import sources
+from lenet.cli import answer, one_line
 from lenet.idx import DataError, checked, idx_sha256, read_idx, read_pt
-from lenet.shell import answer, one_line
 from lenet.sources import Pair, Raw
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lenet import store
+from lenet.cli import RUN_ID, answer
 from lenet.machine import environment_differences
-from lenet.shell import RUN_ID, answer
 from lenet.store import Stored, TrackingError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lenet.shell import RUN_ID, URI, answer, check_file, one_line, path_of
+from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
 from lenet.store import named
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet.shell import one_line
+from lenet.cli import one_line
 from lenet.tensors import CheckpointError, load, obstacle
 
 

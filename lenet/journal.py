@@ -26,7 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lenet.shell import one_line
+from lenet.cli import one_line
 
 Entry = tuple[str, Any]
 RECORDS, FILES = LANES = (0, 1)  # each goes out in its own order, whether or not the other can

@@ -16,8 +16,8 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 from torch import Tensor
 
+from lenet.cli import one_line
 from lenet.idx import DataError
-from lenet.shell import one_line
 from lenet.tensors import obstacle
 
 Floats = NDArray[np.float32]

@@ -13,12 +13,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lenet import sweep_plots, sweep_store
+from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.effects import class_differences, main_effects
 from lenet.published import beside
 from lenet.report_page import page
 from lenet.report_text import Findings, by_metric, failures, lines
 from lenet.results import load_curves, read_sweep
-from lenet.shell import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.store import named
 from lenet.sweep import is_maximized
 from lenet.verdict import judge

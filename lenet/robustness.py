@@ -12,11 +12,11 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
+from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data import Data
 from lenet.evaluate import Score, evaluate
 from lenet.native import equip
-from lenet.shell import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.store import named
 from lenet.sweep_store import add_artifacts
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from lenet import store
+from lenet.cli import MISTAKE, RUN_ID, answer, one_line, path_of, tell
 from lenet.config import masked
 from lenet.journal import FILES, RECORDS, Journal, JournalError, left
-from lenet.shell import MISTAKE, RUN_ID, answer, one_line, path_of, tell
 from lenet.store import PARENT_TAG, TrackingError
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, UntypedStorage, nn
 
+from lenet.cli import one_line
 from lenet.opcodes import objection
-from lenet.shell import one_line
 
 CHECKSUM = b"sha256:"
 CHECKSUM_LENGTH = len(CHECKSUM) + 64

@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import nn
 
+from lenet.cli import stop_printing
 from lenet.config import config_hash, flatten, masked, shown
 from lenet.data import Data
 from lenet.evaluate import Score
@@ -33,7 +34,6 @@ from lenet.model import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root
-from lenet.shell import stop_printing
 from lenet.store import PARENT_TAG, PROCESS_TAG, TrackingError, resolved
 from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import psutil
 
 from lenet.benchmark.report import VARIANTS, Report, machine_line, markdown
-from lenet.shell import INTERRUPTED, answer, check_folder, one_line, path_of
+from lenet.cli import INTERRUPTED, answer, check_folder, one_line, path_of
 
 MOST_ROUNDS, MOST_SECONDS, MOST_IMAGES = 1000, 60.0, 4096
 SPLIT_BATCHES = (64, 256)

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from lenet.shell import answer
+from lenet.cli import answer
 
 HOST = "127.0.0.1"
 

@@ -20,11 +20,11 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteError
 from torch import Tensor
 
+from lenet.cli import one_line
 from lenet.demo.network import Network, look, open_network
 from lenet.demo.walk import Walk, walk
 from lenet.picture import Floats, read_drawing, read_picture_bytes
 from lenet.predict import is_weights
-from lenet.shell import one_line
 
 PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 30_000_000  # of a picture

@@ -14,8 +14,8 @@ from PIL import Image
 from lenet import store
 from lenet.__main__ import COMMANDS
 from lenet.checkpoint import save_model
+from lenet.cli import answer
 from lenet.model import LeNet5
-from lenet.shell import answer
 from tests.conftest import ROOT
 
 MODULES = sorted(name.split()[1] for name in COMMANDS if name.startswith("-m "))
@@ -66,7 +66,7 @@ def test_tab_completes_groups_options_and_keys(line, expected):
 
 # ---- How they end ----------------------------------------------------------------------------
 
-ANSWER = "import os, signal, sys; from lenet.shell import answer; sys.exit(answer({}))"
+ANSWER = "import os, signal, sys; from lenet.cli import answer; sys.exit(answer({}))"
 EVERY = "lambda: [print('x' * 99) for _ in range(999)] and 1"
 
 
