@@ -11,7 +11,7 @@ _HOME = {
     "MNISTDataset": "data",
     "get_data_loaders": "data",
     "visualize_samples": "plots",
-    "LeNet5": "model",
+    "LeNet5": "model.lenet5",
     "train_model": "train",
     "evaluate_model": "evaluate",
     "evaluate_per_class": "evaluate",

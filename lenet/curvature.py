@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
-from lenet.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
+from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 
 Diagonal = dict[str, Tensor]
 Call = tuple[nn.Module, Tensor, Tensor]  # a layer, what it was given, what it gave

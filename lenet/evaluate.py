@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lenet.model import probabilities
+from lenet.model.lenet5 import probabilities
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 CALIBRATION_BINS = 15

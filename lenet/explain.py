@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
-from lenet.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
-from lenet.model import LeNet5, probabilities
+from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
+from lenet.model.lenet5 import LeNet5, probabilities
 from lenet.store import named
 
 TOLERANCE = 1e-4  # float32 sums of 400 terms in another order

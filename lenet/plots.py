@@ -19,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from lenet.data import Data, Distort
     from lenet.evaluate import Score
-    from lenet.model import LeNet5
+    from lenet.model.lenet5 import LeNet5
     from lenet.train import Epoch
 
 # Okabe and Ito's palette and ColorBrewer's maps: told apart by colour-blind readers.

@@ -18,7 +18,7 @@ from torch import Tensor
 from lenet import checkpoint
 from lenet.cli import MISTAKE, RUN_ID, answer, one_line, tell
 from lenet.data import MNIST_MEAN, MNIST_STD, as_input
-from lenet.model import ACTIVATIONS, POOLINGS, LeNet5, probabilities
+from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
 from lenet.picture import read_picture
 from lenet.tensors import obstacle

@@ -30,7 +30,7 @@ from lenet.machine import (
     process_identity,
     version,
 )
-from lenet.model import count_parameters
+from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
 from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root

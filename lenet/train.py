@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lenet.evaluate import Criterion, evaluate
 from lenet.generators import random_state, set_random_state
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.native.step import whole_step
 from lenet.optim import SDLM

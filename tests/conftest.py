@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from lenet.layers import ScaledTanh, Subsample
-from lenet.model import LeNet5
+from lenet.model.layers import ScaledTanh, Subsample
+from lenet.model.lenet5 import LeNet5
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

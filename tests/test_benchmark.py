@@ -44,7 +44,7 @@ from lenet.benchmark.steps import (
     turns,
     whole_batches,
 )
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from tests.conftest import ROOT
 from tests.test_plots import labels_beyond_the_limits
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lenet.checkpoint import CheckpointError, load, load_model, save, save_model
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from tests.test_tensors import same, small, weights
 
 

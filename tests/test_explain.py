@@ -11,8 +11,8 @@ from torch import nn
 from lenet import explain as module
 from lenet.explain import Arithmetic, ExplainError, explain
 from lenet.explain_page import page
-from lenet.family import LeNet1
-from lenet.model import ACTIVATIONS, POOLINGS, LeNet5
+from lenet.model.family import LeNet1
+from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998
 from tests.test_resume import Bench
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from lenet import export
 from lenet.export import ExportError, check_onnx, to_onnx
-from lenet.family import MLP, LeNet1, LeNet4
-from lenet.model import ACTIVATIONS, POOLINGS, LeNet5
+from lenet.model.family import MLP, LeNet1, LeNet4
+from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from lenet.past import Inputs
 from tests.conftest import lenet5_1998
 from tests.test_resume import Bench

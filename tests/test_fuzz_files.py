@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw, features
 
 from lenet import predict, tensors
 from lenet.idx import DataError, checked, read_idx, read_pt
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.picture import read_picture
 from lenet.tensors import CheckpointError, load, save
 

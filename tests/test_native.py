@@ -12,8 +12,8 @@ from torch import nn
 
 from lenet import native
 from lenet.evaluate import evaluate
-from lenet.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
-from lenet.model import LeNet5, average_pooling
+from lenet.model.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
+from lenet.model.lenet5 import LeNet5, average_pooling
 from lenet.native import KernelError, equip
 from lenet.native.build import BuildError, library
 from lenet.native.op import Kernels, stopwatch

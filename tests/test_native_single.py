@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lenet.layers import RBF
-from lenet.losses import MAP, MSE
-from lenet.model import ACTIVATIONS, POOLINGS, LeNet5
+from lenet.model.layers import RBF
+from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
+from lenet.model.losses import MAP, MSE
 from lenet.native import equip
 from lenet.native.step import whole_step
 from lenet.optim import SDLM

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.native.build import BuildError, library
 from lenet.native.step import whole_step

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from lenet.idx import DataError, read_idx
-from lenet.layers import ScaledTanh
-from lenet.model import LeNet5
+from lenet.model.layers import ScaledTanh
+from lenet.model.lenet5 import LeNet5
 from lenet.picture import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.predict import Classifier, load_classifier, main, predict
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.profiling import profiled, save_trace, table
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data import Batches
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.progress import StateError, restore
 from lenet.schedule import constant, cosine, one_cycle, step

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from tests.conftest import ROOT
 

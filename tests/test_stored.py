@@ -8,7 +8,7 @@ import yaml
 
 from lenet import checkpoint, past, store
 from lenet.config import ConfigError, check, config_hash
-from lenet.model import LeNet5
+from lenet.model.lenet5 import LeNet5
 from lenet.past import load_trained
 from lenet.stored import MOST_CHARACTERS, check_targets, read_config, together
 from lenet.tensors import save

@@ -48,7 +48,7 @@ def test_the_names_and_no_others_are_exported():
 
 
 def test_a_name_is_the_object_of_its_module():
-    from lenet.model import LeNet5
+    from lenet.model.lenet5 import LeNet5
 
     assert lenet.LeNet5 is LeNet5
 

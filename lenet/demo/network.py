@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lenet.data import as_input
-from lenet.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
-from lenet.model import LeNet5
+from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
+from lenet.model.lenet5 import LeNet5
 from lenet.predict import Classifier, is_weights, load_classifier, predict
 
 DIGITS = 4  # after the point, of what is shown

@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lenet.layers import ConnectedConv2d, ScaledTanh, Subsample
+from lenet.model.layers import ConnectedConv2d, ScaledTanh, Subsample
 from lenet.native.build import BuildError
 from lenet.native.op import Kernels, stopwatch
 
 if TYPE_CHECKING:
-    from lenet.model import LeNet5
+    from lenet.model.lenet5 import LeNet5
 
 __all__ = ["CHOICES", "BuildError", "Chosen", "KernelError", "equip", "forward", "stopwatch"]
 CHOICES = ("auto", "native", "eager", "compile")

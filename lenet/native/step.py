@@ -16,8 +16,8 @@ import torch.optim.optimizer as hooked
 from torch import Tensor, nn
 
 from lenet import native
-from lenet.layers import RBF, ConnectedConv2d
-from lenet.losses import MAP, MSE
+from lenet.model.layers import RBF, ConnectedConv2d
+from lenet.model.losses import MAP, MSE
 from lenet.native.build import BuildError
 from lenet.native.op import head_type, rule_type
 from lenet.optim import SDLM

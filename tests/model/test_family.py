@@ -6,13 +6,13 @@ from torch import nn
 
 from lenet.config import build, check
 from lenet.curvature import second_backward
-from lenet.family import LENET1_TABLE, LENET4_TABLE, MLP, LeNet1, LeNet4
-from lenet.layers import ConnectedConv2d, Subsample
-from lenet.losses import MSE
-from lenet.model import count_parameters
+from lenet.model.family import LENET1_TABLE, LENET4_TABLE, MLP, LeNet1, LeNet4
+from lenet.model.layers import ConnectedConv2d, Subsample
+from lenet.model.lenet5 import count_parameters
+from lenet.model.losses import MSE
 from lenet.optim import SDLM
 from lenet.train import fit
-from tests.test_model import connections_of
+from tests.model.test_lenet5 import connections_of
 
 FAMILY = ("lenet1", "lenet4", "mlp", "lenet_300_100", "linear")
 LAYERS = (nn.Conv2d, nn.Linear, ConnectedConv2d, Subsample)

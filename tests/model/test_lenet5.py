@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenet.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
-from lenet.model import (
+from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
+from lenet.model.lenet5 import (
     POOLINGS as NAMED_POOLINGS,
 )
-from lenet.model import (
+from lenet.model.lenet5 import (
     LeNet5,
     average_pooling,
     count_parameters,

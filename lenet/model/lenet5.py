@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lenet import native
-from lenet.layers import (
+from lenet.model.layers import (
     RBF,
     TABLE_I,
     ConnectedConv2d,
@@ -48,7 +48,7 @@ class LeNet5(nn.Module):
     `channels` and the `activation` where it takes these. `connections` is `full`, or `table_i` for
     the paper's choice of S2 maps for each C3 map. `output` is `linear`, or `rbf` for the paper's
     distances to ten bitmaps, which are not trained. `initialisation` is one
-    of `lenet.layers.initialise`. `lenet.native.equip` sets how it computes.
+    of `lenet.model.layers.initialise`. `lenet.native.equip` sets how it computes.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
     Raises: ValueError where image_size leaves nothing for S4 (16 is the least), or there is no

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenet.layers import ConnectedConv2d, Initialisation, ScaledTanh, Subsample, initialise
+from lenet.model.layers import ConnectedConv2d, Initialisation, ScaledTanh, Subsample, initialise
 
 # Twice the same: six maps that read the first two S2 maps, six that read the others.
 LENET1_TABLE = tuple(

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lenet.layers import RBF, bitmaps
-from lenet.losses import MAP, MSE
+from lenet.model.layers import RBF, bitmaps
+from lenet.model.losses import MAP, MSE
 
 PENALTIES = st.lists(st.floats(0, 300, width=32), min_size=10, max_size=10)
 

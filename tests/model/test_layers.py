@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenet.layers import (
+from lenet.model.layers import (
     RBF,
     TABLE_I,
     ConnectedConv2d,
