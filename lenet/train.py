@@ -17,7 +17,7 @@ from lenet.generators import random_state, set_random_state
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.native.step import whole_step
-from lenet.optim import SDLM
+from lenet.optim.sdlm import SDLM
 from lenet.progress import Diverged, Epoch, Progress, Schedule, State, Tally, restore, state_of
 
 __all__ = ["Diverged", "Epoch", "Loader", "Saver", "epoch_line", "fit", "train_model"]

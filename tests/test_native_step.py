@@ -15,7 +15,7 @@ from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.native.build import BuildError, library
 from lenet.native.step import whole_step
-from lenet.schedule import cosine
+from lenet.optim.schedule import cosine
 from lenet.train import fit
 from tests.test_native import NETWORKS, batch, network
 

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lenet.data import Batches
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
+from lenet.optim.schedule import constant, cosine, one_cycle, step
 from lenet.progress import StateError, restore
-from lenet.schedule import constant, cosine, one_cycle, step
 from lenet.tensors import load, save
 from lenet.train import fit
 from tests.conftest import CONF

@@ -251,10 +251,16 @@ def test_a_finished_run_is_not_gone_on_with(lab, finished):
     ("overrides", "shown"),
     [
         (["optimizer.lr=0.5"], "optimizer.lr 0.01 (here 0.5)"),
-        (["schedule=constant"], "(here lenet.schedule.constant)"),  # the default, not the run's
+        (
+            ["schedule=constant"],
+            "(here lenet.optim.schedule.constant)",
+        ),  # the default, not the run's
         (["model/activation=relu"], "model.activation._target_ torch.nn.Tanh (here torch.nn.ReLU)"),
         (["data.train_size=500"], "data.train_size None (here 500)"),
-        (["experiment=tutorial", "data=digits"], "schedule._target_ lenet.schedule.cosine (here"),
+        (
+            ["experiment=tutorial", "data=digits"],
+            "schedule._target_ lenet.optim.schedule.cosine (here",
+        ),
         (["seed=1", "clip_norm=2.0"], "seed 0 (here 1), clip_norm None (here 2.0)"),
     ],
 )

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lenet.data import Batches, load
 from lenet.evaluate import evaluate
 from lenet.model.lenet5 import LeNet5
-from lenet.schedule import cosine, one_cycle
+from lenet.optim.schedule import cosine, one_cycle
 from lenet.train import Diverged, Epoch, epoch_line, fit, train_model
 
 MEAN = F.cross_entropy

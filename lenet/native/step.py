@@ -20,7 +20,7 @@ from lenet.model.layers import RBF, ConnectedConv2d
 from lenet.model.losses import MAP, MSE
 from lenet.native.build import BuildError
 from lenet.native.op import head_type, rule_type
-from lenet.optim import SDLM
+from lenet.optim.sdlm import SDLM
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
 MOST_CLASSES = 1000

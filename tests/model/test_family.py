@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from lenet.config import build, check
-from lenet.curvature import second_backward
 from lenet.model.family import LENET1_TABLE, LENET4_TABLE, MLP, LeNet1, LeNet4
 from lenet.model.layers import ConnectedConv2d, Subsample
 from lenet.model.lenet5 import count_parameters
 from lenet.model.losses import MSE
-from lenet.optim import SDLM
+from lenet.optim.curvature import second_backward
+from lenet.optim.sdlm import SDLM
 from lenet.train import fit
 from tests.model.test_lenet5 import connections_of
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from lenet.curvature import CurvatureError, gauss_newton, second_backward
 from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 from lenet.model.losses import MAP, MSE
-from lenet.optim import SDLM
+from lenet.optim.curvature import CurvatureError, gauss_newton, second_backward
+from lenet.optim.sdlm import SDLM
 from lenet.train import fit
 from tests.conftest import lenet5_1998
 

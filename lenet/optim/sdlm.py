@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenet.curvature import gauss_newton, second_backward
+from lenet.optim.curvature import gauss_newton, second_backward
 
 DIAGONALS = {"second_backward": second_backward, "gauss_newton": gauss_newton}
 
@@ -18,7 +18,7 @@ class SDLM(Optimizer):
     examples. `fit` has it measured before each epoch, through `measure`; until then h is 0.
 
     `curvature` is `second_backward`, the paper's, or `gauss_newton`, the whole diagonal of which
-    that is an approximation; see lenet.curvature.
+    that is an approximation; see lenet.optim.curvature.
 
     Source: LeCun et al. 1998, appendix C.
     """

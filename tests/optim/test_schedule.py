@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adam, RMSprop
 
-from lenet.schedule import constant, cosine, one_cycle, step, table
+from lenet.optim.schedule import constant, cosine, one_cycle, step, table
 
 PEAK = 0.4
 

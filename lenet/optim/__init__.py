@@ -1,0 +1,5 @@
+"""Optimizers and schedules that torch does not have."""
+
+from lenet.optim.sdlm.sdlm import SDLM
+
+__all__ = ["SDLM"]
