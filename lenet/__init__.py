@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "MNISTDataset": "data",
-    "get_data_loaders": "data",
+    "MNISTDataset": "data.sets",
+    "get_data_loaders": "data.sets",
     "visualize_samples": "plots",
     "LeNet5": "model.lenet5",
     "train_model": "train",

@@ -6,7 +6,7 @@ from lenet.cli import RUN_ID
 
 COMMANDS = {
     "run.py": "train, test, log one run; with -m a sweep",
-    "-m lenet.data NAME": "fetch or verify a data set",
+    "-m lenet.data.sets NAME": "fetch or verify a data set",
     "-m lenet.predict RUN_ID PICTURE": "read digits from pictures",
     "-m lenet.demo RUN_ID": "a page to draw on, where the network is seen at work",
     "-m lenet.evaluate RUN_ID": "test a run's network on test sets made worse",

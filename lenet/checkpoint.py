@@ -1,6 +1,6 @@
 """Weights on disk by the tutorial's names, and the states of a training that it can go on from.
 
-`lenet.tensors` has the files' own rules.
+`lenet.data.tensor_files` has the files' own rules.
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lenet.cli import one_line
-from lenet.tensors import CheckpointError, load, save
+from lenet.data.tensor_files import CheckpointError, load, save
 
 __all__ = [
     *("CheckpointError", "load", "load_model", "save", "save_model"),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from lenet.augment import resample, sources_of
+from lenet.data.augment import resample, sources_of
 
 AT_ONCE = 1000  # images
 

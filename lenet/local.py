@@ -109,7 +109,7 @@ class Local(Streaming):
 
 def _work(module: str, pickled: bytes) -> Callable[[DictConfig], Any]:
     """What a worker does with a job's configuration."""
-    from lenet import data
+    from lenet.data import sets as data
 
     hydra_context, state = cloudpickle.loads(pickled)
     setup_globals()

@@ -18,7 +18,7 @@ from torch import nn
 
 from lenet import checkpoint, store
 from lenet.config import ConfigError, build, config_hash, plain_check
-from lenet.data import MOST_CLASSES, Data
+from lenet.data.sets import MOST_CLASSES, Data
 from lenet.journal import Journal, find
 from lenet.machine import code_state, environment, environment_differences, is_alive
 from lenet.progress import Epoch, StateError, restored_progress

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lenet.data import Data, Distort
+    from lenet.data.sets import Data, Distort
     from lenet.evaluate import Score
     from lenet.model.lenet5 import LeNet5
     from lenet.train import Epoch

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.corruptions import CORRUPTIONS, corrupted
-from lenet.data import Data
+from lenet.data.sets import Data
 from lenet.evaluate import Score, evaluate
 from lenet.native import equip
 from lenet.store import named

@@ -19,7 +19,7 @@ from torch import nn
 
 from lenet.cli import stop_printing
 from lenet.config import config_hash, flatten, masked, shown
-from lenet.data import Data
+from lenet.data.sets import Data
 from lenet.evaluate import Score
 from lenet.journal import Journal, JournalError
 from lenet.machine import (

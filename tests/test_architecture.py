@@ -112,7 +112,7 @@ def test_no_module_runs_a_pickle():
         ("import lenet.config", {"torch", "mlflow", "matplotlib"}),
         ("import lenet.command", {"torch", "mlflow", "matplotlib", "numpy"}),
         ("import lenet.train", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
-        ("import lenet.data", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
+        ("import lenet.data.sets", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import lenet.predict", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import run", {"torch", "mlflow", "matplotlib"}),
     ],

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import lenet.benchmark.__main__ as benchmark
 import lenet.benchmark.startup as benchmark_startup
 import lenet.benchmark.steps as benchmark_steps
-from lenet import data as sets
 from lenet import native
 from lenet.benchmark.plot import COLORS, LABEL, _apart, overview
 from lenet.benchmark.report import (
@@ -44,6 +43,7 @@ from lenet.benchmark.steps import (
     turns,
     whole_batches,
 )
+from lenet.data import sets
 from lenet.model.lenet5 import LeNet5
 from tests.conftest import ROOT
 from tests.test_plots import labels_beyond_the_limits

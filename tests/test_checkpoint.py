@@ -7,7 +7,7 @@ import torch
 
 from lenet.checkpoint import CheckpointError, load, load_model, save, save_model
 from lenet.model.lenet5 import LeNet5
-from tests.test_tensors import same, small, weights
+from tests.data.test_tensor_files import same, small, weights
 
 
 @pytest.fixture

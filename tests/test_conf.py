@@ -9,7 +9,7 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
 from lenet.config import LIMITS, build, check, flatten
-from lenet.data import SET_NAMES
+from lenet.data.sets import SET_NAMES
 from lenet.plugins import register
 from tests.conftest import CONF, ROOT
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lenet.data import Batches
+from lenet.data.sets import Batches
 from lenet.evaluate import (
     Score,
     accuracy_line,

@@ -534,7 +534,7 @@ def test_memory_is_used_again():
 
 @pytest.mark.slow
 def test_an_epoch_of_mnist_follows_the_eager_one(mnist_root):
-    from lenet.data import load
+    from lenet.data.sets import load
 
     data = load("mnist", str(mnist_root))
     curves = {}

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from lenet.idx import DataError, read_idx
+from lenet.data.idx import DataError, read_idx
+from lenet.data.pictures import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.model.layers import ScaledTanh
 from lenet.model.lenet5 import LeNet5
-from lenet.picture import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.predict import Classifier, load_classifier, main, predict
 
 BOMB = zlib.compress(bytes(256 << 20))  # 256 kB

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lenet.data import Batches
+from lenet.data.sets import Batches
+from lenet.data.tensor_files import load, save
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.optim.schedule import constant, cosine, one_cycle, step
 from lenet.progress import StateError, restore
-from lenet.tensors import load, save
 from lenet.train import fit
 from tests.conftest import CONF
 

@@ -23,10 +23,10 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from lenet.checkpoint import newest
+from lenet.data.tensor_files import load, save
 from lenet.past import _check_state
 from lenet.store import RUN_ID
 from lenet.stored import read_config
-from lenet.tensors import load, save
 from tests.conftest import ROOT
 from tests.test_run import Lab
 

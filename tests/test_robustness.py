@@ -9,7 +9,7 @@ from torch import nn
 
 from lenet import robustness, store
 from lenet.corruptions import CORRUPTIONS, corrupted
-from lenet.data import Batches, load
+from lenet.data.sets import Batches, load
 from lenet.evaluate import evaluate
 from lenet.robustness import results_of, rows, table
 from lenet.robustness_plots import robustness as picture

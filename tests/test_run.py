@@ -165,7 +165,7 @@ def test_artifacts_and_status(lab, first):
 def test_the_logged_model_takes_any_batch_and_gives_the_runs_accuracy(lab, first):
     code = """
 import os, sys, json, torch, mlflow
-from lenet.data import load
+from lenet.data.sets import load
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 mlflow.set_tracking_uri(sys.argv[2])
 uri = f"runs:/{sys.argv[1]}/model"

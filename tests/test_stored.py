@@ -8,10 +8,10 @@ import yaml
 
 from lenet import checkpoint, past, store
 from lenet.config import ConfigError, check, config_hash
+from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.past import load_trained
 from lenet.stored import MOST_CHARACTERS, check_targets, read_config, together
-from lenet.tensors import save
 from tests.conftest import CONF
 
 FOLDERS = [CONF]
@@ -47,7 +47,7 @@ def test_what_conf_names_is_allowed(composed):
     [
         ("optimizer._target_", "os.system"),
         ("optimizer._target_", "lenet.machine.git"),
-        ("optimizer._target_", "lenet.tensors.save"),
+        ("optimizer._target_", "lenet.data.tensor_files.save"),
         ("optimizer._target_", "torch.load"),
         ("optimizer._target_", "torch.nn.Tanh"),  # allowed elsewhere
         ("model.activation._target_", "torch.optim.SGD"),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
-from lenet.data import Batches, load
+from lenet.data.sets import Batches, load
 from lenet.evaluate import evaluate
 from lenet.model.lenet5 import LeNet5
 from lenet.optim.schedule import cosine, one_cycle

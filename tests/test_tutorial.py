@@ -163,7 +163,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_an_epoch_of_its_main_on_mnist_passes_95_percent(mnist_root, tmp_path):
-    from lenet.idx import read_idx
+    from lenet.data.idx import read_idx
 
     parts = {}
     for part in ("train", "t10k"):

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> Report:
     from lenet.benchmark.split import measure_splits
     from lenet.benchmark.startup import StartupError, startup
     from lenet.benchmark.steps import measure
-    from lenet.data import load
+    from lenet.data.sets import load
 
     data, machine = load("auto", options.root), describe_machine()
     before, began = torch.get_num_threads(), time.perf_counter()

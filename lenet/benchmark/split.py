@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lenet import native
 from lenet.benchmark.report import PARTS, Split
 from lenet.benchmark.steps import Fitted, Stretch, ready, turns
-from lenet.data import Data
+from lenet.data.sets import Data
 from lenet.train import fit
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lenet import native
 from lenet.benchmark.report import EPOCH, Cell
-from lenet.data import Batches, Data
+from lenet.data.sets import Batches, Data
 from lenet.model.lenet5 import LeNet5
 from lenet.native import KernelError
 from lenet.train import fit

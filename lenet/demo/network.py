@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenet.data import as_input
+from lenet.data.sets import as_input
 from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model.lenet5 import LeNet5
 from lenet.predict import Classifier, is_weights, load_classifier, predict

@@ -21,9 +21,9 @@ from starlette.exceptions import HTTPException as StarletteError
 from torch import Tensor
 
 from lenet.cli import one_line
+from lenet.data.pictures import Floats, read_drawing, read_picture_bytes
 from lenet.demo.network import Network, look, open_network
 from lenet.demo.walk import Walk, walk
-from lenet.picture import Floats, read_drawing, read_picture_bytes
 from lenet.predict import is_weights
 
 PAGE = Path(__file__).parent / "page"

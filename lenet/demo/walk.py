@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenet.data import load
+from lenet.data.sets import load
 from lenet.demo.network import Network
 from lenet.evaluate import Score, evaluate
 

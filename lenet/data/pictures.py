@@ -17,8 +17,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from lenet.cli import one_line
-from lenet.idx import DataError
-from lenet.tensors import obstacle
+from lenet.data.idx import DataError
+from lenet.data.tensor_files import obstacle
 
 Floats = NDArray[np.float32]
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 
 from lenet.cli import one_line
-from lenet.opcodes import objection
+from lenet.data.opcodes import objection
 
 CHECKSUM = b"sha256:"
 CHECKSUM_LENGTH = len(CHECKSUM) + 64

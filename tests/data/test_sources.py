@@ -19,9 +19,10 @@ import pytest
 import torch
 import torchvision
 
-from lenet import data, sources
-from lenet.idx import DataError
-from lenet.sources import DIGITS, EMNIST_SPLITS, KNOWN, Raw, download, find
+from lenet.data import sets as data
+from lenet.data import sources
+from lenet.data.idx import DataError
+from lenet.data.sources import DIGITS, EMNIST_SPLITS, KNOWN, Raw, download, find
 
 TRAIN, TEST, SIDE = 12, 6, 5
 LAYOUTS = ("raw", "raw.gz", "plain", "plain.gz")

@@ -32,11 +32,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, features
 
-from lenet import predict, tensors
-from lenet.idx import DataError, checked, read_idx, read_pt
+from lenet import predict
+from lenet.data import tensor_files as tensors
+from lenet.data.idx import DataError, checked, read_idx, read_pt
+from lenet.data.pictures import read_picture
+from lenet.data.tensor_files import CheckpointError, load, save
 from lenet.model.lenet5 import LeNet5
-from lenet.picture import read_picture
-from lenet.tensors import CheckpointError, load, save
 
 LONG = "FUZZ_EXAMPLES" in os.environ
 MB = 1 << 20

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lenet import MNISTDataset, get_data_loaders
-from lenet.data import (
+from lenet.data.idx import DataError, idx_sha256
+from lenet.data.sets import (
     MNIST_MEAN,
     MNIST_STD,
     Batches,
@@ -35,10 +36,9 @@ from lenet.data import (
     permutation,
     prepare,
 )
-from lenet.idx import DataError, idx_sha256
-from lenet.sources import DIGITS, KNOWN, Pair, Raw
+from lenet.data.sources import DIGITS, KNOWN, Pair, Raw
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -627,7 +627,7 @@ def test_loaders_find_mnist_in_other_layouts(mnist_root: Path) -> None:
     assert images.mean().abs() < 0.4
 
 
-# ---- python -m lenet.data --------------------------------------------------------------------
+# ---- python -m lenet.data.sets --------------------------------------------------------------------
 
 
 def test_the_command_prints_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -701,7 +701,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 def test_the_module_runs_as_a_command_without_a_word_on_stderr(mnist_root: Path) -> None:
-    done = run("-m", "lenet.data", "mnist", "--no-download", LENET_DATA=str(mnist_root))
+    done = run("-m", "lenet.data.sets", "mnist", "--no-download", LENET_DATA=str(mnist_root))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == f"mnist from {mnist_root}"
@@ -717,7 +717,7 @@ def test_reading_mnist_takes_less_than_a_gigabyte(mnist_root: Path) -> None:
         "code = subprocess.call([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL); "
         "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    done = run("-c", measure, "-m", "lenet.data", "mnist", LENET_DATA=str(mnist_root))
+    done = run("-c", measure, "-m", "lenet.data.sets", "mnist", LENET_DATA=str(mnist_root))
     status, kilobytes = done.stdout.split()
     assert status == "0"
     assert 100_000 < int(kilobytes) < 1_000_000

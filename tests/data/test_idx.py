@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lenet.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.data.idx import DataError, checked, idx_sha256, read_idx, read_pt
 
 CODES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 fuzzing = settings(

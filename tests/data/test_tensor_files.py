@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from lenet import tensors
-from lenet.tensors import CheckpointError, load, save
+from lenet.data import tensor_files as tensors
+from lenet.data.tensor_files import CheckpointError, load, save
 
 
 def small(seed=0):

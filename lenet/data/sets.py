@@ -1,6 +1,6 @@
 """Data sets: files -> checked tensors in memory -> splits -> batches.
 
-    python -m lenet.data mnist              fetch or verify a set, print what is there
+    python -m lenet.data.sets mnist              fetch or verify a set, print what is there
 
 A set is decoded once, to float32; a batch is an index into it. No worker processes, no PIL.
 """
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lenet import sources
 from lenet.cli import answer, one_line
-from lenet.idx import DataError, checked, idx_sha256, read_idx, read_pt
-from lenet.sources import Pair, Raw
+from lenet.data import sources
+from lenet.data.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.data.sources import Pair, Raw
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 VALIDATION_SEED = 1998  # fixed: the validation split is the same for every run's seed
@@ -448,7 +448,7 @@ def get_data_loaders(
     )
 
 
-# ---- python -m lenet.data --------------------------------------------------------------------
+# ---- python -m lenet.data.sets --------------------------------------------------------------------
 
 
 def describe(data: Data) -> str:
@@ -471,9 +471,9 @@ def describe(data: Data) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.data",
+        prog="python -m lenet.data.sets",
         description="Fetch or verify a data set and print what is there.",
-        epilog="Example: python -m lenet.data fashion_mnist --root data",
+        epilog="Example: python -m lenet.data.sets fashion_mnist --root data",
     )
     parser.add_argument("name", choices=SET_NAMES, help="which set", metavar="NAME")
     parser.add_argument(

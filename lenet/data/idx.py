@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lenet.cli import one_line
-from lenet.tensors import CheckpointError, load, obstacle
+from lenet.data.tensor_files import CheckpointError, load, obstacle
 
 
 class DataError(ValueError):
