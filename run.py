@@ -16,8 +16,8 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lenet.command import answering, asked_for, reading
-from lenet.config import build, check, config_hash, shown, tree_lines, try_out
+from lenet.config.check import build, check, config_hash, shown, tree_lines, try_out
+from lenet.config.hydra_errors import answering, asked_for, reading
 from lenet.plugins import register
 
 if TYPE_CHECKING:

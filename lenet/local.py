@@ -16,8 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from lenet.command import PLUGINS
-from lenet.config import ConfigError
+from lenet.config.check import ConfigError
+from lenet.config.hydra_errors import PLUGINS
 from lenet.outcome import Outcome
 from lenet.pool import Pool
 

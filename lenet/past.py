@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from lenet import checkpoint, store
-from lenet.config import ConfigError, build, config_hash, plain_check
+from lenet.config.check import ConfigError, build, config_hash, plain_check
 from lenet.data.sets import MOST_CLASSES, Data
 from lenet.journal import Journal, find
 from lenet.machine import code_state, environment, environment_differences, is_alive

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from lenet.command import PLUGINS
+from lenet.config.hydra_errors import PLUGINS
 from lenet.local import Local
 from lenet.remote import Ray, Slurm
 from lenet.searcher import Search

@@ -16,8 +16,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
-from lenet.command import no_memory
-from lenet.config import is_own, one_line
+from lenet.config.check import is_own, one_line
+from lenet.config.hydra_errors import no_memory
 from lenet.outcome import Outcome
 
 Work = Callable[[Any], Any]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lenet.config import metric_of
+from lenet.config.check import metric_of
 from lenet.verdict import interval, is_share, short_names, shown
 
 

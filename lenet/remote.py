@@ -25,8 +25,8 @@ from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lenet.command import PLUGINS
-from lenet.config import ConfigError, check, one_line, shown
+from lenet.config.check import ConfigError, check, one_line, shown
+from lenet.config.hydra_errors import PLUGINS
 from lenet.local import JobFailed, Streaming, numbered, run_one
 from lenet.outcome import Outcome
 from lenet.pool import said

@@ -10,7 +10,7 @@ from string import Template
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet.config import presentable
+from lenet.config.check import presentable
 from lenet.report_text import (
     Findings,
     by_metric,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lenet.config import presentable
+from lenet.config.check import presentable
 from lenet.effects import Effect
 from lenet.published import Comparison, as_printed
 from lenet.results import Sweep

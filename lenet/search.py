@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lenet.config import ConfigError
+from lenet.config.check import ConfigError
 from lenet.store import first_use_lock, reason
 from lenet.sweep import Job, Result
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lenet.bounds import unwatch
-from lenet.command import PLUGINS
-from lenet.config import ConfigError, config_hash
+from lenet.config.bounds import unwatch
+from lenet.config.check import ConfigError, config_hash
+from lenet.config.hydra_errors import PLUGINS
 from lenet.outcome import Outcome
 from lenet.space import axis_of, first_of, is_interval, seeds_of
 from lenet.sweep import (

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from lenet import store
 from lenet.cli import MISTAKE, RUN_ID, answer, one_line, path_of, tell
-from lenet.config import masked
+from lenet.config.check import masked
 from lenet.journal import FILES, RECORDS, Journal, JournalError, left
 from lenet.store import PARENT_TAG, TrackingError
 

@@ -51,7 +51,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from lenet import registry
-from lenet.config import masked
+from lenet.config.check import masked
 from lenet.journal import FULL, Entry, Journal
 from lenet.machine import is_alive
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lenet.config import ConfigError, changes_nothing, flatten, plain_check
+from lenet.config.check import ConfigError, changes_nothing, flatten, plain_check
 
 # What depends on the machine and not on the run: taken from here, never from what comes back.
 OF_THIS_MACHINE = ("data.root", "data.mirror", "data.download", "tracking.uri", "tracking.folder")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lenet.config import masked
+from lenet.config.check import masked
 from lenet.machine import is_alive
 from lenet.store import (
     PARENT_TAG,

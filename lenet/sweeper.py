@@ -21,9 +21,9 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lenet.bounds import columns_of, unwatch, watch_anew
-from lenet.command import PLUGINS, checked
-from lenet.config import ConfigError, build, config_hash
+from lenet.config.bounds import columns_of, unwatch, watch_anew
+from lenet.config.check import ConfigError, build, config_hash
+from lenet.config.hydra_errors import PLUGINS, checked
 from lenet.local import Local, Streaming
 from lenet.outcome import Outcome
 from lenet.pool import said

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from lenet.config import ConfigError
+from lenet.config.check import ConfigError
 from lenet.remote import check_store
 from tests.conftest import ROOT
 from tests.servers import Server, free_port, postgres

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
-from lenet.config import LIMITS, build, check, flatten
+from lenet.config.check import LIMITS, build, check, flatten
 from lenet.data.sets import SET_NAMES
 from lenet.plugins import register
 from tests.conftest import CONF, ROOT

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lenet import store
-from lenet.config import ConfigError, check
+from lenet.config.check import ConfigError, check
 from lenet.published import beside
 from lenet.report import make, report, write
 from lenet.report_text import lines, published_rows

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from lenet import predict, registry, robustness, store
-from lenet.config import ConfigError, check
+from lenet.config.check import ConfigError, check
 from lenet.demo.network import open_network
 from lenet.store import TrackingError, named
 from tests.test_resume import Bench

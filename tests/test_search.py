@@ -13,7 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from lenet.config import ConfigError
+from lenet.config.check import ConfigError
 from lenet.search import STARTUP, Plan, Study
 from lenet.space import Axis, axis_of, seeds_of
 from lenet.sweep import Job, Result, is_hopeless, is_maximized
@@ -489,7 +489,7 @@ def test_without_optuna_one_line_says_what_to_install():
 
 def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
     from lenet import store, tracking
-    from lenet.config import check
+    from lenet.config.check import check
     from lenet.progress import Epoch
 
     cfg = composed("data=digits", "data.val_size=100", "objective=val/loss")

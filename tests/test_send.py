@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from lenet import send, store
-from lenet.config import masked
+from lenet.config.check import masked
 from lenet.journal import FILES, RECORDS, Journal, JournalError, left
 from lenet.store import TrackingError, Unreachable
 from tests.conftest import ROOT

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lenet import checkpoint, past, store
-from lenet.config import ConfigError, check, config_hash
+from lenet.config.check import ConfigError, check, config_hash
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.past import load_trained

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from lenet import store, tracking
-from lenet.config import check
+from lenet.config.check import check
 from lenet.past import load_trained
 
 

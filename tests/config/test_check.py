@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lenet.command import answering
-from lenet.config import ConfigError, build, check, config_hash, flatten, tree_lines, try_out
+from lenet.config.check import ConfigError, build, check, config_hash, flatten, tree_lines, try_out
+from lenet.config.hydra_errors import answering
 from tests.conftest import CONF, ROOT
 
 WRONG = {

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lenet.config import flatten
-from tests.command_server import Answer, Commands
+from lenet.config.check import flatten
+from tests.config.command_server import Answer, Commands
 from tests.conftest import CONF, ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, pidfd and /proc")
@@ -295,7 +295,7 @@ def test_what_hydra_offers_besides_a_run_still_works(commands):
 
 
 def test_composing_that_never_ends_is_ended():
-    code = "import lenet.bounds as b; b.SECONDS = 0.2; b.watch()\nwhile True: pass"
+    code = "import lenet.config.bounds as b; b.SECONDS = 0.2; b.watch()\nwhile True: pass"
     done = subprocess.run(
         [sys.executable, "-c", code, "epochs=3"], cwd=ROOT, capture_output=True, text=True
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60  # of wall time: three times what composing may take before it is ended
 MEGABYTES = 3000  # above what the server itself has mapped
 
@@ -66,7 +66,7 @@ def serve() -> None:
     from hydra import compose, initialize_config_dir
 
     import run
-    from lenet.config import check
+    from lenet.config.check import check
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         check(compose("config"))  # a first one makes torch read in what it puts off

@@ -26,9 +26,9 @@ from hydra.main import get_args_parser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet.bounds import ARGUMENT_LENGTH, runs_of, unwatch, watch, watch_anew
 from lenet.cli import BROKEN_PIPE, INTERRUPTED, stop_printing
-from lenet.config import (
+from lenet.config.bounds import ARGUMENT_LENGTH, runs_of, unwatch, watch, watch_anew
+from lenet.config.check import (
     ConfigError,
     check,
     clip,

@@ -20,7 +20,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 
-from lenet.config import ConfigError, clip, one_line, presentable
+from lenet.config.check import ConfigError, clip, one_line, presentable
 
 ARGUMENT_LENGTH = 10_000  # characters of one KEY=VALUE
 FILE_BYTES = 2**16

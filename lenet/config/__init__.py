@@ -1,0 +1,1 @@
+"""What a configuration may be, and how a mistake in it is told."""
