@@ -57,13 +57,13 @@ def train(
     # After the check, so that most mistakes are answered before torch and MLflow are read in.
     import torch
 
-    from lenet.evaluate import evaluate, score_lines
-    from lenet.generators import seed_all
-    from lenet.interrupt import Interrupt
     from lenet.native import equip
-    from lenet.profiling import profiled, save_trace, table
     from lenet.tracking import inputs_of
-    from lenet.train import epoch_line, fit
+    from lenet.training.evaluate import evaluate, score_lines
+    from lenet.training.loop import epoch_line, fit
+    from lenet.training.profiling import profiled, save_trace, table
+    from lenet.training.rng import seed_all
+    from lenet.training.signals import Interrupt
 
     device = build(config, "device")
     data = build(config, "data").to(device)
@@ -130,7 +130,7 @@ def train(
             run.log_text(table(recording), "profile/table.txt")
             run.log_file(lambda path: save_trace(recording, path), "profile/trace.json")
         if run.pictures:
-            from lenet.plots import gallery
+            from lenet.training.plots import gallery
 
             run.log_figures(gallery(model, data, history, score))
         if run.model:

@@ -10,14 +10,14 @@ from typing import Any
 _HOME = {
     "MNISTDataset": "data.sets",
     "get_data_loaders": "data.sets",
-    "visualize_samples": "plots",
+    "visualize_samples": "training.plots",
     "LeNet5": "model.lenet5",
-    "train_model": "train",
-    "evaluate_model": "evaluate",
-    "evaluate_per_class": "evaluate",
-    "save_model": "checkpoint",
-    "load_model": "checkpoint",
-    "plot_training_loss": "plots",
+    "train_model": "training.loop",
+    "evaluate_model": "training.evaluate",
+    "evaluate_per_class": "training.evaluate",
+    "save_model": "training.checkpoints",
+    "load_model": "training.checkpoints",
+    "plot_training_loss": "training.plots",
 }
 
 __all__ = sorted(_HOME)

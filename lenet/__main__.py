@@ -9,7 +9,7 @@ COMMANDS = {
     "-m lenet.data.sets NAME": "fetch or verify a data set",
     "-m lenet.predict RUN_ID PICTURE": "read digits from pictures",
     "-m lenet.demo RUN_ID": "a page to draw on, where the network is seen at work",
-    "-m lenet.evaluate RUN_ID": "test a run's network on test sets made worse",
+    "-m lenet.training.evaluate RUN_ID": "test a run's network on test sets made worse",
     "-m lenet.export RUN_ID --onnx FILE": "write a run's network as ONNX",
     "-m lenet.explain RUN_ID": "a page that shows a run's LeNet-5 at work, for learners",
     "-m lenet.diff RUN_ID RUN_ID": "hold two runs side by side",

@@ -16,15 +16,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from torch import nn
 
-from lenet import checkpoint, store
+from lenet import store
 from lenet.config.check import ConfigError, build, config_hash, plain_check
 from lenet.data.sets import MOST_CLASSES, Data
 from lenet.journal import Journal, find
 from lenet.machine import code_state, environment, environment_differences, is_alive
-from lenet.progress import Epoch, StateError, restored_progress
 from lenet.send import waiting_root
 from lenet.store import TrackingError
 from lenet.stored import check_targets, read_config, together
+from lenet.training import checkpoints as checkpoint
+from lenet.training.progress import Epoch, StateError, restored_progress
 
 State = dict[str, Any]
 MOST_BYTES = 1_000_000  # of a text that comes back

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lenet import checkpoint
 from lenet.cli import MISTAKE, RUN_ID, answer, one_line, tell
 from lenet.data.pictures import read_picture
 from lenet.data.sets import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.tensor_files import obstacle
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
+from lenet.training import checkpoints as checkpoint
 
 
 @dataclass(frozen=True)

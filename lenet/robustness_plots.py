@@ -9,8 +9,8 @@ from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from lenet.corruptions import CORRUPTIONS, corrupted
-from lenet.plots import COLORS, INK
 from lenet.robustness import Result
+from lenet.training.plots import COLORS, INK
 
 
 def robustness(results: Sequence[Result], image: Tensor) -> Figure:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lenet.effects import Effect
-from lenet.plots import BLUE, COLORS, INK, PALE, VERMILION
 from lenet.published import Comparison, as_printed
+from lenet.training.plots import BLUE, COLORS, INK, PALE, VERMILION
 from lenet.verdict import BEST, SAME, Verdict, is_share, short_names, shown
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400

@@ -20,7 +20,6 @@ from torch import nn
 from lenet.cli import stop_printing
 from lenet.config.check import config_hash, flatten, masked, shown
 from lenet.data.sets import Data
-from lenet.evaluate import Score
 from lenet.journal import Journal, JournalError
 from lenet.machine import (
     code_state,
@@ -32,14 +31,15 @@ from lenet.machine import (
 )
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.progress import Epoch
 from lenet.send import Sender, command, waiting_root
 from lenet.store import PARENT_TAG, PROCESS_TAG, TrackingError, resolved
 from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
+from lenet.training.evaluate import Score
+from lenet.training.progress import Epoch
 
 if TYPE_CHECKING:
-    from lenet.checkpoint import Checkpoints
     from lenet.past import Past
+    from lenet.training.checkpoints import Checkpoints
 
 START_SECONDS = 10.0  # for a server to answer before the training begins without it
 P = ParamSpec("P")

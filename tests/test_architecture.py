@@ -117,7 +117,7 @@ def test_no_module_runs_a_pickle():
         ("import lenet", {"torch", "mlflow", "numpy"}),
         ("import lenet.config.check", {"torch", "mlflow", "matplotlib"}),
         ("import lenet.config.hydra_errors", {"torch", "mlflow", "matplotlib", "numpy"}),
-        ("import lenet.train", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
+        ("import lenet.training.loop", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import lenet.data.sets", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import lenet.predict", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import run", {"torch", "mlflow", "matplotlib"}),

@@ -46,7 +46,7 @@ from lenet.benchmark.steps import (
 from lenet.data import sets
 from lenet.model.lenet5 import LeNet5
 from tests.conftest import ROOT
-from tests.test_plots import labels_beyond_the_limits
+from tests.training.test_plots import labels_beyond_the_limits
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "logical": 4, "simd": "AVX2", "torch": "2", "os": "An OS"}
 

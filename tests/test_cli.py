@@ -13,9 +13,9 @@ from PIL import Image
 
 from lenet import store
 from lenet.__main__ import COMMANDS
-from lenet.checkpoint import save_model
 from lenet.cli import answer
 from lenet.model.lenet5 import LeNet5
+from lenet.training.checkpoints import save_model
 from tests.conftest import ROOT
 
 MODULES = sorted(name.split()[1] for name in COMMANDS if name.startswith("-m "))

@@ -17,9 +17,9 @@ from lenet.demo import server
 from lenet.demo.__main__ import HOST, main
 from lenet.demo.network import Network, layers_of, look, open_network
 from lenet.demo.walk import Walk
-from lenet.evaluate import Score
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from lenet.predict import Classifier
+from lenet.training.evaluate import Score
 from tests.conftest import lenet5_1998
 from tests.test_predict import drawn
 

@@ -22,11 +22,11 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from lenet.checkpoint import newest
 from lenet.data.tensor_files import load, save
 from lenet.past import _check_state
 from lenet.store import RUN_ID
 from lenet.stored import read_config
+from lenet.training.checkpoints import newest
 from tests.conftest import ROOT
 from tests.test_run import Lab
 
@@ -501,7 +501,7 @@ WRITES = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from lenet.checkpoint import Checkpoints, kept, newest
+from lenet.training.checkpoints import Checkpoints, kept, newest
 from lenet.journal import Journal
 
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from torch import nn
 from lenet import robustness, store
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data.sets import Batches, load
-from lenet.evaluate import evaluate
 from lenet.robustness import results_of, rows, table
 from lenet.robustness_plots import robustness as picture
+from lenet.training.evaluate import evaluate
 from tests.test_resume import Bench
 
 EVERY = [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]

@@ -490,7 +490,7 @@ def test_without_optuna_one_line_says_what_to_install():
 def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
     from lenet import store, tracking
     from lenet.config.check import check
-    from lenet.progress import Epoch
+    from lenet.training.progress import Epoch
 
     cfg = composed("data=digits", "data.val_size=100", "objective=val/loss")
     cfg.sweep.bounds = [None, 0.5]

@@ -6,12 +6,13 @@ import os
 import pytest
 import yaml
 
-from lenet import checkpoint, past, store
+from lenet import past, store
 from lenet.config.check import ConfigError, check, config_hash
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.past import load_trained
 from lenet.stored import MOST_CHARACTERS, check_targets, read_config, together
+from lenet.training import checkpoints as checkpoint
 from tests.conftest import CONF
 
 FOLDERS = [CONF]

@@ -17,7 +17,7 @@ FLOP_NEEDED = FLOP - 2 * 6 * 28 * 28 * 5 * 5  # nobody asks C1 for the gradient 
 
 VARIANTS = {
     "tutorial": "the tutorial's loader and loop: each image through PIL, in two worker processes",
-    "eager": "lenet.train.fit over images in memory, torch's own kernels",
+    "eager": "lenet.training.loop.fit over images in memory, torch's own kernels",
     "channels_last": "eager, with the network and the images in torch.channels_last",
     "compile": "eager, with the network through torch.compile",
     "native": "eager, with the network on this package's fused C++ kernels",

@@ -13,7 +13,7 @@ from lenet import native
 from lenet.benchmark.report import PARTS, Split
 from lenet.benchmark.steps import Fitted, Stretch, ready, turns
 from lenet.data.sets import Data
-from lenet.train import fit
+from lenet.training.loop import fit
 
 
 class Clock:

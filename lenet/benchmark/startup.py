@@ -11,7 +11,7 @@ from pathlib import Path
 RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 # Runs a script as `python` would, tells the time after its first optimizer step and ends there.
-# Torch is not imported for it: lenet.train being looked for is the moment when torch is there.
+# Torch is not imported for it: lenet.training.loop being looked for is the moment when torch is there.
 FIRST_STEP = """
 import os, runpy, sys, time
 
@@ -21,7 +21,7 @@ def tell(*step):
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "lenet.train":
+        if name == "lenet.training.loop":
             sys.meta_path.remove(self)
             from torch.optim.optimizer import register_optimizer_step_post_hook
             register_optimizer_step_post_hook(tell)

@@ -22,7 +22,7 @@ from lenet.benchmark.report import EPOCH, Cell
 from lenet.data.sets import Batches, Data
 from lenet.model.lenet5 import LeNet5
 from lenet.native import KernelError
-from lenet.train import fit
+from lenet.training.loop import fit
 
 SGD = Path(__file__).resolve().parents[2] / "conf" / "optimizer" / "sgd.yaml"
 SGEMM_SIZE = 2048

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lenet.data.sets import load
 from lenet.demo.network import Network
-from lenet.evaluate import Score, evaluate
+from lenet.training.evaluate import Score, evaluate
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lenet.model.lenet5 import count_parameters
 from lenet.model.losses import MSE
 from lenet.optim.curvature import second_backward
 from lenet.optim.sdlm import SDLM
-from lenet.train import fit
+from lenet.training.loop import fit
 from tests.model.test_lenet5 import connections_of
 
 FAMILY = ("lenet1", "lenet4", "mlp", "lenet_300_100", "linear")

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lenet import native
-from lenet.evaluate import evaluate
 from lenet.model.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
 from lenet.model.lenet5 import LeNet5, average_pooling
 from lenet.native import KernelError, equip
 from lenet.native.build import BuildError, library
 from lenet.native.op import Kernels, stopwatch
-from lenet.train import fit
+from lenet.training.evaluate import evaluate
+from lenet.training.loop import fit
 
 try:
     library()

@@ -13,7 +13,7 @@ from lenet.model.losses import MAP, MSE
 from lenet.native import equip
 from lenet.native.step import whole_step
 from lenet.optim.sdlm import SDLM
-from lenet.train import fit
+from lenet.training.loop import fit
 
 CRITERIA = [nn.CrossEntropyLoss(label_smoothing=0.1), MAP(2.0), MSE("linear"), MSE("rbf")]
 OPTIMIZERS = {

@@ -16,7 +16,7 @@ from lenet.native import equip
 from lenet.native.build import BuildError, library
 from lenet.native.step import whole_step
 from lenet.optim.schedule import cosine
-from lenet.train import fit
+from lenet.training.loop import fit
 from tests.test_native import NETWORKS, batch, network
 
 try:

@@ -9,7 +9,7 @@ from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 from lenet.model.losses import MAP, MSE
 from lenet.optim.curvature import CurvatureError, gauss_newton, second_backward
 from lenet.optim.sdlm import SDLM
-from lenet.train import fit
+from lenet.training.loop import fit
 from tests.conftest import lenet5_1998
 
 

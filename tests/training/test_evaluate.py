@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data.sets import Batches
-from lenet.evaluate import (
+from lenet.training.evaluate import (
     Score,
     accuracy_line,
     class_lines,

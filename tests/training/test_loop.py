@@ -14,10 +14,10 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data.sets import Batches, load
-from lenet.evaluate import evaluate
 from lenet.model.lenet5 import LeNet5
 from lenet.optim.schedule import cosine, one_cycle
-from lenet.train import Diverged, Epoch, epoch_line, fit, train_model
+from lenet.training.evaluate import evaluate
+from lenet.training.loop import Diverged, Epoch, epoch_line, fit, train_model
 
 MEAN = F.cross_entropy
 

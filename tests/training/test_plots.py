@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
-from lenet import plots
+from lenet.training import plots
 
 DIGITS = [str(digit) for digit in range(10)]
 FASHION = [

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenet.evaluate import Score, Totals
-from lenet.generators import random_state, set_random_state
+from lenet.training.evaluate import Score, Totals
+from lenet.training.rng import random_state, set_random_state
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -18,9 +18,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from lenet.data.sets import Data, Distort
-    from lenet.evaluate import Score
     from lenet.model.lenet5 import LeNet5
-    from lenet.train import Epoch
+    from lenet.training.evaluate import Score
+    from lenet.training.loop import Epoch
 
 # Okabe and Ito's palette and ColorBrewer's maps: told apart by colour-blind readers.
 BLUE, VERMILION, PALE, INK = "#0072B2", "#D55E00", "#D3DAE0", "#444444"

@@ -12,13 +12,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from lenet.evaluate import Criterion, evaluate
-from lenet.generators import random_state, set_random_state
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.native.step import whole_step
 from lenet.optim.sdlm import SDLM
-from lenet.progress import Diverged, Epoch, Progress, Schedule, State, Tally, restore, state_of
+from lenet.training.evaluate import Criterion, evaluate
+from lenet.training.progress import (
+    Diverged,
+    Epoch,
+    Progress,
+    Schedule,
+    State,
+    Tally,
+    restore,
+    state_of,
+)
+from lenet.training.rng import random_state, set_random_state
 
 __all__ = ["Diverged", "Epoch", "Loader", "Saver", "epoch_line", "fit", "train_model"]
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from lenet.device import DeviceError, select
+from lenet.training.device import DeviceError, select
 
 CORES = os.cpu_count() or 1
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lenet.model.lenet5 import LeNet5
-from lenet.profiling import profiled, save_trace, table
+from lenet.training.profiling import profiled, save_trace, table
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from lenet.checkpoint import CheckpointError, load, load_model, save, save_model
 from lenet.model.lenet5 import LeNet5
+from lenet.training.checkpoints import CheckpointError, load, load_model, save, save_model
 from tests.data.test_tensor_files import same, small, weights
 
 

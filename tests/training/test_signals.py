@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lenet.interrupt import Interrupt
+from lenet.training.signals import Interrupt
 from tests.conftest import ROOT
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -107,7 +107,7 @@ def test_off_the_main_thread_nothing_is_taken_over():
 
 CHILD = """
 import os, signal, sys
-from lenet.interrupt import Interrupt
+from lenet.training.signals import Interrupt
 with Interrupt() as interrupt, interrupt.deferred():
     for number in sys.argv[1:]:
         os.kill(os.getpid(), int(number))

@@ -20,8 +20,8 @@ from lenet.data.tensor_files import load, save
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.optim.schedule import constant, cosine, one_cycle, step
-from lenet.progress import StateError, restore
-from lenet.train import fit
+from lenet.training.loop import fit
+from lenet.training.progress import StateError, restore
 from tests.conftest import CONF
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
