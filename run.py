@@ -21,7 +21,7 @@ from lenet.config.hydra_errors import answering, asked_for, reading
 from lenet.plugins import register
 
 if TYPE_CHECKING:
-    from lenet.past import Past
+    from lenet.tracking.resume import Past
 
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> float | None:
     with ExitStack() as stack:
         past = None
         if config["resume"] or config["rerun"]:
-            from lenet.past import recall
+            from lenet.tracking.resume import recall
 
             asked = asked_for(config, overrides)
             past = stack.enter_context(recall(config, asked, config_folders()))
@@ -58,7 +58,7 @@ def train(
     import torch
 
     from lenet.native import equip
-    from lenet.tracking import inputs_of
+    from lenet.tracking.run import inputs_of
     from lenet.training.evaluate import evaluate, score_lines
     from lenet.training.loop import epoch_line, fit
     from lenet.training.profiling import profiled, save_trace, table
@@ -139,7 +139,7 @@ def train(
             run.register(data, history)
         run.end(history, model, saver)
     if config["rerun"]:
-        from lenet.diff import verdict
+        from lenet.tracking.compare import verdict
 
         print(verdict(config["rerun"], run))
     return run.result

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
 from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model.lenet5 import LeNet5, probabilities
-from lenet.store import named
+from lenet.tracking.store import named
 
 TOLERANCE = 1e-4  # float32 sums of 400 terms in another order
 
@@ -339,7 +339,7 @@ def _run(run_id: str, uri: str | None, index: int, output: Path) -> None:
 
 
 def _explained(run_id: str, uri: str | None, index: int) -> Explained:
-    from lenet.past import load_data, load_trained
+    from lenet.tracking.resume import load_data, load_trained
 
     run_id = named(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):

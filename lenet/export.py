@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
-from lenet.store import named
+from lenet.tracking.store import named
 
 if TYPE_CHECKING:
-    from lenet.past import Inputs
+    from lenet.tracking.resume import Inputs
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
-    from lenet.past import load_data, load_trained
+    from lenet.tracking.resume import load_data, load_trained
 
     check_file(path)
     run_id = named(run_id, uri)

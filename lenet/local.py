@@ -23,7 +23,7 @@ from lenet.pool import Pool
 
 MODULES = (  # that a run imports sooner or later
     *("torch", "torch._dynamo", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store"),
-    *("lenet.tracking", "lenet.training.loop", "lenet.native", "lenet.training.plots"),
+    *("lenet.tracking.run", "lenet.training.loop", "lenet.native", "lenet.training.plots"),
 )
 
 

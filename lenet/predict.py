@@ -44,8 +44,8 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     """
     path = Path(source)
     if not is_weights(source):
-        from lenet.past import load_trained
-        from lenet.store import named
+        from lenet.tracking.resume import load_trained
+        from lenet.tracking.store import named
 
         model, inputs = load_trained(named(source))
         equip(model)

@@ -51,8 +51,8 @@ class Task:
     """
 
     def __init__(self, function: TaskFunction) -> None:
-        from lenet import store
-        from lenet.machine import code_state
+        from lenet.tracking import store
+        from lenet.tracking.provenance import code_state
 
         self.root = str(store.ROOT)
         self.program = os.path.relpath(inspect.getfile(function), store.ROOT)
@@ -61,7 +61,7 @@ class Task:
         self.others: frozenset[str] = frozenset()
 
     def __call__(self, cfg: DictConfig) -> Any:
-        from lenet import store
+        from lenet.tracking import store
 
         os.environ.update(self.environment)
         try:
@@ -78,7 +78,8 @@ class Task:
 
     def _earlier(self, config: Mapping[str, Any]) -> Any:
         """The run of a job that begins again, once nobody writes to it any more; or None."""
-        from lenet import store, sweep_store
+        from lenet import sweep_store
+        from lenet.tracking import store
 
         tracking, parent = config["tracking"], config["sweep"]["parent"]
         client = store.connect(tracking["uri"])

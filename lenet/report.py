@@ -19,8 +19,8 @@ from lenet.published import beside
 from lenet.report_page import page
 from lenet.report_text import Findings, by_metric, failures, lines
 from lenet.results import load_curves, read_sweep
-from lenet.store import named
 from lenet.sweep import is_maximized
+from lenet.tracking.store import named
 from lenet.verdict import judge
 
 FOLDER = "report"  # of the parent run's artifacts

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from lenet import sweep_store
-from lenet.store import SWEEP_KIND_TAG
 from lenet.sweep_store import Summary
+from lenet.tracking.store import SWEEP_KIND_TAG
 
 # Parameters that say where records go, or where a run comes from: nothing a result depends on.
 NO_AXES = ("tracking.", "checkpoint.", "resume", "rerun", "note", "tags.")

@@ -16,8 +16,8 @@ from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data.sets import Data
 from lenet.native import equip
-from lenet.store import named
 from lenet.sweep_store import add_artifacts
+from lenet.tracking.store import named
 from lenet.training.evaluate import Score, evaluate
 
 FOLDER = "robustness"  # of the run's artifacts
@@ -107,8 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(run_id: str, uri: str | None, output: Path | None, seed: int) -> None:
-    from lenet.past import load_data, load_trained  # slow to import: --help needs none of them
     from lenet.robustness_plots import robustness
+    from lenet.tracking.resume import (  # slow to import: --help needs none of them
+        load_data,
+        load_trained,
+    )
 
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed {seed}: expected 0 to {2**63 - 1}")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lenet.config.check import ConfigError
-from lenet.store import first_use_lock, reason
 from lenet.sweep import Job, Result
+from lenet.tracking.store import first_use_lock, reason
 
 try:
     import numpy as np

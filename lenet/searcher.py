@@ -60,7 +60,8 @@ class Search(Grid):
         self.prune, self.seed = prune, seed
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lenet import store, sweep_store
+        from lenet import sweep_store
+        from lenet.tracking import store
 
         assert self.config is not None
         with self._warming():
@@ -167,7 +168,7 @@ class Search(Grid):
         return replace(base, config={**base.config, "seed": self.seeds[0]})
 
     def _storage(self, tracking_uri: str) -> str:
-        from lenet import store
+        from lenet.tracking import store
 
         file = tracking_uri.removeprefix("sqlite:///")
         folder = Path(file).parent if file != tracking_uri else store.home()

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lenet.config.check import masked
-from lenet.machine import is_alive
-from lenet.store import (
+from lenet.sweep import JOB_TAG
+from lenet.tracking.provenance import is_alive
+from lenet.tracking.store import (
     PARENT_TAG,
     PROCESS_TAG,
     Patient,
@@ -28,10 +29,9 @@ from lenet.store import (
     is_passing,
     reason,
 )
-from lenet.sweep import JOB_TAG
 
 # isort: split
-# After lenet.store, which sets what MLflow reads as it starts.
+# After lenet.tracking.store, which sets what MLflow reads as it starts.
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException

@@ -101,7 +101,7 @@ class Grid(BasicSweeper):
 
     def _earlier_runs(self, job: Job) -> list[Any]:
         """Of its jobs, once nothing is under way any more, or on its way to the store."""
-        from lenet.send import send_family, waiting_root
+        from lenet.tracking.sender import send_family, waiting_root
 
         assert self.config is not None
         tracking = job.config["tracking"]
@@ -207,7 +207,7 @@ class Grid(BasicSweeper):
     @contextmanager
     def _store(self, job: Job) -> Iterator[Any]:
         """Its client; None where a dry sweep has nothing to look at."""
-        from lenet import store
+        from lenet.tracking import store
 
         assert self.config is not None
         if isinstance(self.launcher, Engine) and self.launcher.elsewhere:
@@ -225,8 +225,8 @@ class Grid(BasicSweeper):
         self, arguments: Sequence[str], kind: str, axes: Sequence[str], job: Job, jobs: int
     ) -> Iterator[str]:
         """Yields the sweep's name. Where it is left by an error its run is KILLED."""
-        from lenet import store
-        from lenet.machine import code_state, git, process_identity
+        from lenet.tracking import store
+        from lenet.tracking.provenance import code_state, git, process_identity
 
         assert self.config is not None
         objective = job.config["objective"]
@@ -261,7 +261,7 @@ class Grid(BasicSweeper):
         run_id = self.record.run_id
         if self.config.sweep.report:
             from lenet.report import ReportError, report
-            from lenet.store import TrackingError
+            from lenet.tracking.store import TrackingError
 
             try:
                 print(report(run_id, self.record.client.tracking_uri, failed=False))

@@ -95,7 +95,7 @@ def test_training_knows_neither_configuration_nor_tracking():
         found = imports(MODULES[name])
         assert not found & {
             "lenet.config.check",
-            "lenet.tracking",
+            "lenet.tracking.run",
             "hydra",
             "omegaconf",
             "mlflow",

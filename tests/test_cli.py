@@ -11,10 +11,10 @@ import sys
 import pytest
 from PIL import Image
 
-from lenet import store
 from lenet.__main__ import COMMANDS
 from lenet.cli import answer
 from lenet.model.lenet5 import LeNet5
+from lenet.tracking import store
 from lenet.training.checkpoints import save_model
 from tests.conftest import ROOT
 

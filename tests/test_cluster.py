@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from lenet.config.check import ConfigError
 from lenet.remote import check_store
 from tests.conftest import ROOT
-from tests.servers import Server, free_port, postgres
+from tests.support.servers import Server, free_port, postgres
 
 LONG = 300  # epochs: some seconds, in which a job can be struck
 SMALL = ["data=digits", "tracking.model=false", "tracking.pictures=false"]

@@ -13,9 +13,9 @@ from lenet import export
 from lenet.export import ExportError, check_onnx, to_onnx
 from lenet.model.family import MLP, LeNet1, LeNet4
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
-from lenet.past import Inputs
+from lenet.tracking.resume import Inputs
 from tests.conftest import lenet5_1998
-from tests.test_resume import Bench
+from tests.tracking.test_resume import Bench
 
 NETWORKS = {
     "lenet5": LeNet5,

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lenet import store
 from lenet.config.check import ConfigError, check
 from lenet.published import beside
 from lenet.report import make, report, write
 from lenet.report_text import lines, published_rows
+from lenet.tracking import store
 from tests.sweeps import grid, make_sweep
 
 PRINTED = [

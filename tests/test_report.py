@@ -16,7 +16,7 @@ from lenet.effects import class_differences, main_effects
 from lenet.report import ReportError, main, make, write
 from lenet.report_text import difference, lines, number
 from lenet.results import load_curves, load_sweep, read_sweep
-from lenet.store import TrackingError
+from lenet.tracking.store import TrackingError
 from lenet.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
 from tests.sweeps import EPOCHS, grid, make_sweep, points_of
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from lenet import robustness, store
+from lenet import robustness
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data.sets import Batches, load
 from lenet.robustness import results_of, rows, table
 from lenet.robustness_plots import robustness as picture
+from lenet.tracking import store
 from lenet.training.evaluate import evaluate
-from tests.test_resume import Bench
+from tests.tracking.test_resume import Bench
 
 EVERY = [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
 

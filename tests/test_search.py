@@ -488,8 +488,9 @@ def test_without_optuna_one_line_says_what_to_install():
 
 
 def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
-    from lenet import store, tracking
     from lenet.config.check import check
+    from lenet.tracking import run as tracking
+    from lenet.tracking import store
     from lenet.training.progress import Epoch
 
     cfg = composed("data=digits", "data.val_size=100", "objective=val/loss")

@@ -36,7 +36,7 @@ import os, time, torch, mlflow
 os.write(1, f"\\nreached {time.time()}".encode())
 os._exit(0)
 """
-STORE = "import sys; from lenet.store import connect; connect(sys.argv[1])"
+STORE = "import sys; from lenet.tracking.store import connect; connect(sys.argv[1])"
 
 
 class StartupError(RuntimeError):

@@ -77,7 +77,7 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
         classifier = load_classifier(source, activation, pooling)
         name, run_id = source, None
     else:
-        from lenet.store import named, read_run
+        from lenet.tracking.store import named, read_run
 
         run_id = named(source)
         run, classifier = read_run(run_id), load_classifier(run_id)

@@ -106,7 +106,7 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
 
     @app.get("/api/runs")
     def runs() -> list[dict[str, str]]:
-        from lenet.store import recent
+        from lenet.tracking.store import recent
 
         return [{"run_id": run_id, "name": name} for run_id, name in recent(20)]
 

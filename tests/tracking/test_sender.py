@@ -17,10 +17,11 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from lenet import send, store
 from lenet.config.check import masked
-from lenet.journal import FILES, RECORDS, Journal, JournalError, left
-from lenet.store import TrackingError, Unreachable
+from lenet.tracking import sender as send
+from lenet.tracking import store
+from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError, left
+from lenet.tracking.store import TrackingError, Unreachable
 from tests.conftest import ROOT
 
 FACTS = {
@@ -660,7 +661,7 @@ def test_a_first_use_that_fails_leaves_no_half_database(tmp_path, monkeypatch):
     store.connect(uri)
 
 
-# ---- python -m lenet.send --------------------------------------------------------------------
+# ---- python -m lenet.tracking.sender --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -798,4 +799,4 @@ def test_the_printed_command_runs_from_where_the_run_did(waiting, monkeypatch, t
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(shutil, "which", lambda name: sys.executable)
     monkeypatch.setenv("LENET_RUNS", str(waiting.parent))
-    assert send.command(waiting) == f"python -m lenet.send {waiting.name}"
+    assert send.command(waiting) == f"python -m lenet.tracking.sender {waiting.name}"

@@ -50,12 +50,12 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from lenet import registry
 from lenet.config.check import masked
-from lenet.journal import FULL, Entry, Journal
-from lenet.machine import is_alive
+from lenet.tracking import registry
+from lenet.tracking.journal import FULL, Entry, Journal
+from lenet.tracking.provenance import is_alive
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
 PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
 MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 6000  # of one request
@@ -384,7 +384,7 @@ def _deliver_checkpoint(client: MlflowClient, run_id: str, path: Path, later: bo
 
 
 def _deliver_model(client: MlflowClient, journal: Journal, step: int) -> None:
-    """The folder that `lenet.tracking` made of the network -> MLflow's logged model `model`, as
+    """The folder that `lenet.tracking.run` made of the network -> MLflow's logged model `model`, as
     mlflow.pytorch.log_model makes it. A run has one: an upload that was cut off is gone on with,
     the model of an earlier end is deleted.
     """

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from lenet import store, tracking
 from lenet.config.check import check
-from lenet.past import load_trained
+from lenet.tracking import run as tracking
+from lenet.tracking import store
+from lenet.tracking.resume import load_trained
 
 
 @pytest.fixture

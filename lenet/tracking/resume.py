@@ -1,7 +1,7 @@
 """Runs that come back: to be gone on with (`resume`) or done again (`rerun`).
 
 What a run left may have been written by anybody who can write to the tracking store, so it is
-held to what this checkout's own configuration could have said: see `lenet.stored`.
+held to what this checkout's own configuration could have said: see `lenet.tracking.stored_config`.
 """
 
 import os
@@ -16,14 +16,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from torch import nn
 
-from lenet import store
 from lenet.config.check import ConfigError, build, config_hash, plain_check
 from lenet.data.sets import MOST_CLASSES, Data
-from lenet.journal import Journal, find
-from lenet.machine import code_state, environment, environment_differences, is_alive
-from lenet.send import waiting_root
-from lenet.store import TrackingError
-from lenet.stored import check_targets, read_config, together
+from lenet.tracking import store
+from lenet.tracking.journal import Journal, find
+from lenet.tracking.provenance import code_state, environment, environment_differences, is_alive
+from lenet.tracking.sender import waiting_root
+from lenet.tracking.store import TrackingError
+from lenet.tracking.stored_config import check_targets, read_config, together
 from lenet.training import checkpoints as checkpoint
 from lenet.training.progress import Epoch, StateError, restored_progress
 
@@ -181,7 +181,9 @@ def _opened(
         elif kind == "status":
             statuses.append(value[0])
     if statuses[-1:] == ["FINISHED"] and merged["epochs"] == stored["epochs"]:
-        unsent = "; python -m lenet.send sends what MLflow lacks" if journal.waiting else ""
+        unsent = (
+            "; python -m lenet.tracking.sender sends what MLflow lacks" if journal.waiting else ""
+        )
         raise ConfigError(
             f"resume={run_id}: the run is finished; epochs={2 * stored['epochs']}, for one, "
             f"extends it{unsent}"
@@ -257,7 +259,7 @@ def _check_state(state: State, config: Mapping[str, Any], tags: Mapping[str, str
 
 
 class Inputs(BaseModel):
-    """What a network reads and says, as `lenet.tracking.inputs_of` recorded it."""
+    """What a network reads and says, as `lenet.tracking.run.inputs_of` recorded it."""
 
     classes: Annotated[list[str], Field(min_length=1, max_length=MOST_CLASSES)]
     mean: Annotated[float, Field(ge=0, le=1)]

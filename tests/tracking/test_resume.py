@@ -23,9 +23,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from lenet.data.tensor_files import load, save
-from lenet.past import _check_state
-from lenet.store import RUN_ID
-from lenet.stored import read_config
+from lenet.tracking.resume import _check_state
+from lenet.tracking.store import RUN_ID
+from lenet.tracking.stored_config import read_config
 from lenet.training.checkpoints import newest
 from tests.conftest import ROOT
 from tests.test_run import Lab
@@ -502,7 +502,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from lenet.training.checkpoints import Checkpoints, kept, newest
-from lenet.journal import Journal
+from lenet.tracking.journal import Journal
 
 torch.set_num_threads(1)
 count, wanted = 0, 0
@@ -629,7 +629,7 @@ class Killer:
             said = self.story[-1][2]
             if status == 2 and "the run is finished" in said:  # it was killed a moment too late
                 if self.lab.waiting.exists():
-                    command = [sys.executable, "-m", "lenet.send"]
+                    command = [sys.executable, "-m", "lenet.tracking.sender"]
                     env = self.lab.env | {"PYTHONPATH": str(ROOT)}
                     subprocess.run(command, check=True, capture_output=True, env=env)
                 return self.run_id(before)

@@ -6,12 +6,13 @@ import os
 import pytest
 import yaml
 
-from lenet import past, store
 from lenet.config.check import ConfigError, check, config_hash
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
-from lenet.past import load_trained
-from lenet.stored import MOST_CHARACTERS, check_targets, read_config, together
+from lenet.tracking import resume as past
+from lenet.tracking import store
+from lenet.tracking.resume import load_trained
+from lenet.tracking.stored_config import MOST_CHARACTERS, check_targets, read_config, together
 from lenet.training import checkpoints as checkpoint
 from tests.conftest import CONF
 
@@ -47,7 +48,7 @@ def test_what_conf_names_is_allowed(composed):
     ("path", "value"),
     [
         ("optimizer._target_", "os.system"),
-        ("optimizer._target_", "lenet.machine.git"),
+        ("optimizer._target_", "lenet.tracking.provenance.git"),
         ("optimizer._target_", "lenet.data.tensor_files.save"),
         ("optimizer._target_", "torch.load"),
         ("optimizer._target_", "torch.nn.Tanh"),  # allowed elsewhere

@@ -20,8 +20,11 @@ from torch import nn
 from lenet.cli import stop_printing
 from lenet.config.check import config_hash, flatten, masked, shown
 from lenet.data.sets import Data
-from lenet.journal import Journal, JournalError
-from lenet.machine import (
+from lenet.model.lenet5 import count_parameters
+from lenet.native import Chosen
+from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
+from lenet.tracking.journal import Journal, JournalError
+from lenet.tracking.provenance import (
     code_state,
     environment,
     environment_differences,
@@ -29,16 +32,13 @@ from lenet.machine import (
     process_identity,
     version,
 )
-from lenet.model.lenet5 import count_parameters
-from lenet.native import Chosen
-from lenet.send import Sender, command, waiting_root
-from lenet.store import PARENT_TAG, PROCESS_TAG, TrackingError, resolved
-from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
+from lenet.tracking.sender import Sender, command, waiting_root
+from lenet.tracking.store import PARENT_TAG, PROCESS_TAG, TrackingError, resolved
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
 if TYPE_CHECKING:
-    from lenet.past import Past
+    from lenet.tracking.resume import Past
     from lenet.training.checkpoints import Checkpoints
 
 START_SECONDS = 10.0  # for a server to answer before the training begins without it

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lenet import diff, store
-from lenet.diff import compare, main, report, verdict
-from lenet.store import Stored
-from tests.test_resume import Bench
+from lenet.tracking import compare as diff
+from lenet.tracking import store
+from lenet.tracking.compare import compare, main, report, verdict
+from lenet.tracking.store import Stored
+from tests.tracking.test_resume import Bench
 
 STEPS = [(100, 0.5), (200, 0.25)]
 
@@ -146,7 +147,7 @@ def test_a_verdict_that_can_t_be_had_says_how_to_have_it_later(monkeypatch):
 
     monkeypatch.setattr(diff, "read", fail)
     text = verdict("a", SimpleNamespace(id="b", uri=None))
-    assert text == "Not compared yet (no answer); later: python -m lenet.diff a b"
+    assert text == "Not compared yet (no answer); later: python -m lenet.tracking.compare a b"
 
 
 # ---- Real runs -------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def lab(tmp_path):
 
 def side_by_side(lab, one, other, status):
     done = subprocess.run(
-        [sys.executable, "-m", "lenet.diff", one, other],
+        [sys.executable, "-m", "lenet.tracking.compare", one, other],
         env=lab.env | {"PYTHONPATH": str(store.ROOT)},
         cwd=lab.folder,
         capture_output=True,

@@ -2,10 +2,12 @@
 
 import pytest
 
-from lenet import diff, predict, report, robustness, store
-from lenet.store import TrackingError, named
+from lenet import predict, report, robustness
+from lenet.tracking import compare as diff
+from lenet.tracking import store
+from lenet.tracking.store import TrackingError, named
 from tests.sweeps import grid, make_sweep
-from tests.test_resume import Bench
+from tests.tracking.test_resume import Bench
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from lenet import machine
+from lenet.tracking import provenance as machine
 
 
 def test_this_process_is_alive_and_an_ended_or_other_one_is_not():

@@ -11,11 +11,12 @@ import urllib.request
 
 import pytest
 
-from lenet import predict, registry, robustness, store
+from lenet import predict, robustness
 from lenet.config.check import ConfigError, check
 from lenet.demo.network import open_network
-from lenet.store import TrackingError, named
-from tests.test_resume import Bench
+from lenet.tracking import registry, store
+from lenet.tracking.store import TrackingError, named
+from tests.tracking.test_resume import Bench
 
 SMALL = ("data=digits", "data.val_size=100", "tracking.pictures=false")
 
