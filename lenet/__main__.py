@@ -13,7 +13,7 @@ COMMANDS = {
     "-m lenet.export RUN_ID --onnx FILE": "write a run's network as ONNX",
     "-m lenet.explain RUN_ID": "a page that shows a run's LeNet-5 at work, for learners",
     "-m lenet.tracking.compare RUN_ID RUN_ID": "hold two runs side by side",
-    "-m lenet.report RUN_ID": "the verdict on a sweep",
+    "-m lenet.report.report RUN_ID": "the verdict on a sweep",
     "-m lenet.tracking.sender": "send what the tracking server has not taken yet",
     "-m lenet.benchmark": "how fast LeNet-5 trains on this machine",
 }

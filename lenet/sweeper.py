@@ -260,7 +260,7 @@ class Grid(BasicSweeper):
         assert self.config is not None
         run_id = self.record.run_id
         if self.config.sweep.report:
-            from lenet.report import ReportError, report
+            from lenet.report.report import ReportError, report
             from lenet.tracking.store import TrackingError
 
             try:
@@ -289,7 +289,7 @@ class Grid(BasicSweeper):
         """What the end needs, in a second that the jobs take anyway."""
         assert self.config is not None
         if self.config.sweep.report:
-            importlib.import_module("lenet.report")
+            importlib.import_module("lenet.report.report")
 
     def _launchable(self, job: Job, axes: Sequence[str], **own: Any) -> DictConfig:
         """The job's configuration with what is not its own: where it belongs, and its threads."""

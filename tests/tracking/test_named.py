@@ -2,7 +2,8 @@
 
 import pytest
 
-from lenet import predict, report, robustness
+from lenet import predict, robustness
+from lenet.report import report
 from lenet.tracking import compare as diff
 from lenet.tracking import store
 from lenet.tracking.store import TrackingError, named

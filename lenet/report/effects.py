@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lenet.verdict import BEST, MOST_LEVELS, Verdict, interval, short_names, shown
+from lenet.report.verdict import BEST, MOST_LEVELS, Verdict, interval, short_names, shown
 
 CLASS = "test/class_accuracy/"
 UNSET = "not set"

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lenet.config.check import metric_of
-from lenet.verdict import interval, is_share, short_names, shown
+from lenet.report.verdict import interval, is_share, short_names, shown
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Comparison:
 def beside(runs: pd.DataFrame, entries: Sequence[Any]) -> list[Comparison]:
     """In the entries' order; one that no finished run is of is left out, as is what is no entry.
 
-    `runs` as `lenet.results.load_sweep` gives them.
+    `runs` as `lenet.report.results.load_sweep` gives them.
     """
     found = []
     for entry in entries:

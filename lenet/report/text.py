@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lenet.config.check import presentable
-from lenet.effects import Effect
-from lenet.published import Comparison, as_printed
-from lenet.results import Sweep
+from lenet.report.effects import Effect
+from lenet.report.published import Comparison, as_printed
+from lenet.report.results import Sweep
+from lenet.report.verdict import SAME, UNKNOWN, WORSE, Verdict, is_share
 from lenet.sweep import span
-from lenet.verdict import SAME, UNKNOWN, WORSE, Verdict, is_share
 
 ON_SCREEN = 15  # settings
 MOST = 10  # failures, levels of a parameter

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from lenet.config.check import ConfigError, check
-from lenet.published import beside
-from lenet.report import make, report, write
-from lenet.report_text import lines, published_rows
+from lenet.report.published import beside
+from lenet.report.report import make, report, write
+from lenet.report.text import lines, published_rows
 from lenet.tracking import store
 from tests.sweeps import grid, make_sweep
 

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from lenet.effects import Effect
-from lenet.published import Comparison, as_printed
+from lenet.report.effects import Effect
+from lenet.report.published import Comparison, as_printed
+from lenet.report.verdict import BEST, SAME, Verdict, is_share, short_names, shown
 from lenet.training.plots import BLUE, COLORS, INK, PALE, VERMILION
-from lenet.verdict import BEST, SAME, Verdict, is_share, short_names, shown
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
 MOST_MARKS = 7  # values of a number that each get a mark
@@ -96,7 +96,7 @@ def beside(compared: Sequence[Comparison]) -> Figure:
 def curves(points: pd.DataFrame, verdict: Verdict, metric: str) -> Figure:
     """The best settings' mean over seeds an epoch, with the range of the seeds behind it.
 
-    `points` as `lenet.results.load_curves` gives them.
+    `points` as `lenet.report.results.load_curves` gives them.
     """
     best = verdict.settings[verdict.settings["n"] > 0].head(MOST_CURVES)
     figure = Figure(figsize=(9, 4.2), layout="constrained")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lenet.results import SEED
+from lenet.report.results import SEED
 
 LEVEL, ALPHA = 0.95, 0.05
 BEST, SAME, WORSE, UNKNOWN, NOTHING = "best", "not told apart", "worse", "cannot be told", "-"
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def judge(runs: pd.DataFrame, axes: Sequence[str], metric: str, maximize: bool) -> Verdict:
-    """`runs` as `lenet.results.load_sweep` gives them; the order of rows doesn't matter."""
+    """`runs` as `lenet.report.results.load_sweep` gives them; the order of rows doesn't matter."""
     varied = [axis for axis in axes if axis != SEED]
     runs = with_settings(runs, varied)
     done = runs[(runs["status"] == "FINISHED") & np.isfinite(runs[metric].astype(float))]

@@ -1,6 +1,6 @@
-"""A sweep's runs in MLflow -> pandas frames, for notebooks and for `lenet.report`.
+"""A sweep's runs in MLflow -> pandas frames, for notebooks and for `lenet.report.report`.
 
-from lenet.results import load_sweep
+from lenet.report.results import load_sweep
 load_sweep(PARENT_RUN_ID).groupby("optimizer.momentum")["val/accuracy"].agg(["mean", "count"])
 """
 
@@ -26,7 +26,7 @@ MOST_DIGITS = 100  # characters; what is longer is no number that anyone swept o
 class Sweep:
     """A parent run and the frame of its children, a row each, first started first.
 
-    `published` holds what `lenet.published.beside` reads.
+    `published` holds what `lenet.report.published.beside` reads.
     `axes` are columns of `runs`, in the order they were given; `seed` may be among them. Where
     the tags that say what varies are missing, they are the parameters that differ.
     """

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from lenet import sweep_plots
-from lenet.effects import class_differences, main_effects
-from lenet.report import ReportError, main, make, write
-from lenet.report_text import difference, lines, number
-from lenet.results import load_curves, load_sweep, read_sweep
+from lenet.report import plots as sweep_plots
+from lenet.report.effects import class_differences, main_effects
+from lenet.report.report import ReportError, main, make, write
+from lenet.report.results import load_curves, load_sweep, read_sweep
+from lenet.report.text import difference, lines, number
+from lenet.report.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
 from lenet.tracking.store import TrackingError
-from lenet.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
 from tests.sweeps import EPOCHS, grid, make_sweep, points_of
 
 METRIC = "val/accuracy"

@@ -1,4 +1,4 @@
-"""The verdict on a sweep: on the screen, as a page, as data. `python -m lenet.report RUN_ID`"""
+"""The verdict on a sweep: on the screen, as a page, as data. `python -m lenet.report.report RUN_ID`"""
 
 import argparse
 import json
@@ -12,16 +12,17 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet import sweep_plots, sweep_store
+from lenet import sweep_store
 from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
-from lenet.effects import class_differences, main_effects
-from lenet.published import beside
-from lenet.report_page import page
-from lenet.report_text import Findings, by_metric, failures, lines
-from lenet.results import load_curves, read_sweep
+from lenet.report import plots as sweep_plots
+from lenet.report.effects import class_differences, main_effects
+from lenet.report.page import page
+from lenet.report.published import beside
+from lenet.report.results import load_curves, read_sweep
+from lenet.report.text import Findings, by_metric, failures, lines
+from lenet.report.verdict import judge
 from lenet.sweep import is_maximized
 from lenet.tracking.store import named
-from lenet.verdict import judge
 
 FOLDER = "report"  # of the parent run's artifacts
 
@@ -155,10 +156,10 @@ def _finite(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.report",
+        prog="python -m lenet.report.report",
         description="Says which settings of a sweep are no worse than the best, what each "
         "parameter does, and what it cost; logs a page and the data on the sweep's run.",
-        epilog="Example: python -m lenet.report 0123456789abcdef0123456789abcdef",
+        epilog="Example: python -m lenet.report.report 0123456789abcdef0123456789abcdef",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help=f"the sweep's own run: {RUN_ID}")
     parser.add_argument("--metric", help="to judge by; default: the sweep's objective")

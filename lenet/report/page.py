@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lenet.config.check import presentable
-from lenet.report_text import (
+from lenet.report.text import (
     Findings,
     by_metric,
     cost_line,
