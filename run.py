@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from lenet.config.check import build, check, config_hash, shown, tree_lines, try_out
 from lenet.config.hydra_errors import answering, asked_for, reading
-from lenet.plugins import register
+from lenet.sweep.plugins import register
 
 if TYPE_CHECKING:
     from lenet.tracking.resume import Past

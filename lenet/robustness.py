@@ -16,7 +16,7 @@ from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_
 from lenet.corruptions import CORRUPTIONS, corrupted
 from lenet.data.sets import Data
 from lenet.native import equip
-from lenet.sweep_store import add_artifacts
+from lenet.sweep.parent_run import add_artifacts
 from lenet.tracking.store import named
 from lenet.training.evaluate import Score, evaluate
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lenet.config.check import LIMITS, build, check, flatten
 from lenet.data.sets import SET_NAMES
-from lenet.plugins import register
+from lenet.sweep.plugins import register
 from tests.conftest import CONF, ROOT
 
 OPTIONS = sorted(

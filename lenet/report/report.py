@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet import sweep_store
 from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.report import plots as sweep_plots
 from lenet.report.effects import class_differences, main_effects
@@ -21,7 +20,8 @@ from lenet.report.published import beside
 from lenet.report.results import load_curves, read_sweep
 from lenet.report.text import Findings, by_metric, failures, lines
 from lenet.report.verdict import judge
-from lenet.sweep import is_maximized
+from lenet.sweep import parent_run as sweep_store
+from lenet.sweep.jobs import is_maximized
 from lenet.tracking.store import named
 
 FOLDER = "report"  # of the parent run's artifacts

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from lenet import sweep_store
-from lenet.sweep_store import Summary
+from lenet.sweep import parent_run as sweep_store
+from lenet.sweep.parent_run import Summary
 from lenet.tracking.store import SWEEP_KIND_TAG
 
 # Parameters that say where records go, or where a run comes from: nothing a result depends on.

@@ -11,7 +11,7 @@ from lenet.report.effects import Effect
 from lenet.report.published import Comparison, as_printed
 from lenet.report.results import Sweep
 from lenet.report.verdict import SAME, UNKNOWN, WORSE, Verdict, is_share
-from lenet.sweep import span
+from lenet.sweep.jobs import span
 
 ON_SCREEN = 15  # settings
 MOST = 10  # failures, levels of a parameter

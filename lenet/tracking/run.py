@@ -22,7 +22,7 @@ from lenet.config.check import config_hash, flatten, masked, shown
 from lenet.data.sets import Data
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.sweep import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
+from lenet.sweep.jobs import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
 from lenet.tracking.journal import Journal, JournalError
 from lenet.tracking.provenance import (
     code_state,

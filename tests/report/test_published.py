@@ -12,7 +12,7 @@ from lenet.report.published import beside
 from lenet.report.report import make, report, write
 from lenet.report.text import lines, published_rows
 from lenet.tracking import store
-from tests.sweeps import grid, make_sweep
+from tests.support.sweeps import grid, make_sweep
 
 PRINTED = [
     {"optimizer.momentum": 0.5, "test/accuracy": 0.98},

@@ -18,7 +18,7 @@ from lenet.report.results import load_curves, load_sweep, read_sweep
 from lenet.report.text import difference, lines, number
 from lenet.report.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
 from lenet.tracking.store import TrackingError
-from tests.sweeps import EPOCHS, grid, make_sweep, points_of
+from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
 
 METRIC = "val/accuracy"
 

@@ -7,7 +7,7 @@ from lenet.report import report
 from lenet.tracking import compare as diff
 from lenet.tracking import store
 from lenet.tracking.store import TrackingError, named
-from tests.sweeps import grid, make_sweep
+from tests.support.sweeps import grid, make_sweep
 from tests.tracking.test_resume import Bench
 
 

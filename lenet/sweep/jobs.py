@@ -1,6 +1,6 @@
 """A sweep's jobs: what each is, which of them are done, and what came of them.
 
-Nothing here knows how the jobs are run; `lenet.sweeper` gives them to a launcher.
+Nothing here knows how the jobs are run; `lenet.sweep.grid` gives them to a launcher.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from lenet.outcome import Outcome
+from lenet.sweep.outcome import Outcome
 
 DONE, UNFINISHED, FAILED, NEW, PRUNED = "done", "unfinished", "failed", "new", "pruned"
 JOB_TAG = "sweep.job_sha256"

@@ -24,11 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from lenet.config.bounds import columns_of, unwatch, watch_anew
 from lenet.config.check import ConfigError, build, config_hash
 from lenet.config.hydra_errors import PLUGINS, checked
-from lenet.local import Local, Streaming
-from lenet.outcome import Outcome
-from lenet.pool import said
-from lenet.remote import Engine, Task, check_store
-from lenet.sweep import (
+from lenet.sweep.cluster_launchers import Engine, Task, check_store
+from lenet.sweep.jobs import (
     DONE,
     FAILED,
     NEW,
@@ -44,6 +41,9 @@ from lenet.sweep import (
     table_of_failures,
     time_left,
 )
+from lenet.sweep.local_launcher import Local, Streaming
+from lenet.sweep.outcome import Outcome
+from lenet.sweep.worker_pool import said
 
 Plugins.instance()  # looks for plugins, which executes the next one's module once more
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -70,7 +70,7 @@ class Grid(BasicSweeper):
             self.launcher.setup(hydra_context=hydra_context, task_function=self.task, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lenet import sweep_store
+        from lenet.sweep import parent_run as sweep_store
 
         assert self.config is not None
         settings = self.config.sweep
@@ -194,7 +194,7 @@ class Grid(BasicSweeper):
 
     def _seconds(self, jobs: Sequence[Job]) -> float:
         """Of a job of another sweep, or of a run, that was like these."""
-        from lenet import sweep_store
+        from lenet.sweep import parent_run as sweep_store
 
         if not self.record:
             return math.nan

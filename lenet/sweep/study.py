@@ -1,6 +1,6 @@
 """A search: what to try next, which of its jobs to run now, and what a trial came to.
 
-Nothing here knows how jobs are composed or run; that is `lenet.searcher`. The trials are kept by
+Nothing here knows how jobs are composed or run; that is `lenet.sweep.search`. The trials are kept by
 Optuna, in a database. It takes no part in the jobs: what a run is held against goes along in its
 configuration, so it needs no connection to the others, ends the same way when it is done again,
 and a launcher may take it to any machine.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lenet.config.check import ConfigError
-from lenet.sweep import Job, Result
+from lenet.sweep.jobs import Job, Result
 from lenet.tracking.store import first_use_lock, reason
 
 try:
@@ -26,7 +26,7 @@ except ImportError:
     raise ConfigError("hydra/sweeper: a search needs Optuna; pip install -e '.[sweep]'") from None
 
 if TYPE_CHECKING:
-    from lenet.space import Axis
+    from lenet.sweep.search_space import Axis
 
 SAMPLERS = ("tpe", "random")
 STARTUP = 5  # whole trials before the first can be hopeless

@@ -16,9 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from lenet.config.bounds import unwatch
 from lenet.config.check import ConfigError, config_hash
 from lenet.config.hydra_errors import PLUGINS
-from lenet.outcome import Outcome
-from lenet.space import axis_of, first_of, is_interval, seeds_of
-from lenet.sweep import (
+from lenet.sweep.grid import Grid, SweepFailed, data_checksums
+from lenet.sweep.jobs import (
     DONE,
     FAILED,
     PRUNED,
@@ -30,12 +29,13 @@ from lenet.sweep import (
     known,
     sha256_of,
 )
-from lenet.sweeper import Grid, SweepFailed, data_checksums
+from lenet.sweep.outcome import Outcome
+from lenet.sweep.search_space import axis_of, first_of, is_interval, seeds_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from lenet.search import Study, Trial
+    from lenet.sweep.study import Study, Trial
 
 
 class Search(Grid):
@@ -60,7 +60,7 @@ class Search(Grid):
         self.prune, self.seed = prune, seed
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lenet import sweep_store
+        from lenet.sweep import parent_run as sweep_store
         from lenet.tracking import store
 
         assert self.config is not None
@@ -100,7 +100,7 @@ class Search(Grid):
     # ---- What is searched --------------------------------------------------------------------
 
     def _check_settings(self) -> None:
-        from lenet.search import SAMPLERS
+        from lenet.sweep.study import SAMPLERS
 
         assert self.config is not None
 
@@ -175,7 +175,7 @@ class Search(Grid):
         return self.storage or f"sqlite:///{folder / 'search.db'}"
 
     def _study(self, storage: str) -> "Study":
-        from lenet.search import Study
+        from lenet.sweep.study import Study
 
         maximize = is_maximized(self.objective)
         sha256 = self.record.sha256
@@ -184,7 +184,7 @@ class Search(Grid):
     # ---- Its jobs ----------------------------------------------------------------------------
 
     def _run_trials(self, study: "Study", base: Job, axes: Sequence[str]) -> None:
-        from lenet.search import Plan
+        from lenet.sweep.study import Plan
 
         assert self.config is not None
         settings = self.config.sweep

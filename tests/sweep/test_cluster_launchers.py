@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from lenet.config.check import ConfigError
-from lenet.remote import check_store
+from lenet.sweep.cluster_launchers import check_store
 from tests.conftest import ROOT
 from tests.support.servers import Server, free_port, postgres
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from lenet.config.check import is_own, one_line
 from lenet.config.hydra_errors import no_memory
-from lenet.outcome import Outcome
+from lenet.sweep.outcome import Outcome
 
 Work = Callable[[Any], Any]
 MOST_WARNINGS = 20  # lines of one job

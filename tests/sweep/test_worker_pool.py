@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from lenet.config.check import ConfigError
-from lenet.pool import Pool, said
+from lenet.sweep.worker_pool import Pool, said
 
 DEADLINE = 20  # seconds
 
@@ -132,8 +132,8 @@ def _line(process):
 
 PARENT = """
 import sys
-from tests.test_pool import work
-from lenet.pool import Pool
+from tests.sweep.test_worker_pool import work
+from lenet.sweep.worker_pool import Pool
 if __name__ == "__main__":
     for outcome in Pool(2).run(["work", "sleep", "sleep"], work):
         print(outcome.value[0], flush=True)

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, open_dict
 
 from lenet.config.check import ConfigError
 from lenet.config.hydra_errors import PLUGINS
-from lenet.outcome import Outcome
-from lenet.pool import Pool
+from lenet.sweep.outcome import Outcome
+from lenet.sweep.worker_pool import Pool
 
 MODULES = (  # that a run imports sooner or later
     *("torch", "torch._dynamo", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store"),

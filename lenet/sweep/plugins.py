@@ -10,10 +10,10 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from lenet.config.hydra_errors import PLUGINS
-from lenet.local import Local
-from lenet.remote import Ray, Slurm
-from lenet.searcher import Search
-from lenet.sweeper import Grid
+from lenet.sweep.cluster_launchers import Ray, Slurm
+from lenet.sweep.grid import Grid
+from lenet.sweep.local_launcher import Local
+from lenet.sweep.search import Search
 
 
 def register() -> None:
@@ -35,4 +35,4 @@ def register() -> None:
 
 
 def _checkout() -> str:
-    return str(Path(__file__).resolve().parents[1])
+    return str(Path(__file__).resolve().parents[2])

@@ -27,9 +27,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet.config.check import ConfigError, check, one_line, shown
 from lenet.config.hydra_errors import PLUGINS
-from lenet.local import JobFailed, Streaming, numbered, run_one
-from lenet.outcome import Outcome
-from lenet.pool import said
+from lenet.sweep.local_launcher import JobFailed, Streaming, numbered, run_one
+from lenet.sweep.outcome import Outcome
+from lenet.sweep.worker_pool import said
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -78,7 +78,7 @@ class Task:
 
     def _earlier(self, config: Mapping[str, Any]) -> Any:
         """The run of a job that begins again, once nobody writes to it any more; or None."""
-        from lenet import sweep_store
+        from lenet.sweep import parent_run as sweep_store
         from lenet.tracking import store
 
         tracking, parent = config["tracking"], config["sweep"]["parent"]

@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
 from lenet.config.check import ConfigError
-from lenet.search import STARTUP, Plan, Study
-from lenet.space import Axis, axis_of, seeds_of
-from lenet.sweep import Job, Result, is_hopeless, is_maximized
+from lenet.sweep.jobs import Job, Result, is_hopeless, is_maximized
+from lenet.sweep.search_space import Axis, axis_of, seeds_of
+from lenet.sweep.study import STARTUP, Plan, Study
 from tests.test_run import Lab
 
 COMPLETE, FAIL, FEW = TrialState.COMPLETE, TrialState.FAIL, 3
@@ -482,7 +482,7 @@ def test_without_optuna_one_line_says_what_to_install():
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['optuna'] = None; import lenet.search"
+    code = "import sys; sys.modules['optuna'] = None; import lenet.sweep.study"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.rstrip().endswith("a search needs Optuna; pip install -e '.[sweep]'")
 

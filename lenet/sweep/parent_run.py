@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lenet.config.check import masked
-from lenet.sweep import JOB_TAG
+from lenet.sweep.jobs import JOB_TAG
 from lenet.tracking.provenance import is_alive
 from lenet.tracking.store import (
     PARENT_TAG,

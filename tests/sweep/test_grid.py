@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lenet.config.bounds import columns_of
-from lenet.sweep import (
+from lenet.sweep.jobs import (
     DONE,
     FAILED,
     JOB_TAG,

@@ -1,0 +1,1 @@
+"""Sweeps: jobs, grid and search, and the launchers that run them."""
