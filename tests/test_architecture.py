@@ -119,7 +119,10 @@ def test_no_module_runs_a_pickle():
         ("import lenet.config.hydra_errors", {"torch", "mlflow", "matplotlib", "numpy"}),
         ("import lenet.training.loop", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
         ("import lenet.data.sets", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
-        ("import lenet.predict", {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"}),
+        (
+            "import lenet.commands.predict",
+            {"torchvision", "mlflow", "matplotlib", "hydra", "sklearn"},
+        ),
         ("import run", {"torch", "mlflow", "matplotlib"}),
     ],
 )

@@ -180,6 +180,6 @@ def evaluate_per_class(
 
 
 if __name__ == "__main__":
-    from lenet.robustness import main
+    from lenet.commands.robustness import main
 
     sys.exit(main())

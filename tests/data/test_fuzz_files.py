@@ -32,7 +32,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, features
 
-from lenet import predict
+from lenet.commands import predict
 from lenet.data import tensor_files as tensors
 from lenet.data.idx import DataError, checked, read_idx, read_pt
 from lenet.data.pictures import read_picture

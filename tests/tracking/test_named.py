@@ -2,7 +2,7 @@
 
 import pytest
 
-from lenet import predict, robustness
+from lenet.commands import predict, robustness
 from lenet.report import report
 from lenet.tracking import compare as diff
 from lenet.tracking import store

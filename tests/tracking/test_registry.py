@@ -11,9 +11,9 @@ import urllib.request
 
 import pytest
 
-from lenet import predict, robustness
+from lenet.commands import predict, robustness
+from lenet.commands.demo.network import open_network
 from lenet.config.check import ConfigError, check
-from lenet.demo.network import open_network
 from lenet.tracking import registry, store
 from lenet.tracking.store import TrackingError, named
 from tests.tracking.test_resume import Bench

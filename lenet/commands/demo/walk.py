@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenet.commands.demo.network import Network
 from lenet.data.sets import load
-from lenet.demo.network import Network
 from lenet.training.evaluate import Score, evaluate
 
 

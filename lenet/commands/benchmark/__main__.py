@@ -1,7 +1,7 @@
 """How fast LeNet-5 trains on this CPU, in several ways, measured side by side.
 
-python -m lenet.benchmark                                   about five minutes on two cores
-python -m lenet.benchmark --batches 64 --threads 1 --no-startup
+python -m lenet.commands.benchmark                                   about five minutes on two cores
+python -m lenet.commands.benchmark --batches 64 --threads 1 --no-startup
 """
 
 import argparse
@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import psutil
 
-from lenet.benchmark.report import VARIANTS, Report, machine_line, markdown
 from lenet.cli import INTERRUPTED, answer, check_folder, one_line, path_of
+from lenet.commands.benchmark.report import VARIANTS, Report, machine_line, markdown
 
 MOST_ROUNDS, MOST_SECONDS, MOST_IMAGES = 1000, 60.0, 4096
 SPLIT_BATCHES = (64, 256)
@@ -41,7 +41,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     page = markdown(report)
     print(page, end="")
     if options.output:
-        from lenet.benchmark.plot import overview
+        from lenet.commands.benchmark.plot import overview
 
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "benchmark.md").write_text(page, encoding="utf-8")
@@ -54,9 +54,9 @@ def run(options: argparse.Namespace) -> Report:
     """Measures what the options ask for; torch's number of threads is put back at the end."""
     import torch
 
-    from lenet.benchmark.split import measure_splits
-    from lenet.benchmark.startup import StartupError, startup
-    from lenet.benchmark.steps import measure
+    from lenet.commands.benchmark.split import measure_splits
+    from lenet.commands.benchmark.startup import StartupError, startup
+    from lenet.commands.benchmark.steps import measure
     from lenet.data.sets import load
 
     data, machine = load("auto", options.root), describe_machine()
@@ -130,9 +130,9 @@ class Parser(argparse.ArgumentParser):
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m lenet.benchmark",
+        prog="python -m lenet.commands.benchmark",
         description="Trains LeNet-5 on the CPU in several ways and says how fast each is.",
-        epilog="Example: python -m lenet.benchmark --batches 64,256 --variants eager,native",
+        epilog="Example: python -m lenet.commands.benchmark --batches 64,256 --variants eager,native",
     )
 
     def add(name: str, default: Any, note: str, **how: Any) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenet import native
-from lenet.benchmark.report import PARTS, Split
-from lenet.benchmark.steps import Fitted, Stretch, ready, turns
+from lenet.commands.benchmark.report import PARTS, Split
+from lenet.commands.benchmark.steps import Fitted, Stretch, ready, turns
 from lenet.data.sets import Data
 from lenet.training.loop import fit
 

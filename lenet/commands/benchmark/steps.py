@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lenet import native
-from lenet.benchmark.report import EPOCH, Cell
+from lenet.commands.benchmark.report import EPOCH, Cell
 from lenet.data.sets import Batches, Data
 from lenet.model.lenet5 import LeNet5
 from lenet.native import KernelError
 from lenet.training.loop import fit
 
-SGD = Path(__file__).resolve().parents[2] / "conf" / "optimizer" / "sgd.yaml"
+SGD = Path(__file__).resolve().parents[3] / "conf" / "optimizer" / "sgd.yaml"
 SGEMM_SIZE = 2048
 WORKERS = 2  # the tutorial's
 HEAD_START = 8  # batches: more than they can make ahead

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lenet import explain as module
-from lenet.explain import Arithmetic, ExplainError, explain
-from lenet.explain_page import page
+from lenet.commands import explain as module
+from lenet.commands.explain import Arithmetic, ExplainError, explain
+from lenet.commands.explain_page import page
 from lenet.model.family import LeNet1
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998

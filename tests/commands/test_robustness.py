@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from lenet import robustness
-from lenet.corruptions import CORRUPTIONS, corrupted
+from lenet.commands import robustness
+from lenet.commands.corruptions import CORRUPTIONS, corrupted
+from lenet.commands.robustness import results_of, rows, table
+from lenet.commands.robustness_plots import robustness as picture
 from lenet.data.sets import Batches, load
-from lenet.robustness import results_of, rows, table
-from lenet.robustness_plots import robustness as picture
 from lenet.tracking import store
 from lenet.training.evaluate import evaluate
 from tests.tracking.test_resume import Bench

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lenet import export
-from lenet.export import ExportError, check_onnx, to_onnx
+from lenet.commands import export
+from lenet.commands.export import ExportError, check_onnx, to_onnx
 from lenet.model.family import MLP, LeNet1, LeNet4
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from lenet.tracking.resume import Inputs

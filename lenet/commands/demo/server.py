@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException as StarletteError
 from torch import Tensor
 
 from lenet.cli import one_line
+from lenet.commands.demo.network import Network, look, open_network
+from lenet.commands.demo.walk import Walk, walk
+from lenet.commands.predict import is_weights
 from lenet.data.pictures import Floats, read_drawing, read_picture_bytes
-from lenet.demo.network import Network, look, open_network
-from lenet.demo.walk import Walk, walk
-from lenet.predict import is_weights
 
 PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 30_000_000  # of a picture

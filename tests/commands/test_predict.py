@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
+from lenet.commands.predict import Classifier, load_classifier, main, predict
 from lenet.data.idx import DataError, read_idx
 from lenet.data.pictures import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.model.layers import ScaledTanh
 from lenet.model.lenet5 import LeNet5
-from lenet.predict import Classifier, load_classifier, main, predict
 
 BOMB = zlib.compress(bytes(256 << 20))  # 256 kB
 SEVEN = ((0.15, 0.1), (0.8, 0.08), (0.42, 0.95))
@@ -527,7 +527,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "python -m lenet.predict lenet5.pth" in capsys.readouterr().out
+    assert "python -m lenet.commands.predict lenet5.pth" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def bench(tmp_path_factory, mnist_root):
 def url(bench):
     """Of a page that knows the first run; the second is to be loaded."""
     first = bench.runs()[-2].info.run_id
-    command = [sys.executable, "-m", "lenet.demo", first[:8], "--port", "0"]
+    command = [sys.executable, "-m", "lenet.commands.demo", first[:8], "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=bench.env, stdout=subprocess.PIPE, text=True)
     try:
         lines = [process.stdout.readline() for _ in range(2)]
@@ -287,7 +287,7 @@ def test_what_is_no_picture_is_told_and_nothing_else_changes(opened, name, conte
 
 
 def test_a_picture_that_is_dropped_is_read(opened, tmp_path):
-    from tests.test_predict import drawn
+    from tests.commands.test_predict import drawn
 
     drawn(mode="RGB", ink=(20, 30, 120), paper=(250, 240, 220)).save(tmp_path / "seven.jpg")
     page = opened()

@@ -12,16 +12,16 @@ import torch
 import uvicorn
 from PIL import Image
 
-from lenet.demo import network as demo_network
-from lenet.demo import server
-from lenet.demo.__main__ import HOST, main
-from lenet.demo.network import Network, layers_of, look, open_network
-from lenet.demo.walk import Walk
+from lenet.commands.demo import network as demo_network
+from lenet.commands.demo import server
+from lenet.commands.demo.__main__ import HOST, main
+from lenet.commands.demo.network import Network, layers_of, look, open_network
+from lenet.commands.demo.walk import Walk
+from lenet.commands.predict import Classifier
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
-from lenet.predict import Classifier
 from lenet.training.evaluate import Score
+from tests.commands.test_predict import drawn
 from tests.conftest import lenet5_1998
-from tests.test_predict import drawn
 
 DIGITS = tuple("0123456789")
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-RUN = Path(__file__).resolve().parents[2] / "run.py"
+RUN = Path(__file__).resolve().parents[3] / "run.py"
 
 # Runs a script as `python` would, tells the time after its first optimizer step and ends there.
 # Torch is not imported for it: lenet.training.loop being looked for is the moment when torch is there.

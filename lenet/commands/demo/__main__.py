@@ -1,4 +1,4 @@
-"""`python -m lenet.demo RUN_ID`"""
+"""`python -m lenet.commands.demo RUN_ID`"""
 
 import argparse
 import contextlib
@@ -24,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lenet.predict import add_network
+    from lenet.commands.predict import add_network
 
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.demo",
+        prog="python -m lenet.commands.demo",
         description="Serves a page to this machine's browsers: draw a digit and watch the network "
         "read it, layer by layer; walk through the test set; compare two networks.",
-        epilog="Example: python -m lenet.demo latest",
+        epilog="Example: python -m lenet.commands.demo latest",
     )
     add_network(parser, "sources", nargs="+")
     parser.add_argument(
@@ -54,8 +54,8 @@ def _serve(options: argparse.Namespace) -> None:
         import torch
         import uvicorn
 
-        from lenet.demo.network import open_network
-        from lenet.demo.server import MOST_NETWORKS, make_app
+        from lenet.commands.demo.network import open_network
+        from lenet.commands.demo.server import MOST_NETWORKS, make_app
 
         if len(options.sources) > MOST_NETWORKS:
             raise ValueError(f"expected at most {MOST_NETWORKS} networks")

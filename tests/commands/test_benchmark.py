@@ -14,12 +14,12 @@ import yaml
 from matplotlib.text import Text
 from torch.utils.flop_counter import FlopCounterMode
 
-import lenet.benchmark.__main__ as benchmark
-import lenet.benchmark.startup as benchmark_startup
-import lenet.benchmark.steps as benchmark_steps
+import lenet.commands.benchmark.__main__ as benchmark
+import lenet.commands.benchmark.startup as benchmark_startup
+import lenet.commands.benchmark.steps as benchmark_steps
 from lenet import native
-from lenet.benchmark.plot import COLORS, LABEL, _apart, overview
-from lenet.benchmark.report import (
+from lenet.commands.benchmark.plot import COLORS, LABEL, _apart, overview
+from lenet.commands.benchmark.report import (
     FLOP,
     FLOP_NEEDED,
     MULTIPLY_ADDS,
@@ -31,9 +31,9 @@ from lenet.benchmark.report import (
     markdown,
     ratio,
 )
-from lenet.benchmark.split import Clock, measure_splits, split_step
-from lenet.benchmark.startup import StartupError, startup
-from lenet.benchmark.steps import (
+from lenet.commands.benchmark.split import Clock, measure_splits, split_step
+from lenet.commands.benchmark.startup import StartupError, startup
+from lenet.commands.benchmark.steps import (
     HEAD_START,
     WORKERS,
     Fitted,
@@ -565,7 +565,7 @@ def test_data_that_cannot_be_used_is_one_line_and_status_2(monkeypatch, capsys):
 
 
 def test_the_command_does_not_read_in_torch_for_its_options():
-    code = "import lenet.benchmark.__main__, sys; sys.exit('torch' in sys.modules)"
+    code = "import lenet.commands.benchmark.__main__, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

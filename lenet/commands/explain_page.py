@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lenet.explain import Arithmetic, Explained, Layer
+from lenet.commands.explain import Arithmetic, Explained, Layer
 
 PAGE = Template((Path(__file__).parent / "explain.html").read_text(encoding="utf-8"))
 MOST_TERMS = 10  # that are written out; of more, the largest, and the rest is one sum

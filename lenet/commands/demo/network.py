@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenet.commands.predict import Classifier, is_weights, load_classifier, predict
 from lenet.data.sets import as_input
 from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model.lenet5 import LeNet5
-from lenet.predict import Classifier, is_weights, load_classifier, predict
 
 DIGITS = 4  # after the point, of what is shown
 
@@ -69,7 +69,7 @@ class Network:
 
 
 def open_network(source: str, activation: str = "tanh", pooling: str = "avg") -> Network:
-    """Of a run, a registered model, or a file of weights, as `lenet.predict` takes them.
+    """Of a run, a registered model, or a file of weights, as `lenet.commands.predict` takes them.
 
     Raises: ValueError, one line, where there is none, or it reads no grey images.
     """

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
-from lenet.corruptions import CORRUPTIONS, corrupted
+from lenet.commands.corruptions import CORRUPTIONS, corrupted
 from lenet.data.sets import Data
 from lenet.native import equip
 from lenet.sweep.parent_run import add_artifacts
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(run_id: str, uri: str | None, output: Path | None, seed: int) -> None:
-    from lenet.robustness_plots import robustness
+    from lenet.commands.robustness_plots import robustness
     from lenet.tracking.resume import (  # slow to import: --help needs none of them
         load_data,
         load_trained,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from lenet.benchmark.report import PARTS, Cell, Report, Split, gflops, machine_line, ratio
+from lenet.commands.benchmark.report import PARTS, Cell, Report, Split, gflops, machine_line, ratio
 from lenet.training.plots import BLUE, INK, PALE, VERMILION
 
 # The rest of Okabe and Ito's palette; a colour is the same variant in every panel.

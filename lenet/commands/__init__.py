@@ -1,0 +1,1 @@
+"""The commands of `python -m lenet`, a file or folder each."""
