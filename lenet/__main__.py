@@ -1,30 +1,50 @@
-"""The commands. `python -m lenet`"""
+"""`python -m lenet COMMAND`, after an installation also `lenet COMMAND`."""
 
 import sys
+from importlib import import_module
 
-from lenet.cli import RUN_ID
+from lenet.cli import MISTAKE, RUN_ID
 
 COMMANDS = {
-    "run.py": "train, test, log one run; with -m a sweep",
-    "-m lenet.data.sets NAME": "fetch or verify a data set",
-    "-m lenet.commands.predict RUN_ID PICTURE": "read digits from pictures",
-    "-m lenet.commands.demo RUN_ID": "a page to draw on, where the network is seen at work",
-    "-m lenet.training.evaluate RUN_ID": "test a run's network on test sets made worse",
-    "-m lenet.commands.export RUN_ID --onnx FILE": "write a run's network as ONNX",
-    "-m lenet.commands.explain RUN_ID": "a page that shows a run's LeNet-5 at work, for learners",
-    "-m lenet.tracking.compare RUN_ID RUN_ID": "hold two runs side by side",
-    "-m lenet.report.report RUN_ID": "the verdict on a sweep",
-    "-m lenet.tracking.sender": "send what the tracking server has not taken yet",
-    "-m lenet.commands.benchmark": "how fast LeNet-5 trains on this machine",
+    "data": ("NAME", "fetch or verify a data set"),
+    "predict": ("RUN_ID PICTURE", "read digits from pictures"),
+    "demo": ("RUN_ID", "a page to draw on, where the network is seen at work"),
+    "evaluate": ("RUN_ID", "test a run's network on test sets made worse"),
+    "export": ("RUN_ID --onnx FILE", "write a run's network as ONNX"),
+    "explain": ("RUN_ID", "a page that shows a run's LeNet-5 at work, for learners"),
+    "diff": ("RUN_ID RUN_ID", "hold two runs side by side"),
+    "report": ("RUN_ID", "the verdict on a sweep"),
+    "send": ("", "send what the tracking server has not taken yet"),
+    "benchmark": ("", "how fast LeNet-5 trains on this machine"),
+}
+HOME = {  # until each has its file in lenet/commands
+    "data": "data.sets",
+    "predict": "commands.predict",
+    "demo": "commands.demo.__main__",
+    "evaluate": "commands.robustness",
+    "export": "commands.export",
+    "explain": "commands.explain",
+    "diff": "tracking.compare",
+    "report": "report.report",
+    "send": "tracking.sender",
+    "benchmark": "commands.benchmark.__main__",
 }
 
 
 def main() -> int:
-    width = max(map(len, COMMANDS))
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in COMMANDS:
+        run = import_module(f"lenet.{HOME[command]}").main
+        return int(run(sys.argv[2:]))
+    if command not in ("--help", "-h"):
+        print(f"error: {command}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return MISTAKE
+    lines = {f"{name} {arguments}": what for name, (arguments, what) in COMMANDS.items()}
+    width = max(map(len, lines))
     print("Commands; each has --help, with an example:\n")
-    for command, what in COMMANDS.items():
-        print(f"  python {command:<{width}}  {what}")
-    print(f"\nRUN_ID is {RUN_ID}. The runs: mlflow ui")
+    for line, what in lines.items():
+        print(f"  python -m lenet {line:<{width}}  {what}")
+    print(f"\nRUN_ID is {RUN_ID}. The runs: mlflow ui. To train: python run.py --help")
     return 0
 
 

@@ -192,7 +192,7 @@ print(hits / data.test.count)
 
 def test_a_model_that_is_not_there_is_one_line(lab, first):
     done = subprocess.run(
-        [sys.executable, "-m", "lenet.commands.predict", "0" * 32, "x.png"],
+        [sys.executable, "-m", "lenet", "predict", "0" * 32, "x.png"],
         capture_output=True,
         text=True,
         env=lab.env | {"PYTHONPATH": str(ROOT)},

@@ -1,5 +1,5 @@
 """A trained LeNet-5 step by step, for learners: every layer's formula, shapes and weights, what it
-made of one digit, and the arithmetic of one of its numbers. `python -m lenet.commands.explain RUN_ID`
+made of one digit, and the arithmetic of one of its numbers. `python -m lenet explain RUN_ID`
 """
 
 import argparse
@@ -307,10 +307,10 @@ def _count(layer: nn.Module) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0, or 2 where no page was written."""
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.commands.explain",
+        prog="python -m lenet explain",
         description="Writes one page that shows a run's LeNet-5 at work on a test image, layer by "
         "layer, with the arithmetic of a number of each. It needs no network to be read.",
-        epilog="Example: python -m lenet.commands.explain latest --image 7 --output explain.html",
+        epilog="Example: python -m lenet explain latest --image 7 --output explain.html",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
     parser.add_argument(

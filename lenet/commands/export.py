@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs. `python -m lenet.commands.export RUN_ID --onnx FILE`"""
+"""A trained network as a file for other programs. `python -m lenet export RUN_ID --onnx FILE`"""
 
 import argparse
 import contextlib
@@ -123,10 +123,10 @@ def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Ten
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0, or 2 where nothing was written, or what was written is another network."""
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.commands.export",
+        prog="python -m lenet export",
         description="Writes a run's network as ONNX, with a batch axis of any length, and runs the "
         "file by onnxruntime on the run's test set beside torch.",
-        epilog="Example: python -m lenet.commands.export latest --onnx lenet5.onnx",
+        epilog="Example: python -m lenet export latest --onnx lenet5.onnx",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
     parser.add_argument("--onnx", metavar="FILE", type=path_of, required=True, help="to write")

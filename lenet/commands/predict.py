@@ -1,7 +1,7 @@
 """Pictures of digits -> classes and their probabilities. Writes nothing.
 
-python -m lenet.commands.predict RUN_ID picture.png
-python -m lenet.commands.predict lenet5.pth --show *.jpg
+python -m lenet predict RUN_ID picture.png
+python -m lenet predict lenet5.pth --show *.jpg
 """
 
 import argparse
@@ -133,10 +133,10 @@ def _read(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.commands.predict",
+        prog="python -m lenet predict",
         description="Says which digit is on a picture. Dark on light or light on dark, any size, "
         "one digit a picture; nothing is written.",
-        epilog="Example: python -m lenet.commands.predict lenet5.pth --show seven.jpg",
+        epilog="Example: python -m lenet predict lenet5.pth --show seven.jpg",
     )
     add_network(parser, "source")
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)

@@ -1,4 +1,4 @@
-"""How a trained network does on test images made worse. `python -m lenet.training.evaluate RUN_ID`"""
+"""How a trained network does on test images made worse. `python -m lenet evaluate RUN_ID`"""
 
 import argparse
 import contextlib
@@ -90,11 +90,11 @@ def rows(results: Sequence[Result]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0, or 2 where the run, its network or its data can't be had."""
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.training.evaluate",
+        prog="python -m lenet evaluate",
         description="Tests a run's network on its test set, and on that set rotated, shifted, "
         "scaled, noisy, blurred and faint, at five severities each: accuracy and calibration error "
         "as a table, and as a table and a picture among the run's artifacts.",
-        epilog="Example: python -m lenet.training.evaluate 41a20018ee834d6487033a5dc7d6bcb4",
+        epilog="Example: python -m lenet evaluate 41a20018ee834d6487033a5dc7d6bcb4",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
     parser.add_argument("--uri", help=URI)

@@ -8,6 +8,6 @@ __all__ = ["load", "load_files"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lenet.data.sets import sets
+    from lenet.data import sets
 
     return getattr(sets, name)

@@ -1,6 +1,6 @@
 """Data sets: files -> checked tensors in memory -> splits -> batches.
 
-    python -m lenet.data.sets mnist              fetch or verify a set, print what is there
+    python -m lenet data mnist              fetch or verify a set, print what is there
 
 A set is decoded once, to float32; a batch is an index into it. No worker processes, no PIL.
 """
@@ -448,7 +448,7 @@ def get_data_loaders(
     )
 
 
-# ---- python -m lenet.data.sets --------------------------------------------------------------------
+# ---- python -m lenet data -------------------------------------------------------------------
 
 
 def describe(data: Data) -> str:
@@ -471,9 +471,9 @@ def describe(data: Data) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.data.sets",
+        prog="python -m lenet data",
         description="Fetch or verify a data set and print what is there.",
-        epilog="Example: python -m lenet.data.sets fashion_mnist --root data",
+        epilog="Example: python -m lenet data fashion_mnist --root data",
     )
     parser.add_argument("name", choices=SET_NAMES, help="which set", metavar="NAME")
     parser.add_argument(

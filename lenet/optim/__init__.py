@@ -1,5 +1,5 @@
 """Optimizers and schedules that torch does not have."""
 
-from lenet.optim.sdlm.sdlm import SDLM
+from lenet.optim.sdlm import SDLM
 
 __all__ = ["SDLM"]

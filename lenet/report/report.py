@@ -1,4 +1,4 @@
-"""The verdict on a sweep: on the screen, as a page, as data. `python -m lenet.report.report RUN_ID`"""
+"""The verdict on a sweep: on the screen, as a page, as data. `python -m lenet report RUN_ID`"""
 
 import argparse
 import json
@@ -156,10 +156,10 @@ def _finite(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.report.report",
+        prog="python -m lenet report",
         description="Says which settings of a sweep are no worse than the best, what each "
         "parameter does, and what it cost; logs a page and the data on the sweep's run.",
-        epilog="Example: python -m lenet.report.report 0123456789abcdef0123456789abcdef",
+        epilog="Example: python -m lenet report 0123456789abcdef0123456789abcdef",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help=f"the sweep's own run: {RUN_ID}")
     parser.add_argument("--metric", help="to judge by; default: the sweep's objective")

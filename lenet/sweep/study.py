@@ -1,6 +1,6 @@
 """A search: what to try next, which of its jobs to run now, and what a trial came to.
 
-Nothing here knows how jobs are composed or run; that is `lenet.sweep.search`. The trials are kept by
+Nothing here knows how jobs are composed or run; `lenet.sweep.search` does. The trials are kept by
 Optuna, in a database. It takes no part in the jobs: what a run is held against goes along in its
 configuration, so it needs no connection to the others, ends the same way when it is done again,
 and a launcher may take it to any machine.

@@ -8,6 +8,6 @@ __all__ = ["Run"]
 def __getattr__(name: str) -> Any:
     if name != "Run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lenet.tracking.run.run import Run
+    from lenet.tracking.run import Run
 
     return Run

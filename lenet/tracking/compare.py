@@ -1,6 +1,6 @@
 """Two runs side by side: configuration, environment, metrics.
 
-python -m lenet.tracking.compare RUN_A RUN_B
+python -m lenet diff RUN_A RUN_B
 """
 
 import argparse
@@ -129,9 +129,7 @@ def verdict(before: str, run: "Run") -> str:
         tags = {"rerun.same": str(difference.same_bits).lower()}
         store.set_tags(run.id, tags, run.uri)
     except TrackingError as error:
-        return (
-            f"Not compared yet ({error}); later: python -m lenet.tracking.compare {before} {run.id}"
-        )
+        return f"Not compared yet ({error}); later: python -m lenet diff {before} {run.id}"
     if difference.same_bits:
         return f"The same bits as run {before}: {difference.points} points and the weights."
     lines = [f"Not the same as run {before}."]
@@ -190,10 +188,10 @@ def _short(cell: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0 where the two came out the same bit for bit, 1 where not, 2 for a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.tracking.compare",
+        prog="python -m lenet diff",
         description="Compares two MLflow runs: configuration, environment, metrics. Exit status 0 "
         "where metrics and weights are the same bit for bit, 1 where they differ.",
-        epilog="Example: python -m lenet.tracking.compare 41a20018ee834d6487033a5dc7d6bcb4 "
+        epilog="Example: python -m lenet diff 41a20018ee834d6487033a5dc7d6bcb4 "
         "0c51ee834d64a2008ee834d6487033a5",
     )
     parser.add_argument("runs", metavar="RUN_ID", nargs=2, help=RUN_ID)

@@ -181,9 +181,7 @@ def _opened(
         elif kind == "status":
             statuses.append(value[0])
     if statuses[-1:] == ["FINISHED"] and merged["epochs"] == stored["epochs"]:
-        unsent = (
-            "; python -m lenet.tracking.sender sends what MLflow lacks" if journal.waiting else ""
-        )
+        unsent = "; python -m lenet send sends what MLflow lacks" if journal.waiting else ""
         raise ConfigError(
             f"resume={run_id}: the run is finished; epochs={2 * stored['epochs']}, for one, "
             f"extends it{unsent}"

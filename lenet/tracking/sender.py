@@ -1,7 +1,7 @@
 """A run's journal -> the tracking store: beside the training, or later by
 
-python -m lenet.tracking.sender
-python -m lenet.tracking.sender RUN_ID
+python -m lenet send
+python -m lenet send RUN_ID
 """
 
 import argparse
@@ -215,10 +215,10 @@ def send_family(run_ids: Collection[str], root: Path, seconds: float) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: 0, or 2 where any of the runs was not sent."""
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.tracking.sender",
+        prog="python -m lenet send",
         description="Sends the records that the tracking server did not take while their runs "
         "were training. What was sent before is not doubled.",
-        epilog="Example: python -m lenet.tracking.sender latest",
+        epilog="Example: python -m lenet send latest",
     )
     parser.add_argument(
         "runs", metavar="RUN_ID", nargs="*", help=f"{RUN_ID}, of those that wait; default: all"
@@ -288,7 +288,7 @@ def waiting_root(folder: str | Path | None) -> Path:
 def command(folder: Path) -> str:
     """What sends a run's folder later, as it is typed in a shell like this process's."""
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
-    line = f"{python} -m lenet.tracking.sender {folder.name}"
+    line = f"{python} -m lenet send {folder.name}"
     if waiting_root(None) != folder.parent:
         line += f" --folder {shlex.quote(str(folder.parent))}"
     if store.home() == store.ROOT != Path.cwd():

@@ -1,6 +1,6 @@
 """A model and a set -> sums and counts, and what is read off them.
 
-python -m lenet.training.evaluate RUN_ID
+python -m lenet evaluate RUN_ID
 """
 
 import sys

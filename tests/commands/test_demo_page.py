@@ -29,7 +29,7 @@ def bench(tmp_path_factory, mnist_root):
 def url(bench):
     """Of a page that knows the first run; the second is to be loaded."""
     first = bench.runs()[-2].info.run_id
-    command = [sys.executable, "-m", "lenet.commands.demo", first[:8], "--port", "0"]
+    command = [sys.executable, "-m", "lenet", "demo", first[:8], "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=bench.env, stdout=subprocess.PIPE, text=True)
     try:
         lines = [process.stdout.readline() for _ in range(2)]

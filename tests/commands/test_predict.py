@@ -527,7 +527,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "python -m lenet.commands.predict lenet5.pth" in capsys.readouterr().out
+    assert "python -m lenet predict lenet5.pth" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def accept(answer: Answer, words: list[str]) -> None:
 
 
 def entries(name: str) -> list[str]:
-    return (ROOT / "tests" / "nasty" / f"{name}.txt").read_text().splitlines()
+    return (ROOT / "tests" / "config" / "nasty" / f"{name}.txt").read_text().splitlines()
 
 
 VALUES = [

@@ -627,7 +627,7 @@ def test_loaders_find_mnist_in_other_layouts(mnist_root: Path) -> None:
     assert images.mean().abs() < 0.4
 
 
-# ---- python -m lenet.data.sets --------------------------------------------------------------------
+# ---- python -m lenet data -------------------------------------------------------------------
 
 
 def test_the_command_prints_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -701,7 +701,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 def test_the_module_runs_as_a_command_without_a_word_on_stderr(mnist_root: Path) -> None:
-    done = run("-m", "lenet.data.sets", "mnist", "--no-download", LENET_DATA=str(mnist_root))
+    done = run("-m", "lenet", "data", "mnist", "--no-download", LENET_DATA=str(mnist_root))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == f"mnist from {mnist_root}"
@@ -717,7 +717,7 @@ def test_reading_mnist_takes_less_than_a_gigabyte(mnist_root: Path) -> None:
         "code = subprocess.call([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL); "
         "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    done = run("-c", measure, "-m", "lenet.data.sets", "mnist", LENET_DATA=str(mnist_root))
+    done = run("-c", measure, "-m", "lenet", "data", "mnist", LENET_DATA=str(mnist_root))
     status, kilobytes = done.stdout.split()
     assert status == "0"
     assert 100_000 < int(kilobytes) < 1_000_000

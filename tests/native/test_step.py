@@ -17,7 +17,7 @@ from lenet.native.build import BuildError, library
 from lenet.native.step import whole_step
 from lenet.optim.schedule import cosine
 from lenet.training.loop import fit
-from tests.test_native import NETWORKS, batch, network
+from tests.native.test_equip import NETWORKS, batch, network
 
 try:
     library()

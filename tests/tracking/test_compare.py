@@ -147,7 +147,7 @@ def test_a_verdict_that_can_t_be_had_says_how_to_have_it_later(monkeypatch):
 
     monkeypatch.setattr(diff, "read", fail)
     text = verdict("a", SimpleNamespace(id="b", uri=None))
-    assert text == "Not compared yet (no answer); later: python -m lenet.tracking.compare a b"
+    assert text == "Not compared yet (no answer); later: python -m lenet diff a b"
 
 
 # ---- Real runs -------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def lab(tmp_path):
 
 def side_by_side(lab, one, other, status):
     done = subprocess.run(
-        [sys.executable, "-m", "lenet.tracking.compare", one, other],
+        [sys.executable, "-m", "lenet", "diff", one, other],
         env=lab.env | {"PYTHONPATH": str(store.ROOT)},
         cwd=lab.folder,
         capture_output=True,

@@ -629,7 +629,7 @@ class Killer:
             said = self.story[-1][2]
             if status == 2 and "the run is finished" in said:  # it was killed a moment too late
                 if self.lab.waiting.exists():
-                    command = [sys.executable, "-m", "lenet.tracking.sender"]
+                    command = [sys.executable, "-m", "lenet", "send"]
                     env = self.lab.env | {"PYTHONPATH": str(ROOT)}
                     subprocess.run(command, check=True, capture_output=True, env=env)
                 return self.run_id(before)

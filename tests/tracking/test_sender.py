@@ -661,7 +661,7 @@ def test_a_first_use_that_fails_leaves_no_half_database(tmp_path, monkeypatch):
     store.connect(uri)
 
 
-# ---- python -m lenet.tracking.sender --------------------------------------------------------------------
+# ---- python -m lenet send -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -799,4 +799,4 @@ def test_the_printed_command_runs_from_where_the_run_did(waiting, monkeypatch, t
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(shutil, "which", lambda name: sys.executable)
     monkeypatch.setenv("LENET_RUNS", str(waiting.parent))
-    assert send.command(waiting) == f"python -m lenet.tracking.sender {waiting.name}"
+    assert send.command(waiting) == f"python -m lenet send {waiting.name}"

@@ -78,13 +78,13 @@ class Runs(Lab):
         return err
 
     def send(self) -> str:
-        """What `python -m lenet.tracking.sender` does."""
+        """What `python -m lenet send` does."""
         (folder,) = self.waiting()
         return send.send(folder, 60)
 
     def follow(self, err: str, status: int = 0) -> str:
         """Does what the last line says, as it says it, in the shell that the run had."""
-        (line,) = [line for line in err.splitlines() if "-m lenet.tracking.sender" in line]
+        (line,) = [line for line in err.splitlines() if "-m lenet send" in line]
         env = {k: v for k, v in self.env.items() if k != "MLFLOW_TRACKING_URI"}
         done = subprocess.run(
             line, shell=True, capture_output=True, text=True, cwd=self.folder, env=env

@@ -1,1 +1,1 @@
-"""How fast LeNet-5 trains on this CPU: `python -m lenet.commands.benchmark`."""
+"""How fast LeNet-5 trains on this CPU: `python -m lenet benchmark`."""

@@ -1,7 +1,7 @@
 """How fast LeNet-5 trains on this CPU, in several ways, measured side by side.
 
-python -m lenet.commands.benchmark                                   about five minutes on two cores
-python -m lenet.commands.benchmark --batches 64 --threads 1 --no-startup
+python -m lenet benchmark                                   about five minutes on two cores
+python -m lenet benchmark --batches 64 --threads 1 --no-startup
 """
 
 import argparse
@@ -130,9 +130,9 @@ class Parser(argparse.ArgumentParser):
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m lenet.commands.benchmark",
+        prog="python -m lenet benchmark",
         description="Trains LeNet-5 on the CPU in several ways and says how fast each is.",
-        epilog="Example: python -m lenet.commands.benchmark --batches 64,256 --variants eager,native",
+        epilog="Example: python -m lenet benchmark --batches 64,256 --variants eager,native",
     )
 
     def add(name: str, default: Any, note: str, **how: Any) -> None:

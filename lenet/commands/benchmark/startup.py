@@ -11,7 +11,7 @@ from pathlib import Path
 RUN = Path(__file__).resolve().parents[3] / "run.py"
 
 # Runs a script as `python` would, tells the time after its first optimizer step and ends there.
-# Torch is not imported for it: lenet.training.loop being looked for is the moment when torch is there.
+# Torch is not imported for it: by the time lenet.training.loop is looked for, torch is there.
 FIRST_STEP = """
 import os, runpy, sys, time
 

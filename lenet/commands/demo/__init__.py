@@ -1,1 +1,1 @@
-"""A page in the browser where a network is seen at work. `python -m lenet.commands.demo RUN_ID`"""
+"""A page in the browser where a network is seen at work. `python -m lenet demo RUN_ID`"""

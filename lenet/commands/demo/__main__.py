@@ -1,4 +1,4 @@
-"""`python -m lenet.commands.demo RUN_ID`"""
+"""`python -m lenet demo RUN_ID`"""
 
 import argparse
 import contextlib
@@ -27,10 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     from lenet.commands.predict import add_network
 
     parser = argparse.ArgumentParser(
-        prog="python -m lenet.commands.demo",
+        prog="python -m lenet demo",
         description="Serves a page to this machine's browsers: draw a digit and watch the network "
         "read it, layer by layer; walk through the test set; compare two networks.",
-        epilog="Example: python -m lenet.commands.demo latest",
+        epilog="Example: python -m lenet demo latest",
     )
     add_network(parser, "sources", nargs="+")
     parser.add_argument(
