@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 STARTS = [time.time()]  # the first job's, imports included; a sweep's others start in main
 gc.set_threshold(50_000, 20, 1000)  # Imports leave little to collect: looking took 1.5 s of 9.
 
-import hydra
 import psutil
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lenet.config.check import build, check, config_hash, shown, tree_lines, try_out
-from lenet.config.hydra_errors import answering, asked_for, reading
+from lenet.config.build import build, try_out
+from lenet.config.check import check
+from lenet.config.hydra_errors import hydra_main
+from lenet.config.overrides import config_folders, explicit_overrides
+from lenet.config.record import config_hash, shown, tree_lines
 from lenet.sweep.plugins import register
 
 if TYPE_CHECKING:
@@ -25,13 +27,10 @@ if TYPE_CHECKING:
 
 psutil.cpu_percent()  # from here on, for `let_threads_wait`
 CONF = Path(__file__).resolve().parent / "conf"
-ANSWERING = answering(CONF)
 register()
 
 
-@reading
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-@ANSWERING
+@hydra_main(CONF)
 def main(cfg: DictConfig) -> float | None:
     first = bool(STARTS)
     started = STARTS.pop() if first else time.time()
@@ -43,7 +42,7 @@ def main(cfg: DictConfig) -> float | None:
         if config["resume"] or config["rerun"]:
             from lenet.tracking.resume import recall
 
-            asked = asked_for(config, overrides)
+            asked = explicit_overrides(config, overrides)
             past = stack.enter_context(recall(config, asked, config_folders()))
             config = past.config
         print("\n".join(["Configuration", *tree_lines(shown(config))]))
@@ -145,12 +144,6 @@ def train(
     return run.result
 
 
-def config_folders() -> list[Path]:
-    """Where the configuration groups lie: ours, and what -cd or hydra.searchpath names."""
-    sources = HydraConfig.get().runtime.config_sources
-    return [Path(source.path) for source in sources if source.schema == "file"]
-
-
 def let_threads_wait() -> None:
     """Torch's threads wait for each other in a loop, which beside another busy process takes away
     the time it waits for. 20,000 turns reach from one parallel part of a step to the next; 1000
@@ -162,6 +155,6 @@ def let_threads_wait() -> None:
 
 if __name__ == "__main__":
     try:
-        ANSWERING(main)()
+        main()
     finally:
         gc.freeze()  # Else the interpreter spends 2 s to free, object by object, what ends anyway.

@@ -44,15 +44,20 @@ def answer(work: Callable[[], int | None]) -> int:
 
 def tell(error: Exception) -> None:
     """A mistake, for work that goes on after one."""
-    text = str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
-    print(f"error: {one_line(text) or type(error).__name__}", file=sys.stderr)
+    print(f"error: {first_error_line(error)}", file=sys.stderr)
 
 
 def one_line(text: object) -> str:
     """One line that any terminal shows as it is, whatever is in a file's name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def first_error_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has no message."""
+    text = str(error).strip()
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return one_line(text.split("\n")[0])[:500] or type(error).__name__
 
 
 def _flush() -> None:

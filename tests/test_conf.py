@@ -8,7 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
-from lenet.config.check import LIMITS, build, check, flatten
+from lenet.config.build import build
+from lenet.config.check import check
+from lenet.config.limits import LIMITS
+from lenet.config.record import flatten
 from lenet.data.sets import SET_NAMES
 from lenet.sweep.plugins import register
 from tests.conftest import CONF, ROOT

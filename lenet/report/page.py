@@ -10,7 +10,7 @@ from string import Template
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet.config.check import presentable
+from lenet.cli import one_line
 from lenet.report.text import (
     Findings,
     by_metric,
@@ -52,7 +52,7 @@ def page(found: Findings, figures: Sequence[tuple[str, Figure]]) -> str:
         for compared in by_metric(found.compared)
     )
     return PAGE.substitute(
-        title=html.escape(presentable(found.sweep.name) or found.sweep.run_id),
+        title=html.escape(one_line(found.sweep.name) or found.sweep.run_id),
         run_id=html.escape(found.sweep.run_id),
         headline=html.escape(headline(found)),
         cost=html.escape(cost_line(found)),

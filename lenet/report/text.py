@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lenet.config.check import presentable
+from lenet.cli import one_line
 from lenet.report.effects import Effect
 from lenet.report.published import Comparison, as_printed
 from lenet.report.results import Sweep
@@ -89,7 +89,7 @@ def ranking_rows(found: Findings, most: int) -> list[tuple[str, ...]]:
         behind = difference(row.difference, metric)
         p = f" (p {_p(row.p_corrected)})" if math.isfinite(row.p_corrected) else ""
         mean = number(row.mean, metric)
-        told = (str(place), presentable(row.label), str(row.n), mean, between, behind + p)
+        told = (str(place), one_line(row.label), str(row.n), mean, between, behind + p)
         rows.append((*told, row.verdict))
     return rows
 
@@ -108,7 +108,7 @@ def published_rows(compared: Sequence[Comparison]) -> list[tuple[str, ...]]:
         sd = number(each.sd, metric)
         more = difference(each.mean - each.published, metric)
         mean, theirs = number(each.mean, metric), number(each.published, metric)
-        rows.append(("", presentable(each.label), str(each.n), mean, sd, theirs, more))
+        rows.append(("", one_line(each.label), str(each.n), mean, sd, theirs, more))
     return rows
 
 
@@ -143,7 +143,7 @@ def judgement(found: Findings) -> Iterator[str]:
         return
     same, worse, unknown = (states.count(state) for state in (SAME, WORSE, UNKNOWN))
     yield (
-        f"Best: {presentable(verdict.best)}. Not told apart from it: {same}; worse: {worse}"
+        f"Best: {one_line(verdict.best)}. Not told apart from it: {same}; worse: {worse}"
         + (f"; cannot be told: {unknown}" if unknown else "")
         + "."
     )
@@ -162,7 +162,7 @@ def effect_line(effect: Effect, metric: str) -> str:
     if not math.isnan(effect.rho):
         return f"{effect.name}: rank correlation with {metric} {effect.rho:+.2f} (Spearman)"
     rows = effect.levels.head(MOST).itertuples()
-    levels = ", ".join(f"{presentable(row.text)} {number(row.mean, metric)}" for row in rows)
+    levels = ", ".join(f"{one_line(row.text)} {number(row.mean, metric)}" for row in rows)
     share = "" if math.isnan(effect.share) else f" ({effect.share:.0%} of the variance)"
     return f"{effect.name}{share}: {levels}"
 
@@ -188,6 +188,6 @@ def cost_line(found: Findings) -> str:
 def failures(found: Findings) -> list[tuple[str, str]]:
     failed = found.sweep.runs[found.sweep.runs["status"] == "FAILED"]
     return [
-        (presentable(row.name), presentable(row.error or "no reason given"))
+        (one_line(row.name), one_line(row.error or "no reason given"))
         for row in failed[["name", "error"]].itertuples(index=False)
     ]

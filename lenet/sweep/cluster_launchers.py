@@ -25,8 +25,11 @@ from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lenet.config.check import ConfigError, check, one_line, shown
-from lenet.config.hydra_errors import PLUGINS
+from lenet.cli import first_error_line
+from lenet.config.check import check
+from lenet.config.errors import ConfigError
+from lenet.config.record import shown
+from lenet.sweep import PLUGINS
 from lenet.sweep.local_launcher import JobFailed, Streaming, numbered, run_one
 from lenet.sweep.outcome import Outcome
 from lenet.sweep.worker_pool import said
@@ -228,7 +231,7 @@ class Ray(Engine):
         try:
             ray.init(**self.init)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"hydra.launcher.init: {one_line(error)}") from None
+            raise ConfigError(f"hydra.launcher.init: {first_error_line(error)}") from None
         stack.callback(ray.shutdown)
         self._call = ray.remote(**self.remote)(_call)
 
@@ -242,7 +245,7 @@ class Ray(Engine):
             try:
                 yield handle, ray.get(handle)
             except ray.exceptions.RayError as error:
-                yield handle, Outcome(0, error=one_line(error)[:500], lost=True)
+                yield handle, Outcome(0, error=first_error_line(error)[:500], lost=True)
 
 
 def _call(parcel: Parcel) -> Outcome:
@@ -277,7 +280,7 @@ class Slurm(Engine):
             self._executor = submitit.AutoExecutor(self.folder, cluster=self.cluster, **timeouts)
             self._executor.update_parameters(**self.parameters)
         except (RuntimeError, TypeError, NameError, ValueError) as error:
-            raise ConfigError(f"hydra.launcher: {one_line(error)}") from None
+            raise ConfigError(f"hydra.launcher: {first_error_line(error)}") from None
         self._running: list[Any] = []
         stack.callback(lambda: [job.cancel() for job in self._running])
 

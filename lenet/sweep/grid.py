@@ -21,9 +21,12 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lenet.config.bounds import columns_of, unwatch, watch_anew
-from lenet.config.check import ConfigError, build, config_hash
-from lenet.config.hydra_errors import PLUGINS, checked
+from lenet.config.build import build
+from lenet.config.check import check_job
+from lenet.config.errors import ConfigError
+from lenet.config.overrides import columns_of
+from lenet.config.record import config_hash
+from lenet.sweep import PLUGINS
 from lenet.sweep.cluster_launchers import Engine, Task, check_store
 from lenet.sweep.jobs import (
     DONE,
@@ -76,7 +79,6 @@ class Grid(BasicSweeper):
         settings = self.config.sweep
         with self._warming():
             axes, jobs = self._jobs([*self._parse_config(), *arguments], list(settings.zip))
-        unwatch()
         with self._store(jobs[0]) as client:
             experiment = jobs[0].config["tracking"]["experiment"]
             self.record = client and sweep_store.Sweep(client, experiment, sweep_sha256(jobs))
@@ -161,7 +163,6 @@ class Grid(BasicSweeper):
         """Raises: ConfigError where that is no configuration."""
         assert self.hydra_context
         assert self.config is not None
-        watch_anew()
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         for key in ("sweeper", "launcher"):  # Hydra has taken its own already (hydra#2946)
             if cfg.hydra[key] != self.config.hydra[key]:
@@ -170,7 +171,7 @@ class Grid(BasicSweeper):
                     f"give it for the whole sweep: hydra/{key}=..."
                 )
         composed = cloudpickle.dumps(cfg)  # of 0.1 MB; composing takes 0.08 s
-        config, differs = checked(cfg), differing(overrides, axes)
+        config, differs = check_job(cfg), differing(overrides, axes)
         return Job(differs, config, config_hash(config), composed)
 
     def _share(self, job: Job) -> dict[str, Any]:

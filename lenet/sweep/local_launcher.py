@@ -16,8 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from lenet.config.check import ConfigError
-from lenet.config.hydra_errors import PLUGINS
+from lenet.config.errors import ConfigError
+from lenet.sweep import PLUGINS
 from lenet.sweep.outcome import Outcome
 from lenet.sweep.worker_pool import Pool
 

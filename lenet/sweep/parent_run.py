@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lenet.config.check import masked
+from lenet.config.record import masked
 from lenet.sweep.jobs import JOB_TAG
 from lenet.tracking.provenance import is_alive
 from lenet.tracking.store import (

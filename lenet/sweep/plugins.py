@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from lenet.config.hydra_errors import PLUGINS
+from lenet.sweep import PLUGINS
 from lenet.sweep.cluster_launchers import Ray, Slurm
 from lenet.sweep.grid import Grid
 from lenet.sweep.local_launcher import Local
@@ -29,8 +29,12 @@ def register() -> None:
     setattr(package, PLUGINS.rpartition(".")[2], sys.modules[__name__])
     for plugin in (Grid, Search, Local, Ray, Slurm):
         Plugins.instance().register(plugin)
+    # Hydra's own run each job by itself, without a parent run: they are no options here.
+    options = ConfigStore.instance().repo["hydra"]
+    for kind in ("sweeper", "launcher"):
+        options[kind].pop("basic.yaml", None)
     # Where hydra-ray-launcher is installed, Hydra holds ours against its schema of that name.
-    ConfigStore.instance().repo["hydra"]["launcher"].pop("ray.yaml", None)
+    options["launcher"].pop("ray.yaml", None)
     OmegaConf.register_new_resolver("lenet.checkout", _checkout, replace=True)
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lenet.config.bounds import unwatch
-from lenet.config.check import ConfigError, config_hash
-from lenet.config.hydra_errors import PLUGINS
+from lenet.config.errors import ConfigError
+from lenet.config.record import config_hash
+from lenet.sweep import PLUGINS
 from lenet.sweep.grid import Grid, SweepFailed, data_checksums
 from lenet.sweep.jobs import (
     DONE,
@@ -68,7 +68,6 @@ class Search(Grid):
             self._check_settings()
             self._read([*self._parse_config(), *arguments])
             base = self._checked_base()
-        unwatch()
         self._data_sha256 = data_checksums()
         what = [config_hash({**base.config, "device": {}}), base.config["objective"]]
         what += [str(axis) for axis in sorted(self.axes, key=lambda axis: axis.key)]

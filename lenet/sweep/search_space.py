@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from lenet.config.check import ConfigError
+from lenet.config.errors import ConfigError
 
 if TYPE_CHECKING:
     import optuna

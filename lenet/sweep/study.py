@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lenet.config.check import ConfigError
+from lenet.config.errors import ConfigError
 from lenet.sweep.jobs import Job, Result
 from lenet.tracking.store import first_use_lock, reason
 

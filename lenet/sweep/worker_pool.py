@@ -16,8 +16,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
-from lenet.config.check import is_own, one_line
-from lenet.config.hydra_errors import no_memory
+from lenet.cli import first_error_line
+from lenet.config.errors import is_own, no_memory
 from lenet.sweep.outcome import Outcome
 
 Work = Callable[[Any], Any]
@@ -210,7 +210,7 @@ def said(error: BaseException) -> str:
         return f"ended with status {error.code}"
     if line := no_memory(error):
         return line
-    line = one_line(error)
+    line = first_error_line(error)
     named = line == type(error).__name__ or (is_own(error) and isinstance(error, ValueError))
     return (line if named else f"{type(error).__name__}: {line}")[:500]
 

@@ -16,7 +16,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from torch import nn
 
-from lenet.config.check import ConfigError, build, config_hash, plain_check
+from lenet.config.build import build
+from lenet.config.check import check_values
+from lenet.config.errors import ConfigError
+from lenet.config.record import config_hash
 from lenet.data.sets import MOST_CLASSES, Data
 from lenet.tracking import store
 from lenet.tracking.journal import Journal, find
@@ -285,7 +288,7 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
         inputs = Inputs.model_validate(state["inputs"])
         shape = {"num_classes": len(inputs.classes)}
         shape |= {"in_channels": inputs.in_channels, "image_size": inputs.image_size}
-        model: nn.Module = build(plain_check(config, run_id), "model", **shape)
+        model: nn.Module = build(check_values(config, run_id), "model", **shape)
         # Without the metadata that a state_dict may carry, which torch trusts.
         model.load_state_dict(dict(state["progress"]["best_model"] or state["model"]))
     except ConfigError:

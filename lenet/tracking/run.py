@@ -18,7 +18,7 @@ import yaml
 from torch import nn
 
 from lenet.cli import stop_printing
-from lenet.config.check import config_hash, flatten, masked, shown
+from lenet.config.record import config_hash, flatten, masked, shown
 from lenet.data.sets import Data
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen

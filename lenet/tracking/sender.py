@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lenet.cli import MISTAKE, RUN_ID, answer, one_line, path_of, tell
-from lenet.config.check import masked
+from lenet.config.record import masked
 from lenet.tracking import store
 from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError, left
 from lenet.tracking.store import PARENT_TAG, TrackingError

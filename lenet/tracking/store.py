@@ -50,7 +50,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from lenet.config.check import masked
+from lenet.config.record import masked
 from lenet.tracking import registry
 from lenet.tracking.journal import FULL, Entry, Journal
 from lenet.tracking.provenance import is_alive

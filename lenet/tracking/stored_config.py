@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
-from lenet.config.check import ConfigError, changes_nothing, flatten, plain_check
+from lenet.config.check import check_values
+from lenet.config.errors import ConfigError
+from lenet.config.record import changes_nothing, flatten
 
 # What depends on the machine and not on the run: taken from here, never from what comes back.
 OF_THIS_MACHINE = ("data.root", "data.mirror", "data.download", "tracking.uri", "tracking.folder")
@@ -118,7 +120,7 @@ def together(
     Raises: ConfigError where more is asked for, or the stored configuration is not allowed.
     """
     check_targets(stored, folders)
-    before = flatten(plain_check(stored, what))
+    before = flatten(check_values(stored, what))
     allowed = {k: v for k, v in asked.items() if changes_nothing(k)}
     if longer and "epochs" in asked and asked["epochs"] > before.get("epochs", 0):
         allowed["epochs"] = asked["epochs"]
@@ -134,7 +136,7 @@ def together(
             merged[key] = today.get(key)
     merged |= {"resume": config["resume"], "rerun": config["rerun"]}
     _check_files({k: before[k] for k in FILES if k in before and k not in asked}, what)
-    return plain_check(_nested(merged), what)
+    return check_values(_nested(merged), what)
 
 
 def _check_files(paths: Mapping[str, Sequence[str]], what: str) -> None:

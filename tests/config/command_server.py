@@ -126,7 +126,7 @@ def child(run: Any, arguments: list[str], folder: Path) -> None:
 
     run.let_threads_wait = valid  # is called once the configuration has passed
     try:
-        run.ANSWERING(run.main)()
+        run.main()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lenet.config.check import flatten
+from lenet.config.record import flatten
 from tests.config.command_server import Answer, Commands
 from tests.conftest import CONF, ROOT
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lenet.config.check import build, check
+from lenet.config.build import build
+from lenet.config.check import check
 from lenet.model.family import LENET1_TABLE, LENET4_TABLE, MLP, LeNet1, LeNet4
 from lenet.model.layers import ConnectedConv2d, Subsample
 from lenet.model.lenet5 import count_parameters

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lenet.config.check import ConfigError, check
+from lenet.config.check import check
+from lenet.config.errors import ConfigError
 from lenet.report.published import beside
 from lenet.report.report import make, report, write
 from lenet.report.text import lines, published_rows

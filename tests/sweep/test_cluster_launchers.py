@@ -17,7 +17,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from lenet.config.check import ConfigError
+from lenet.config.errors import ConfigError
 from lenet.sweep.cluster_launchers import check_store
 from tests.conftest import ROOT
 from tests.support.servers import Server, free_port, postgres

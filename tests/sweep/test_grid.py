@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from lenet.config.bounds import columns_of
+from lenet.config.overrides import columns_of
 from lenet.sweep.jobs import (
     DONE,
     FAILED,

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from lenet.config.check import ConfigError
+from lenet.config.errors import ConfigError
 from lenet.sweep.jobs import Job, Result, is_hopeless, is_maximized
 from lenet.sweep.search_space import Axis, axis_of, seeds_of
 from lenet.sweep.study import STARTUP, Plan, Study

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from lenet.config.check import ConfigError
+from lenet.config.errors import ConfigError
 from lenet.sweep.worker_pool import Pool, said
 
 DEADLINE = 20  # seconds

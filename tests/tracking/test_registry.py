@@ -13,7 +13,8 @@ import pytest
 
 from lenet.commands import predict, robustness
 from lenet.commands.demo.network import open_network
-from lenet.config.check import ConfigError, check
+from lenet.config.check import check
+from lenet.config.errors import ConfigError
 from lenet.tracking import registry, store
 from lenet.tracking.store import TrackingError, named
 from tests.tracking.test_resume import Bench

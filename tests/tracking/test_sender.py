@@ -17,7 +17,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from lenet.config.check import masked
+from lenet.config.record import masked
 from lenet.tracking import sender as send
 from lenet.tracking import store
 from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError, left

@@ -6,7 +6,9 @@ import os
 import pytest
 import yaml
 
-from lenet.config.check import ConfigError, check, config_hash
+from lenet.config.check import check
+from lenet.config.errors import ConfigError
+from lenet.config.record import config_hash
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.tracking import resume as past

@@ -1,0 +1,124 @@
+"""What each value of a configuration may be: the one table of limits."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+GROUPS = (
+    *("data", "augment", "model", "loss", "optimizer", "schedule"),
+    *("device", "checkpoint", "tracking"),
+)
+MEASURES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+METRIC_KINDS = ("train", "val", "test", "best")
+BESTS = tuple(f"best/{name}" for name in MEASURES if name.startswith("val"))
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Size = Annotated[int, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Text = Annotated[str, Field(strict=True)]
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{32}", text):
+        raise ValueError("expected a run's id, 32 hexadecimal digits")
+    return text
+
+
+def _run_name(text: str) -> str:
+    if not re.fullmatch("latest|[0-9a-f]{4,32}", text):
+        raise ValueError("expected a run's id, or the first 4 of its digits or more, or latest")
+    return text
+
+
+RunName = Annotated[Text, AfterValidator(_run_name)]
+ModelName = Annotated[str, Field(strict=True, pattern="^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+RunId = Annotated[Text, AfterValidator(_run_id)]
+
+# What each value may be. A key that is not here (one of a class of your own) is held against the
+# annotation in its target's signature.
+LIMITS: dict[str, Any] = {
+    "seed": Annotated[int, Field(strict=True, ge=0, lt=2**63)],
+    "epochs": Count,
+    "log_interval": Count,
+    "clip_norm": Positive | None,
+    "patience": Count | None,
+    "objective": Literal[MEASURES + BESTS] | None,
+    "profile": Flag,
+    "tags": dict[Text, str | int | float | bool],
+    "note": str | None,
+    "resume": RunName | None,
+    "rerun": RunName | None,
+    "sweep": dict[Text, Any],
+    "sweep.dry": Flag,
+    "sweep.retry_failed": Flag,
+    "sweep.on_error": Literal["continue", "stop"],
+    "sweep.zip": list[Text],
+    "sweep.report": Flag,
+    "sweep.published": list[Any],
+    "sweep.parent": RunId | None,
+    "sweep.job": Text | None,
+    "sweep.axes": list[Text],
+    "sweep.trial": Size | None,
+    "sweep.bounds": list[float | None],
+    "data.name": Text,
+    "data.root": Text,
+    "data.split": Text | None,
+    "data.download": Flag,
+    "data.mirror": Annotated[str, Field(pattern="^https?://.")] | None,
+    "data.train": list[Text],
+    "data.test": list[Text],
+    "data.classes": list[Text | int] | None,
+    "data.first_label": Size,
+    "data.train_size": Count | None,
+    "data.val_size": Size,
+    "data.image_size": Annotated[int, Field(strict=True, ge=16, le=256)],
+    "data.mean": Fraction | None,
+    "data.std": Positive | None,
+    "data.seed": Size,
+    "data.batch_size": Count,
+    "data.test_batch_size": Count,
+    "model.hidden": list[Count],
+    "model.crop": Size,
+    "augment.rotation": Annotated[float, Field(strict=True, ge=0, le=180)],
+    **{f"augment.{name}": NotNegative for name in ("scale", "squeeze", "shear", "shift")},
+    "augment.elastic": NotNegative,
+    "augment.smoothness": Positive,
+    "loss.label_smoothing": Fraction,
+    "loss.j": Annotated[float, Field(strict=True, allow_inf_nan=False)],
+    "optimizer.lr": Positive,
+    "optimizer.mu": Positive,
+    "optimizer.samples": Count,
+    "optimizer.momentum": BelowOne,
+    "optimizer.dampening": BelowOne,
+    "optimizer.weight_decay": NotNegative,
+    "optimizer.alpha": BelowOne,
+    "optimizer.eps": NotNegative,
+    "optimizer.betas": Annotated[list[BelowOne], Field(min_length=2, max_length=2)],
+    "schedule.step_size": Count,
+    "schedule.gamma": Positive,
+    "schedule.lengths": list[Count],
+    "schedule.factors": Annotated[list[NotNegative], Field(min_length=1)],
+    "schedule.warmup_epochs": NotNegative,
+    "schedule.final_factor": Fraction,
+    "schedule.pct_start": Fraction,
+    "schedule.base_momentum": BelowOne,
+    "schedule.max_momentum": BelowOne,
+    "schedule.div_factor": Positive,
+    "schedule.final_div_factor": Positive,
+    "device.type": Literal["auto", "cpu", "cuda", "mps"],
+    "device.threads": Count | None,
+    "device.kernels": Literal["auto", "native", "eager", "compile"],
+    "checkpoint.epochs": Count | None,
+    "checkpoint.seconds": Positive | None,
+    "tracking.uri": Text | None,
+    "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
+    "tracking.run_name": Text | None,
+    "tracking.register_as": ModelName | None,
+    "tracking.folder": Text,
+    "tracking.wait": NotNegative,
+}

@@ -1,0 +1,99 @@
+"""What the overrides of a command say: explicitly set keys, and the values of a sweep."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
+from omegaconf import OmegaConf
+
+from lenet.config.errors import ConfigError, clip
+from lenet.config.record import flatten
+
+SWEEP_RUNS = 10_000
+
+
+def columns_of(overrides: list[Override], zipped: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The values of each key as `KEY=VALUE`; keys keep their `+`. A sweep runs every combination,
+    but goes through the keys in `zipped` side by side.
+
+    Raises: ConfigError where a key has no value, or the sweep has more than SWEEP_RUNS runs.
+    """
+    columns: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for override in overrides:
+        key, line = override.get_key_element(), clip(str(override.input_line))
+        values = _values(override, line)
+        counts["" if key.lstrip("+") in zipped else key] = len(values)
+        if math.prod(counts.values()) > SWEEP_RUNS:
+            raise ConfigError(f"{line}: more than {SWEEP_RUNS:,} runs, the limit of a sweep")
+        columns[key] = [f"{key}={value}" for value in values]
+    return columns
+
+
+def _values(override: Override, line: str) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if override.is_interval_sweep():
+        raise ConfigError(
+            f"{line}: an interval has no list of values; take choice or range, or hydra/sweeper=tpe"
+        )
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):  # range(10**9) must not become a list
+        if not sweep.step:
+            raise ConfigError(f"{line}: expected a step other than 0")
+        if any(True for _ in itertools.islice(sweep.range(), SWEEP_RUNS, None)):
+            raise ConfigError(f"{line}: more than {SWEEP_RUNS:,} runs, the limit of a sweep")
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError(f"{line}: no value to sweep over")
+    return values
+
+
+def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The flat keys and values that the overrides set, be they the defaults or not. Call it within
+    `hydra.main`.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    paths = [path for override in parsed for path in _paths_of(override)]
+    defaults = compose(HydraConfig.get().job.config_name, overrides=[])
+    default = flatten(OmegaConf.to_container(defaults, resolve=True))  # type: ignore[arg-type]
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in ("resume", "rerun")
+        and (
+            any(key == path or key.startswith(f"{path}.") for path in paths)
+            or key not in default
+            or default[key] != value
+        )
+    }
+
+
+def _paths_of(override: Override) -> list[str]:
+    """The keys that an override sets: one key, a whole group, or all keys of an experiment."""
+    group, value = override.key_or_group, override.value()
+    options: list[Any] = value if isinstance(value, list) else [value]
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    paths = [group.replace("/", ".")]
+    for option in options:
+        found = repository.load_config(f"{group}/{option}") if isinstance(option, str) else None
+        if found and found.header.get("package") == "_global_":
+            own: Any = OmegaConf.to_container(found.config, resolve=False)
+            chosen = [entry.group for entry in found.defaults_list or [] if hasattr(entry, "group")]
+            paths += [*flatten(own), *(name.lstrip("/").replace("/", ".") for name in chosen)]
+    return paths
+
+
+def config_folders() -> list[Path]:
+    """The folders of the config groups: conf/, and those of -cd and hydra.searchpath. Call it
+    within `hydra.main`.
+    """
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
