@@ -12,7 +12,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lenet import native
 from lenet.model.layers import (
     RBF,
     TABLE_I,
@@ -48,7 +47,7 @@ class LeNet5(nn.Module):
     `channels` and the `activation` where it takes these. `connections` is `full`, or `table_i` for
     the paper's choice of S2 maps for each C3 map. `output` is `linear`, or `rbf` for the paper's
     distances to ten bitmaps, which are not trained. `initialisation` is one
-    of `lenet.model.layers.initialise`. `lenet.native.equip` sets how it computes.
+    of `lenet.model.layers.initialise`.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
     Raises: ValueError where image_size leaves nothing for S4 (16 is the least), or there is no
@@ -80,12 +79,9 @@ class LeNet5(nn.Module):
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = RBF(84, num_classes) if output == "rbf" else nn.Linear(84, num_classes)
         self.activation = activation()
-        self.kernels = "eager"
         initialise(self, initialisation)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernels == "native" and (output := native.forward(self, x)) is not None:
-            return output
         return self.stages(x)["output"]
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 import torch.optim.optimizer as hooked
 from torch import Tensor, nn
 
-from lenet import native
 from lenet.model.layers import RBF, ConnectedConv2d
 from lenet.model.losses import MAP, MSE
 from lenet.native.build import BuildError
+from lenet.native.equip import fused_lenet5
 from lenet.native.op import head_type, rule_type
+from lenet.native.plan import Plan, Unsupported, check_images, is_traced
 from lenet.optim.sdlm import SDLM
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
@@ -51,7 +52,7 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
     the function where it would never do anything.
     """
     loss = _loss(criterion)
-    if getattr(model, "kernels", "") != "native" or loss is None:
+    if fused_lenet5(model) is None or loss is None:
         return None
     if type(optimizer) not in (torch.optim.SGD, SDLM) or len(optimizer.param_groups) != 1:
         return None
@@ -135,8 +136,8 @@ def _pairs(model: Any) -> Tensor | None:
 def _plain(images: Tensor, labels: Tensor) -> bool:
     """Whether the kernels take this batch; what they don't take, the model will say why."""
     try:
-        native._check_images(images)
-    except native.Unsupported:
+        check_images(images)
+    except Unsupported:
         return False
     plain = type(labels) is Tensor and labels.is_cpu and labels.dtype == torch.int64
     return plain and labels.shape == images.shape[:1] and torch.is_grad_enabled()
@@ -146,20 +147,23 @@ def _state(
     model: Any,
     optimizer: torch.optim.Optimizer,
     scales: dict[Tensor, Scale],
-) -> tuple[native.Plan, list[Tensor | None], list[Tensor | None] | None] | None:
+) -> tuple[Plan, list[Tensor | None], list[Tensor | None] | None] | None:
     """Parameters and momenta, or scales of the learning rate, in the kernels' order. None where
     anyone listens to a part of the step, or some parameter is not this optimizer's, or it has yet
     to take its first step.
     """
     group = optimizer.param_groups[0]
-    if _listened_to(model, optimizer) or native._traced() or isinstance(group["lr"], Tensor):
+    fused = fused_lenet5(model)
+    if fused is None or _listened_to(model, optimizer) or is_traced():
+        return None
+    if isinstance(group["lr"], Tensor):
         return None
     try:
-        plan = native._plan(model)
-        parameters = native._parameters(plan, whole=False)
-    except (native.Unsupported, BuildError):
+        plan = fused.plan()
+        parameters = plan.parameters(dense=False)
+    except (Unsupported, BuildError):
         return None
-    ends = plan.to_the_end or type(plan.layers[6]) is RBF
+    ends = plan.has_output or type(plan.layers[6]) is RBF
     if not ends or plan.kernels.outputs > MOST_CLASSES:
         return None
     diagonal = type(optimizer) is SDLM
@@ -201,10 +205,8 @@ def _scale(
 
 def _listened_to(model: Any, optimizer: Any) -> bool:
     """Whether anything but PyTorch's own parts is called in the step, or looks into it."""
-    if getattr(type(model).forward, "__qualname__", "") != "LeNet5.forward":
-        return True
     step = vars(optimizer).get("step")  # torch's schedules put a counter there
-    if "forward" in vars(model) or (step and not hasattr(step, "_wrapped_by_lr_sched")):
+    if step and not hasattr(step, "_wrapped_by_lr_sched"):
         return True
     return bool(
         model._forward_hooks

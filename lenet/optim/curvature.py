@@ -13,7 +13,6 @@ Source: LeCun et al. 1998, appendix C, equations 24 to 28.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ def second_backward(
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: Diagonal = {}
-    with _at_rest(model):
+    with _layer_by_layer(model):
         calls = _recorded(model, inputs)
         head, states = _split(calls)
         h = _hessian(criterion, head, states, labels).diagonal(dim1=1, dim2=2).clamp_min(0)
@@ -68,7 +67,7 @@ def gauss_newton(
     """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     found: Diagonal = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    with _at_rest(model):
+    with _layer_by_layer(model):
         head, states = _split(_recorded(model, inputs))
         values, vectors = torch.linalg.eigh(_hessian(criterion, head, states, labels))
         roots = vectors * values.clamp_min(0).sqrt()[:, None, :]  # H = roots roots'
@@ -84,21 +83,18 @@ def gauss_newton(
 
 
 @contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, in which nothing is drawn at random; and in PyTorch's own kernels, as
-    others pass by the layers that are looked at here.
+def _layer_by_layer(model: nn.Module) -> Iterator[None]:
+    """Puts `model` in evaluation mode, where nothing is drawn at random, and takes away a `forward`
+    that was put on it: a fused one calls no layers.
     """
-    marked: Any = model
-    kernels, training = getattr(model, "kernels", None), model.training
+    forward, training = vars(model).pop("forward", None), model.training
     try:
         model.eval()
-        if kernels is not None:
-            marked.kernels = "eager"
         yield
     finally:
         model.train(training)
-        if kernels is not None:
-            marked.kernels = kernels
+        if forward is not None:
+            vars(model)["forward"] = forward
 
 
 def _recorded(model: nn.Module, inputs: Tensor) -> list[Call]:

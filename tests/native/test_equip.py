@@ -1,5 +1,6 @@
 """The fused kernels compute what eager PyTorch computes, and are as well-behaved a citizen."""
 
+import contextlib
 import copy
 import io
 
@@ -10,12 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenet import native
 from lenet.model.layers import TABLE_I, ConnectedConv2d, ScaledTanh, Subsample
 from lenet.model.lenet5 import LeNet5, average_pooling
-from lenet.native import KernelError, equip
+from lenet.native import KernelError, equip, stopwatch
 from lenet.native.build import BuildError, library
-from lenet.native.op import Kernels, stopwatch
+from lenet.native.op import Kernels
+from lenet.native.plan import network_of, plan_for
+from lenet.optim.curvature import gauss_newton, second_backward
 from lenet.training.evaluate import evaluate
 from lenet.training.loop import fit
 
@@ -139,14 +141,13 @@ def test_outputs_and_gradients_are_those_of_float64_to_five_digits(options, coun
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("pooling", sorted(POOLINGS))
 def test_built_with_double_they_pass_gradcheck(activation, pooling):
-    model = network(activation, pooling, "table_i", classes=3).double()
+    model = network(activation, pooling, "table_i", classes=3)
     with torch.no_grad():  # away from the kinks, where there is no gradient to check
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
-    layers = [model._modules[name] for name in native.LAYERS]
-    kernels = Kernels(*native._described(model, layers), dtype=torch.float64)
-    parameters = native.Plan(layers, kernels, to_the_end=True).parameters()
-    parameters = [p if p is None else p.detach().requires_grad_() for p in parameters]
+    kernels = Kernels(*network_of(model), dtype=torch.float64)
+    parameters = plan_for(model).parameters()
+    parameters = [p if p is None else p.detach().double().requires_grad_() for p in parameters]
     given_ones = [p for p in parameters if p is not None]
     images = torch.randn(5, 1, 32, 32, dtype=torch.float64)
 
@@ -290,6 +291,17 @@ def test_hooks_on_a_layers_way_back_and_on_every_layer_are_called():
     assert plain.conv1 in seen
 
 
+def test_second_derivatives_of_an_equipped_model_are_those_of_its_layers(capsys):
+    images, labels = batch(4)
+    model, plain = equipped(network()), network()
+    for diagonal in (second_backward, gauss_newton):
+        found = diagonal(model, F.cross_entropy, images, labels)
+        expected = diagonal(plain, F.cross_entropy, images, labels)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert capsys.readouterr().err == ""
+    assert not torch.equal(model(images), plain(images))  # the kernels are back
+
+
 def test_copies_and_pickles_of_a_model_work():
     model = equipped(network())
     images, _ = batch(3)
@@ -351,11 +363,11 @@ def test_an_output_layer_of_another_kind_stands_on_top():
         (torch.zeros(2, 1, 32, 32, device="meta"), "meta"),
     ],
 )
-def test_what_they_cannot_take_goes_eagerly_and_is_said_once(images, reason, capsys, monkeypatch):
-    monkeypatch.setattr(native, "_said", set())
+def test_a_batch_they_cannot_take_goes_eagerly_and_one_line_says_why(images, reason, capsys):
     model = equipped(network())
     for _ in range(2):
-        assert native.forward(model, images) is None
+        with contextlib.suppress(RuntimeError):  # eager PyTorch cannot take most of them either
+            model(images)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith("Eager PyTorch instead of the native kernels: ")
@@ -479,16 +491,13 @@ def test_an_unknown_choice_is_one_line():
 
 
 def test_without_a_compiler_auto_is_eager_and_native_an_error(monkeypatch, capsys):
-    def no_compiler(*_):
-        raise BuildError("no C++ compiler: install g++")
-
-    monkeypatch.setattr(native, "_made", {})
-    monkeypatch.setattr("lenet.native.op.library", no_compiler)
-    model = network()
-    assert equip(model) == native.Chosen("eager", "no C++ compiler: install g++")
-    assert model(batch(2)[0]).shape == (2, 10)
-    assert capsys.readouterr().err.count("no C++ compiler: install g++") == 1
-    with pytest.raises(KernelError, match="no C"):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    model = network(classes=41)  # no other test has built this one's kernels
+    chosen = equip(model)
+    assert chosen.name == "eager"
+    assert "no-such-compiler" in chosen.why
+    assert capsys.readouterr().err.count(chosen.why) == 1
+    with pytest.raises(KernelError, match="no-such-compiler"):
         equip(model, "cpu", "native")
 
 
