@@ -57,7 +57,6 @@ def train(
     import torch
 
     from lenet.native import equip
-    from lenet.tracking.run import inputs_of
     from lenet.training.evaluate import evaluate, score_lines
     from lenet.training.loop import epoch_line, fit
     from lenet.training.profiling import profiled, save_trace, table
@@ -71,9 +70,10 @@ def train(
     if past:
         past.check_here(data)
     seed_all(config["seed"])
-    shape = {name: getattr(data, name) for name in ("num_classes", "in_channels", "image_size")}
-    model = build(config, "model", **shape).to(device)
-    image = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=device)
+    inputs = data.inputs
+    model = build(config, "model", **inputs.model_arguments).to(device)
+    side = inputs.image_size
+    image = torch.zeros(1, inputs.in_channels, side, side, device=device)
     with torch.no_grad():
         try_out("model", model.eval(), image)
     kernels = equip(model, device, config["device"]["kernels"])
@@ -88,7 +88,7 @@ def train(
         build(config, "tracking", config, overrides, started, past) as run,
     ):
         run.log_setup(data, model, device, kernels)
-        facts = {"config_sha256": config_hash(config), "inputs": inputs_of(data)}
+        facts = {"config_sha256": config_hash(config), "inputs": inputs.to_values()}
         facts["data_sha256"] = data.sha256
         saver = build(config, "checkpoint", run.folder / "checkpoints", facts, run.log_checkpoint)
         history = list(past.history) if past else []
@@ -123,7 +123,7 @@ def train(
             return run.result
 
         score = evaluate(model, data.test, criterion, device)
-        print("\n".join(score_lines(score, data.classes)))
+        print("\n".join(score_lines(score, inputs.classes)))
         run.log_test(score, len(history))
         if recording:
             run.log_text(table(recording), "profile/table.txt")

@@ -174,7 +174,7 @@ facts = mlflow.models.get_model_info(uri).metadata
 data = load("digits", "unused")
 hits = (model(data.test.inputs).argmax(1) == data.test.labels).sum().item()
 assert model(data.test.inputs[:1]).shape == (1, 10)
-assert facts["classes"] == list("0123456789") and facts["mean"] == data.mean
+assert facts["classes"] == list("0123456789") and facts["mean"] == data.inputs.mean
 print(hits / data.test.count)
 """
     run = first[0]

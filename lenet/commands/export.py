@@ -10,17 +10,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
+from lenet.data.inputs import Inputs
 from lenet.tracking.store import named
-
-if TYPE_CHECKING:
-    from lenet.tracking.resume import Inputs
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
@@ -47,7 +44,7 @@ class Check:
         return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
-def to_onnx(model: nn.Module, inputs: "Inputs", path: Path) -> None:
+def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
     """Writes the network with a batch axis of any length. The file's metadata holds `classes`,
     `mean`, `std` and `image_size`: an image is pixels from 0 to 1, less mean, divided by std.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lenet.cli import MISTAKE, RUN_ID, answer, one_line, tell
+from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
 from lenet.data.sets import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.tensor_files import obstacle
@@ -29,10 +30,7 @@ class Classifier:
     """A network that returns logits, and what its input and its outputs mean."""
 
     module: Callable[[Tensor], Tensor]
-    classes: tuple[str, ...]
-    mean: float
-    std: float
-    image_size: int
+    inputs: Inputs
 
 
 def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg") -> Classifier:
@@ -49,8 +47,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
 
         model, inputs = load_trained(named(source))
         equip(model)
-        size = inputs.image_size
-        return Classifier(model, tuple(inputs.classes), inputs.mean, inputs.std, size)
+        return Classifier(model, inputs)
     state = checkpoint.load(path)
     bias = state.get("fc3.bias") if isinstance(state, dict) else None
     # A bias alone could ask for a network of 84 times its file's size.
@@ -65,13 +62,14 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
             f"{source}: expected the weights of a LeNet5, found no fc3.weight (K, 84) and "
             "fc3.bias (K)"
         )
+    names = [str(k) for k in range(len(bias))]
+    inputs = Inputs.from_values({"classes": names, "mean": MNIST_MEAN, "std": MNIST_STD})
     model = LeNet5(
         num_classes=len(bias), activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling]
     )
     checkpoint.load_model(model, path)
     equip(model)
-    names = tuple(str(k) for k in range(len(bias)))
-    return Classifier(model.eval(), names, MNIST_MEAN, MNIST_STD, image_size=32)
+    return Classifier(model.eval(), inputs)
 
 
 def is_weights(source: str) -> bool:
@@ -89,18 +87,18 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
     Raises: ValueError where the model takes other images, has another number of outputs than
     classes, or gives NaN.
     """
-    c = classifier
+    inputs = classifier.inputs
     with torch.inference_mode():
-        inputs = as_input(images, c.image_size, c.mean, c.std)
+        batch = as_input(images, inputs.image_size, inputs.mean, inputs.std)
         try:
-            scores = probabilities(c.module(inputs))
+            scores = probabilities(classifier.module(batch))
         except RuntimeError as error:
             reason = str(error).split("\n")[0]
             raise ValueError(
-                f"model: expected one that takes {list(inputs.shape)}: {reason}"
+                f"model: expected one that takes {list(batch.shape)}: {reason}"
             ) from None
-    if scores.shape != (len(images), len(c.classes)):
-        expected = [len(images), len(c.classes)]
+    expected = [len(images), len(inputs.classes)]
+    if list(scores.shape) != expected:
         raise ValueError(f"model: expected outputs {expected}, found {list(scores.shape)}")
     if not scores.isfinite().all():
         raise ValueError("model: expected finite outputs, found NaN: did its training diverge?")
@@ -125,7 +123,7 @@ def _read(options: argparse.Namespace) -> int:
             tell(error)
             status = MISTAKE
             continue
-        print(_report(one_line(path), classifier.classes, scores))
+        print(_report(one_line(path), classifier.inputs.classes, scores))
         if options.show:
             print(_drawing(image))
     return status

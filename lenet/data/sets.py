@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lenet.cli import answer, one_line
 from lenet.data import sources
 from lenet.data.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.data.inputs import MAX_CLASSES, Inputs
 from lenet.data.sources import Pair, Raw
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 VALIDATION_SEED = 1998  # fixed: the validation split is the same for every run's seed
-MOST_CLASSES = 1000
 DECODED_AT_ONCE = 1024  # images
 DISTORTIONS = 1  # a seed that tells an epoch's distortions from its order
 
@@ -116,33 +116,19 @@ class Data:
 
     name: str
     where: str
-    classes: tuple[str, ...]
-    mean: float
-    std: float
+    inputs: Inputs
     sha256: str
     val_sha256: str | None
     train: Batches
     val: Batches | None
     test: Batches
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def in_channels(self) -> int:
-        return self.train.images.shape[1]
-
-    @property
-    def image_size(self) -> int:
-        return self.train.images.shape[2]
-
     def line(self) -> str:
         """The set in a few words."""
         parts = [f"{self.train.count:,} training images", f"{self.test.count:,} test images"]
         if self.val:
             parts.insert(1, f"{self.val.count:,} validation images")
-        return f"{self.name}: {', '.join(parts)}, {self.num_classes} classes"
+        return f"{self.name}: {', '.join(parts)}, {len(self.inputs.classes)} classes"
 
     def to(self, device: torch.device) -> "Data":
         val = self.val.to(device) if self.val else None
@@ -299,6 +285,7 @@ def prepare(
     order = permutation(len(images), VALIDATION_SEED)
     held_out, kept = order[:val_size].sort().values, order[val_size:][:train_size].sort().values
 
+    in_channels = images.shape[1] if images.ndim == 4 else 1
     transform = functools.partial(normalised, mean=mean, std=std)
 
     def batches(part: Pair, index: Tensor | None, size: int, seed: int | None) -> Batches:
@@ -310,9 +297,7 @@ def prepare(
     return Data(
         name=raw.name,
         where=raw.where,
-        classes=classes,
-        mean=mean,
-        std=std,
+        inputs=Inputs(classes, mean, std, image_size, in_channels),
         sha256=hashlib.sha256("".join(checksums).encode()).hexdigest(),
         val_sha256=hashlib.sha256(held_out.numpy().tobytes()).hexdigest() if val_size else None,
         train=batches(raw.train, None if whole else kept, batch_size, seed),
@@ -334,8 +319,8 @@ def _pixel_statistics(images: Tensor) -> tuple[float, float]:
 
 def _class_names(raw: Raw) -> tuple[str, ...]:
     highest = int(raw.train[1].max())
-    if raw.classes is None and highest >= MOST_CLASSES:
-        raise DataError(f"{raw.where}: expected labels below {MOST_CLASSES}, found {highest}")
+    if raw.classes is None and highest >= MAX_CLASSES:
+        raise DataError(f"{raw.where}: expected labels below {MAX_CLASSES}, found {highest}")
     classes = raw.classes or tuple(str(k) for k in range(highest + 1))
     for part, (_, labels) in (("training", raw.train), ("test", raw.test)):
         lowest, highest = int(labels.min()), int(labels.max())
@@ -454,17 +439,20 @@ def get_data_loaders(
 def describe(data: Data) -> str:
     """What is in a set: counts, classes, normalisation, checksum."""
     parts = {"train": data.train, "validation": data.val, "test": data.test}
-    shape = f"{data.in_channels}x{data.image_size}x{data.image_size}"
+    inputs = data.inputs
+    shape = f"{inputs.in_channels}x{inputs.image_size}x{inputs.image_size}"
     lines = [f"{data.name} from {one_line(data.where)}"]
     lines += [f"  {name:<10} {part.count:>7,} images" for name, part in parts.items() if part]
     lines += [
-        f"  network    {shape} pixels, mean {data.mean:.4f}, std {data.std:.4f}",
+        f"  network    {shape} pixels, mean {inputs.mean:.4f}, std {inputs.std:.4f}",
         f"  SHA-256    {data.sha256}",
-        f"  classes    {data.num_classes}, with training and test images of each:",
+        f"  classes    {len(inputs.classes)}, with training and test images of each:",
     ]
-    sizes = [part.labels.bincount(minlength=data.num_classes) for part in (data.train, data.test)]
-    width = max(len(name) for name in data.classes)
-    for name, train, test in zip(data.classes, *(s.tolist() for s in sizes), strict=True):
+    sizes = [
+        part.labels.bincount(minlength=len(inputs.classes)) for part in (data.train, data.test)
+    ]
+    width = max(len(name) for name in inputs.classes)
+    for name, train, test in zip(inputs.classes, *(s.tolist() for s in sizes), strict=True):
         lines.append(f"    {name:<{width}} {train:>7,} {test:>7,}")
     return "\n".join(lines)
 

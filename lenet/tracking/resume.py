@@ -11,16 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field
 from torch import nn
 
 from lenet.config.build import build
 from lenet.config.check import check_values
 from lenet.config.errors import ConfigError
 from lenet.config.record import config_hash
-from lenet.data.sets import MOST_CLASSES, Data
+from lenet.data.inputs import Inputs
+from lenet.data.sets import Data
 from lenet.tracking import store
 from lenet.tracking.journal import Journal, find
 from lenet.tracking.provenance import code_state, environment, environment_differences, is_alive
@@ -259,16 +259,6 @@ def _check_state(state: State, config: Mapping[str, Any], tags: Mapping[str, str
 # ---- What a run trained ----------------------------------------------------------------------
 
 
-class Inputs(BaseModel):
-    """What a network reads and says, as `lenet.tracking.run.inputs_of` recorded it."""
-
-    classes: Annotated[list[str], Field(min_length=1, max_length=MOST_CLASSES)]
-    mean: Annotated[float, Field(ge=0, le=1)]
-    std: Annotated[float, Field(gt=0, le=1)]
-    image_size: Annotated[int, Field(ge=16, le=256)]
-    in_channels: Annotated[int, Field(ge=1, le=4)]
-
-
 def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs]:
     """The network that a run trained, as its last checkpoint has it, and what it reads.
 
@@ -285,10 +275,8 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
     if state is None:
         raise TrackingError(f"{run_id}: the run has no checkpoint to take the network from")
     try:
-        inputs = Inputs.model_validate(state["inputs"])
-        shape = {"num_classes": len(inputs.classes)}
-        shape |= {"in_channels": inputs.in_channels, "image_size": inputs.image_size}
-        model: nn.Module = build(check_values(config, run_id), "model", **shape)
+        inputs = Inputs.from_values(state["inputs"])
+        model: nn.Module = build(check_values(config, run_id), "model", **inputs.model_arguments)
         # Without the metadata that a state_dict may carry, which torch trusts.
         model.load_state_dict(dict(state["progress"]["best_model"] or state["model"]))
     except ConfigError:

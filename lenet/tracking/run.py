@@ -397,13 +397,15 @@ class Run:
             mlflow.pytorch.save_model(
                 model,
                 str(folder),
-                signature=ModelSignature(tensor(*example.shape[1:]), tensor(data.num_classes)),
+                signature=ModelSignature(
+                    tensor(*example.shape[1:]), tensor(len(data.inputs.classes))
+                ),
                 # One row would fix the batch axis at 1.
                 input_example=example.expand(2, -1, -1, -1).numpy(),
                 # Given, because finding them out takes MLflow a subprocess and nine seconds.
                 pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
                 serialization_format="pt2",
-                metadata=inputs_of(data),
+                metadata=data.inputs.to_values(),
             )
 
         try:
@@ -490,17 +492,6 @@ class Run:
 
     def _why(self) -> object:
         return self._sender.refusal or self._sender.problem or "it is slow"
-
-
-def inputs_of(data: Data) -> dict[str, Any]:
-    """What a network of this set reads and says, as plain values."""
-    return {
-        "classes": list(data.classes),
-        "mean": data.mean,
-        "std": data.std,
-        "image_size": data.image_size,
-        "in_channels": data.in_channels,
-    }
 
 
 def weights_sha256(model: nn.Module) -> str:

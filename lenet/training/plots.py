@@ -422,16 +422,19 @@ def gallery(
     """A run's pictures by name, each made when it is asked for."""
     test = data.test
     yield "curves", curves(history)
-    yield "confusion_matrix", confusion_matrix(score, data.classes)
-    yield "class_accuracy", class_accuracy(score, data.classes)
-    first = data.train.images[:16].cpu(), data.train.labels[:16], data.classes
+    yield "confusion_matrix", confusion_matrix(score, data.inputs.classes)
+    yield "class_accuracy", class_accuracy(score, data.inputs.classes)
+    first = data.train.images[:16].cpu(), data.train.labels[:16], data.inputs.classes
     yield "samples", samples(*first)
     if data.train.distort:
         yield "distortions", distortions(*first, data.train.distort)
-    yield "mistakes", mistakes(test.images.cpu(), score, data.classes, num_samples=16)
+    yield "mistakes", mistakes(test.images.cpu(), score, data.inputs.classes, num_samples=16)
     if hasattr(model, "conv1"):
         yield "filters", filters(model.conv1.weight)
     if hasattr(model, "stages"):
         with torch.no_grad():
             maps = model.eval().stages(next(iter(test))[0][:1])
-        yield "feature_maps", feature_maps(maps, test.images[0], data.classes[test.labels[0]])
+        yield (
+            "feature_maps",
+            feature_maps(maps, test.images[0], data.inputs.classes[test.labels[0]]),
+        )

@@ -241,7 +241,9 @@ def test_a_stretch_trains_its_steps_and_no_more(digits):
 
 def test_the_tutorials_pictures_are_the_same_inputs(digits):
     images = digits.train.images[:4]
-    pictures = Pictures(images[:, 0, 2:30, 2:30], digits.train.labels, digits.mean, digits.std)
+    pictures = Pictures(
+        images[:, 0, 2:30, 2:30], digits.train.labels, digits.inputs.mean, digits.inputs.std
+    )
     inputs = torch.stack([pictures[i][0] for i in range(4)])
     torch.testing.assert_close(inputs, digits.train.transform(images))
     assert len(pictures) == digits.train.count
@@ -251,7 +253,7 @@ def test_the_tutorials_pictures_are_the_same_inputs(digits):
 def test_the_tutorial_counts_whole_rounds_of_its_workers_and_leaves_none(
     digits, recwarn, asked, counted
 ):
-    trainer = Tutorial(whole_batches(digits.train, 16), digits.mean, digits.std)
+    trainer = Tutorial(whole_batches(digits.train, 16), digits.inputs.mean, digits.inputs.std)
     before = trainer.model.conv1.weight.detach().clone()
     images, seconds = trainer.train(asked)
     assert images == counted * 16
@@ -283,7 +285,7 @@ def test_the_tutorials_clock_starts_when_its_loop_waits_for_the_workers(
         now[0] += 1
         steps.append(now[0])
 
-    trainer = Tutorial(whole_batches(digits.train, 16), digits.mean, digits.std)
+    trainer = Tutorial(whole_batches(digits.train, 16), digits.inputs.mean, digits.inputs.std)
     trainer.loader = Loader()
     monkeypatch.setattr(trainer, "_step", step)
     monkeypatch.setattr(benchmark_steps.time, "perf_counter", lambda: now[0])
@@ -294,7 +296,7 @@ def test_the_tutorials_clock_starts_when_its_loop_waits_for_the_workers(
 
 
 def test_the_tutorials_stretch_ends_with_its_epoch(digits):
-    trainer = Tutorial(whole_batches(digits.train, 4096), digits.mean, digits.std)
+    trainer = Tutorial(whole_batches(digits.train, 4096), digits.inputs.mean, digits.inputs.std)
     few = torch.utils.data.Subset(trainer.loader.dataset, range(14))
     trainer.loader = torch.utils.data.DataLoader(few, 1, num_workers=WORKERS)
     assert trainer.train(50)[0] == 14 - HEAD_START

@@ -18,6 +18,7 @@ from lenet.commands.demo.__main__ import HOST, main
 from lenet.commands.demo.network import Network, layers_of, look, open_network
 from lenet.commands.demo.walk import Walk
 from lenet.commands.predict import Classifier
+from lenet.data.inputs import Inputs
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from lenet.training.evaluate import Score
 from tests.commands.test_predict import drawn
@@ -27,7 +28,7 @@ DIGITS = tuple("0123456789")
 
 
 def served(model, image_size=32, classes=DIGITS, name="net"):
-    classifier = Classifier(model.eval(), classes, 0.1307, 0.3081, image_size)
+    classifier = Classifier(model.eval(), Inputs(classes, 0.1307, 0.3081, image_size))
     return Network(name, None, classifier, layers_of(classifier))
 
 
@@ -93,7 +94,7 @@ def test_another_network_has_probabilities_but_no_layers():
 
 
 def test_a_network_that_takes_other_images_is_refused_at_once(tmp_path, monkeypatch):
-    colour = Classifier(LeNet5(in_channels=3).eval(), DIGITS, 0.1, 0.3, 32)
+    colour = Classifier(LeNet5(in_channels=3).eval(), Inputs(DIGITS, 0.1, 0.3))
     monkeypatch.setattr(demo_network, "load_classifier", lambda *_: colour)
     with pytest.raises(ValueError, match=r"^model: expected one that takes \[1, 1, 32, 32\]"):
         open_network(str(tmp_path / "colour.pth"))

@@ -11,9 +11,9 @@ from torch import nn
 
 from lenet.commands import export
 from lenet.commands.export import ExportError, check_onnx, to_onnx
+from lenet.data.inputs import Inputs
 from lenet.model.family import MLP, LeNet1, LeNet4
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
-from lenet.tracking.resume import Inputs
 from tests.conftest import lenet5_1998
 from tests.tracking.test_resume import Bench
 
@@ -30,7 +30,7 @@ NETWORKS = {
 
 
 def inputs_of(channels=1, classes=10):
-    names = [f"class {k}" for k in range(classes)]
+    names = tuple(f"class {k}" for k in range(classes))
     return Inputs(classes=names, mean=0.25, std=0.5, image_size=32, in_channels=channels)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lenet.commands.predict import Classifier, load_classifier, main, predict
 from lenet.data.idx import DataError, read_idx
+from lenet.data.inputs import Inputs
 from lenet.data.pictures import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.model.layers import ScaledTanh
 from lenet.model.lenet5 import LeNet5
@@ -411,8 +412,7 @@ def weights(tmp_path: Path) -> Path:
 
 def test_a_file_of_weights_gives_its_network_and_mnist_s_normalisation(weights: Path) -> None:
     classifier = load_classifier(str(weights))
-    assert classifier.classes == tuple("0123456789")
-    assert (classifier.mean, classifier.std, classifier.image_size) == (0.1307, 0.3081, 32)
+    assert classifier.inputs == Inputs(tuple("0123456789"), 0.1307, 0.3081)
     images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
     padded = torch.nn.functional.pad(images[:, None] / 255, (2, 2, 2, 2))
     expected = classifier.module((padded - 0.1307) / 0.3081).softmax(1)
@@ -425,16 +425,16 @@ def test_activation_pooling_and_classes_of_the_weights_count(tmp_path: Path) -> 
     assert isinstance(classifier.module, LeNet5)
     assert isinstance(classifier.module.activation, ScaledTanh)
     assert isinstance(classifier.module.pool1, torch.nn.MaxPool2d)
-    assert classifier.classes[-1] == "46"
+    assert classifier.inputs.classes[-1] == "46"
 
 
 def test_anything_but_a_file_of_weights_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     network = LeNet5(num_classes=2, image_size=28)
-    inputs = SimpleNamespace(classes=["shirt", "shoe"], mean=0.3, std=0.4, image_size=28)
+    inputs = Inputs(("shirt", "shoe"), 0.3, 0.4, 28)
     fake = SimpleNamespace(load_trained=lambda run_id: (network, inputs))
     monkeypatch.setitem(sys.modules, "lenet.tracking.resume", fake)
     classifier = load_classifier("0123abcd" * 4)
-    assert classifier == Classifier(network, ("shirt", "shoe"), 0.3, 0.4, 28)
+    assert classifier == Classifier(network, inputs)
     assert predict(classifier, torch.zeros(1, 28, 28, dtype=torch.uint8)).shape == (1, 2)
 
 
@@ -457,12 +457,13 @@ def test_other_tensors_than_a_lenet5_s_are_refused(tmp_path: Path, state: object
 
 def test_a_model_that_diverged_or_takes_other_images_gives_one_line() -> None:
     image = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    two = Inputs(("a", "b"), 0, 1)
     with pytest.raises(ValueError, match="NaN"):
-        predict(Classifier(lambda x: torch.full((1, 2), torch.nan), ("a", "b"), 0, 1, 32), image)
+        predict(Classifier(lambda x: torch.full((1, 2), torch.nan), two), image)
     with pytest.raises(ValueError, match=r"expected outputs \[1, 2\], found \[1, 3\]"):
-        predict(Classifier(lambda x: torch.zeros(1, 3), ("a", "b"), 0, 1, 32), image)
+        predict(Classifier(lambda x: torch.zeros(1, 3), two), image)
     with pytest.raises(ValueError, match=r"takes \[1, 1, 32, 32\]"):
-        predict(Classifier(LeNet5(in_channels=3), tuple("0123456789"), 0, 1, 32), image)
+        predict(Classifier(LeNet5(in_channels=3), Inputs(tuple("0123456789"), 0, 1)), image)
 
 
 def test_the_command_tells_classes_and_probabilities_and_writes_nothing(

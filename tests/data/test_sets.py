@@ -327,11 +327,11 @@ def test_mean_and_deviation_are_those_of_all_training_pixels() -> None:
     raw = Raw("noise", (images, cycle(2500)), pair(5, 8, 8), DIGITS, "memory")
     data = prepare(raw, val_size=500, image_size=16)
     pixels = images.double() / 255
-    assert data.mean == round(pixels.mean().item(), 4)
-    assert data.std == round(pixels.std(correction=0).item(), 4)
-    assert prepare(raw, image_size=16, mean=0.25).std == data.std
-    assert prepare(raw, image_size=16, mean=0.25).mean == 0.25
-    assert prepare(raw, image_size=16, std=2.0).std == 2.0
+    assert data.inputs.mean == round(pixels.mean().item(), 4)
+    assert data.inputs.std == round(pixels.std(correction=0).item(), 4)
+    assert prepare(raw, image_size=16, mean=0.25).inputs.std == data.inputs.std
+    assert prepare(raw, image_size=16, mean=0.25).inputs.mean == 0.25
+    assert prepare(raw, image_size=16, std=2.0).inputs.std == 2.0
 
 
 def test_images_without_any_contrast_stay_finite() -> None:
@@ -345,7 +345,7 @@ def test_images_without_any_contrast_stay_finite() -> None:
 
 def test_digits_are_the_same_every_time_with_all_classes_in_all_parts(tmp_path: Path) -> None:
     first, second = (load("digits", str(tmp_path), val_size=200, seed=seed) for seed in (0, 1))
-    assert (first.name, first.classes, first.where) == ("digits", DIGITS, "scikit-learn")
+    assert (first.name, first.inputs.classes, first.where) == ("digits", DIGITS, "scikit-learn")
     assert first.sha256 == second.sha256
     assert first.val is not None
     for part in (first.train, first.val, first.test):
@@ -423,7 +423,12 @@ def test_letters_of_ones_own_work_through_config_alone(
         *("data.name=letters", "data.first_label=1", "data.val_size=26"),
     )
     data = instantiate(config.data)
-    assert (data.name, data.num_classes, data.in_channels, data.image_size) == (
+    assert (
+        data.name,
+        len(data.inputs.classes),
+        data.inputs.in_channels,
+        data.inputs.image_size,
+    ) == (
         "letters",
         26,
         1,
@@ -431,7 +436,9 @@ def test_letters_of_ones_own_work_through_config_alone(
     )
     assert (data.train.count, data.val.count, data.test.count) == (78, 26, 52)
     assert data.test.labels.tolist() == [*range(26)] * 2
-    assert data.test.inputs.equal(as_input(noise(52, 28, 28, seed=1), 32, data.mean, data.std))
+    assert data.test.inputs.equal(
+        as_input(noise(52, 28, 28, seed=1), 32, data.inputs.mean, data.inputs.std)
+    )
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (28, 28), (48, 48), (3, 24, 30), (21, 27)])
@@ -451,10 +458,10 @@ def test_a_set_of_any_image_size_is_read_from_pt_and_idx(
             Path(path).write_bytes(header + array.tobytes())
     data = load_files("own", files[0], files[1], image_size=32)
     assert data.train.inputs.shape == (30, 3 if len(shape) == 3 else 1, 32, 32)
-    assert data.train.inputs.equal(as_input(train[0], 32, data.mean, data.std))
-    assert data.test.inputs.equal(as_input(test[0], 32, data.mean, data.std))
+    assert data.train.inputs.equal(as_input(train[0], 32, data.inputs.mean, data.inputs.std))
+    assert data.test.inputs.equal(as_input(test[0], 32, data.inputs.mean, data.inputs.std))
     assert data.test.labels.equal(test[1])
-    assert data.classes == DIGITS
+    assert data.inputs.classes == DIGITS
 
 
 def own(tmp_path: Path, train: Pair, test: Pair, **options: Any) -> Data:
@@ -464,7 +471,7 @@ def own(tmp_path: Path, train: Pair, test: Pair, **options: Any) -> Data:
 
 def test_classes_are_counted_where_they_are_not_named(tmp_path: Path) -> None:
     data = own(tmp_path, pair(30, classes=26, first=1), pair(10, classes=5, first=1), first_label=1)
-    assert data.classes == tuple(str(k) for k in range(26))
+    assert data.inputs.classes == tuple(str(k) for k in range(26))
     assert data.train.labels.min() == 0
 
 
@@ -472,7 +479,7 @@ def test_classes_that_are_named_keep_their_order_and_may_be_more_than_there_are(
     tmp_path: Path,
 ) -> None:
     data = own(tmp_path, pair(9, classes=3), pair(9, classes=3), classes=["c", "a", 7, "b"])
-    assert data.classes == ("c", "a", "7", "b")
+    assert data.inputs.classes == ("c", "a", "7", "b")
 
 
 @pytest.mark.parametrize(
@@ -726,13 +733,15 @@ def test_reading_mnist_takes_less_than_a_gigabyte(mnist_root: Path) -> None:
 @pytest.mark.slow
 def test_mnist_is_normalised_and_recorded_by_its_published_numbers(mnist_root: Path) -> None:
     data = load("auto", str(mnist_root), val_size=5000)
-    assert (data.name, data.mean, data.std) == ("mnist", 0.1307, 0.3081)
+    assert (data.name, data.inputs.mean, data.inputs.std) == ("mnist", 0.1307, 0.3081)
     assert data.val is not None
     assert (data.train.count, data.val.count, data.test.count) == (55_000, 5_000, 10_000)
     assert KNOWN["mnist"].sha256 is not None
     joined = "".join(KNOWN["mnist"].sha256)
     assert data.sha256 == hashlib.sha256(joined.encode()).hexdigest()
-    images = (data.test.inputs[:50, 0, 2:-2, 2:-2] * data.std + data.mean) * 255
-    assert as_input(images.round().byte(), 32, data.mean, data.std).equal(data.test.inputs[:50])
+    images = (data.test.inputs[:50, 0, 2:-2, 2:-2] * data.inputs.std + data.inputs.mean) * 255
+    assert as_input(images.round().byte(), 32, data.inputs.mean, data.inputs.std).equal(
+        data.test.inputs[:50]
+    )
     assert data.train.inputs.mean().abs() < 0.5
     assert idx_sha256(data.test.labels) == KNOWN["mnist"].sha256[3]

@@ -191,7 +191,7 @@ def _in_channels_last(images: Tensor, transform: Callable[[Tensor], Tensor] | No
 def build(variant: str, batches: Batches, data: Data) -> Trainer:
     """A way to train, by name. Raises: Unavailable where this machine lacks it."""
     if variant == "tutorial":
-        return Tutorial(batches, data.mean, data.std)
+        return Tutorial(batches, data.inputs.mean, data.inputs.std)
     if variant == "channels_last":
         last = copy.copy(batches)
         last.transform = partial(_in_channels_last, transform=batches.transform)

@@ -60,8 +60,8 @@ class Network:
             "name": self.name,
             "run_id": self.run_id,
             "kind": type(c.module).__name__,
-            "classes": list(c.classes),
-            "image_size": c.image_size,
+            "classes": list(c.inputs.classes),
+            "image_size": c.inputs.image_size,
         }
 
     def wiring(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def look(network: Network, image: Tensor) -> dict[str, Any]:
     """
     c = network.classifier
     scores = predict(c, image[None])[0]
-    inputs = as_input(image[None], c.image_size, c.mean, c.std)
+    inputs = as_input(image[None], c.inputs.image_size, c.inputs.mean, c.inputs.std)
     stages = {"input": inputs[0]}
     if network.layers and isinstance(c.module, LeNet5):
         stages |= {name: stage[0] for name, stage in c.module.stages(inputs).items()}
@@ -112,7 +112,7 @@ def look(network: Network, image: Tensor) -> dict[str, Any]:
 @torch.inference_mode()
 def layers_of(classifier: Classifier) -> list[Layer]:
     """Of a LeNet5; none of another network."""
-    model, side = classifier.module, classifier.image_size
+    model, side = classifier.module, classifier.inputs.image_size
     # Another layer would be shown as what it is not.
     if type(model) is not LeNet5 or not (_is_halving(model.pool1) and _is_halving(model.pool2)):
         return []

@@ -63,10 +63,10 @@ def walk(network: Network) -> Walk:
             data = load_data(network.run_id)
         else:
             data = load("mnist", os.environ.get("LENET_DATA", "data"), download=False)
-    if len(c.classes) != data.num_classes:
+    if len(c.inputs.classes) != len(data.inputs.classes):
         raise ValueError(
-            f"{data.name}: expected {len(c.classes)} classes, as the network has, found "
-            f"{data.num_classes}"
+            f"{data.name}: expected {len(c.inputs.classes)} classes, as the network has, found "
+            f"{len(data.inputs.classes)}"
         )
     assert isinstance(c.module, nn.Module)
     score = evaluate(c.module, data.test, nn.functional.cross_entropy)
