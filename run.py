@@ -90,7 +90,9 @@ def train(
         run.log_setup(data, model, device, kernels)
         facts = {"config_sha256": config_hash(config), "inputs": inputs.to_values()}
         facts["data_sha256"] = data.sha256
-        saver = build(config, "checkpoint", run.folder / "checkpoints", facts, run.log_checkpoint)
+        state = past.state if past else None
+        folder = run.folder / "checkpoints"
+        checkpoints = build(config, "checkpoint", folder, facts, run.log_checkpoint, state)
         history = list(past.history) if past else []
         if first:
             gc.freeze()  # what was imported stays, and is not looked through again
@@ -101,29 +103,28 @@ def train(
                 criterion,
                 optimizer,
                 epochs=config["epochs"],
-                device=device,
                 schedule=schedule,
-                val=data.val,
                 clip_norm=config["clip_norm"],
+                val=data.val,
                 patience=config["patience"],
                 log_interval=config["log_interval"],
                 progress=sys.stderr.isatty(),
                 stop=lambda: interrupt() or run.pruned,
-                saver=saver,
-                state=past.state if past else None,
+                checkpoints=checkpoints,
             ):
                 history.append(record)
                 run.log_epoch(record)
                 print(epoch_line(record, config["epochs"]))
         if interrupt():
-            run.end(history, model, saver, killed=True)
+            run.end(history, model, checkpoints, killed=True)
             sys.exit(interrupt.exit_status)
         if run.pruned:
-            run.end(history, model, saver)
+            run.end(history, model, checkpoints)
             return run.result
 
-        score = evaluate(model, data.test, criterion, device)
-        print("\n".join(score_lines(score, inputs.classes)))
+        score = evaluate(model, data.test, criterion)
+        print("
+".join(score_lines(score, inputs.classes)))
         run.log_test(score, len(history))
         if recording:
             run.log_text(table(recording), "profile/table.txt")
@@ -136,7 +137,7 @@ def train(
             run.log_model(model, data, len(history))
         if run.register_as:
             run.register(data, history)
-        run.end(history, model, saver)
+        run.end(history, model, checkpoints)
     if config["rerun"]:
         from lenet.tracking.compare import verdict
 

@@ -30,7 +30,7 @@ RUNTIME = {
     "schedule": {"optimizer", "epochs", "steps_per_epoch"},
     "model": {"num_classes", "in_channels", "image_size"},
     "model.pooling": {"channels", "activation", "copies"},  # where it has parameters
-    "checkpoint": {"folder", "facts", "saved"},
+    "checkpoint": {"folder", "facts", "saved", "state"},
     "tracking": {"config", "overrides", "started", "past"},
 }
 # Deprecated by torch, or (weight, ignore_index, reduction) not to be had from a batch's mean.

@@ -28,7 +28,8 @@ from lenet.tracking.sender import waiting_root
 from lenet.tracking.store import TrackingError
 from lenet.tracking.stored_config import check_targets, read_config, together
 from lenet.training import checkpoints as checkpoint
-from lenet.training.progress import Epoch, StateError, restored_progress
+from lenet.training.progress import Epoch
+from lenet.training.state import StateError, progress_of
 
 State = dict[str, Any]
 MOST_BYTES = 1_000_000  # of a text that comes back
@@ -195,7 +196,7 @@ def _opened(
             journal.latest.setdefault(name, points[-1][1])
     state = _newest(journal, merged, tags)
     before = _own_text(journal, "environment.txt", uri)
-    history = restored_progress(state).history if state else []
+    history = progress_of(state).history if state else []
     after = f"after {len(history)} epochs" if state else "from its beginning: it has no checkpoint"
     if state and (batches := state["progress"]["batches"]):
         after += f" and {batches} batches"
@@ -242,13 +243,13 @@ def _newest(journal: Journal, config: Mapping[str, Any], tags: Mapping[str, str]
 def _check_state(state: State, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
     """Raises: StateError where it is not of this run: it lay here, or was sent, by mistake."""
     try:
-        epochs, _ = state["length"]
+        epochs = state["epochs"]
         same = state["config_sha256"] == config_hash({**config, "epochs": epochs})
         if not same or type(epochs) is not int or epochs > config["epochs"]:
             raise StateError("checkpoint: expected one of this configuration, found another's")
         if state["data_sha256"] != tags.get("dataset.sha256"):
             raise StateError("checkpoint: expected one of the run's data, found another's")
-        restored_progress(state)
+        progress_of(state)
     except StateError:
         raise
     except Exception as error:  # it may hold anything at any place

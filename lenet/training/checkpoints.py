@@ -70,9 +70,10 @@ def _forms(state: dict[str, torch.Tensor]) -> dict[str, str]:
 class Checkpoints:
     """Keeps the last two states of a training in `folder`, on top of each `facts`.
 
-    One is due every `epochs` epochs and after `seconds` in the midst of one (null: never), but
-    never so often that they cost over a hundredth of the time. `saved` is told the name of each.
-    A disk that takes none costs a warning; those that are there stay.
+    `state` is the one that the training goes on from. A new one is due every `epochs` epochs and
+    `seconds` after the last one (null: never), but not so often that they cost over a hundredth of
+    the time. `saved` is called with the name of each. A full disk costs a warning; the states that
+    are there stay.
     """
 
     def __init__(
@@ -80,19 +81,21 @@ class Checkpoints:
         folder: Path,
         facts: dict[str, Any],
         saved: Callable[[str], None] = lambda name: None,
+        state: dict[str, Any] | None = None,
         epochs: int | None = 1,
         seconds: float | None = 30.0,
     ) -> None:
         self.folder = folder
         self.facts = facts
         self.saved = saved
+        self.state = state
         self.epochs = epochs
         self.seconds = seconds
         self.cost = 0.0  # seconds spent here
         self._last_cost = 0.0
         self._last = time.monotonic()
 
-    def due(self, epoch: int | None = None) -> bool:
+    def is_due(self, epoch: int | None = None) -> bool:
         waited = time.monotonic() - self._last
         if waited < self._last_cost / MOST_COST:
             return False

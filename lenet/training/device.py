@@ -3,12 +3,19 @@
 import os
 
 import torch
+from torch import nn
 
 from lenet.native import CHOICES
 
 
 class DeviceError(ValueError):
     """The machine has no such device: one line that says what it has."""
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU for a model without any."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def select(type: str = "auto", threads: int | None = None, kernels: str = "auto") -> torch.device:

@@ -1,9 +1,5 @@
-"""A model and a set -> sums and counts, and what is read off them.
+"""A model and a set -> sums and counts, and the figures that follow from them."""
 
-python -m lenet evaluate RUN_ID
-"""
-
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet.model.lenet5 import probabilities
+from lenet.training.device import device_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 CALIBRATION_BINS = 15
@@ -35,33 +32,16 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Score:
-    """What a model said of every example of a set; each figure below is derived from it.
+class Score(Totals):
+    """What a model says about every example of a set. Each figure below is derived from it.
 
     Shapes: labels, predicted int64 (N); confidence float32 (N), the probability of `predicted`.
     """
 
-    loss_sum: float
     labels: Tensor
     predicted: Tensor
     confidence: Tensor
     num_classes: int
-
-    @property
-    def count(self) -> int:
-        return len(self.labels)
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / self.count
-
-    @property
-    def correct(self) -> int:
-        return int((self.predicted == self.labels).sum())
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.count
 
     @cached_property
     def confusion(self) -> Tensor:
@@ -95,7 +75,6 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     criterion: Criterion,
-    device: torch.device | str = "cpu",
 ) -> Score:
     """Scores a model on every batch, in evaluation mode; the mode it had is put back.
 
@@ -103,7 +82,7 @@ def evaluate(
 
     Raises: ValueError where there is no batch, or a label that is none of the model's classes.
     """
-    was_training = model.training
+    device, was_training = device_of(model), model.training
     model.eval()
     loss_sum, num_classes = 0.0, 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -125,7 +104,8 @@ def evaluate(
     if not parts:
         raise ValueError("evaluate: expected at least one batch, got none")
     labels, predicted, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Score(loss_sum, labels, predicted, confidence, num_classes)
+    correct = int((predicted == labels).sum())
+    return Score(loss_sum, correct, len(labels), labels, predicted, confidence, num_classes)
 
 
 def class_lines(accuracies: Iterable[float | None], classes: Iterable[str]) -> list[str]:
@@ -155,7 +135,7 @@ def evaluate_model(
     device: torch.device | str,
 ) -> float:
     """Prints and returns the accuracy in percent."""
-    score = evaluate(model, test_loader, nn.functional.cross_entropy, device)
+    score = evaluate(model, test_loader, nn.functional.cross_entropy)
     print(accuracy_line(score))
     return 100 * score.correct / score.count
 
@@ -170,16 +150,10 @@ def evaluate_per_class(
 
     Raises: ValueError where an example's label is not below `num_classes`, or the model's.
     """
-    score = evaluate(model, test_loader, nn.functional.cross_entropy, device)
+    score = evaluate(model, test_loader, nn.functional.cross_entropy)
     if (highest := int(score.labels.max())) >= num_classes:
         raise ValueError(f"num_classes: expected more than the label {highest}, got {num_classes}")
     missing: list[float | None] = [None] * (num_classes - score.num_classes)
     accuracies = (score.class_accuracy + missing)[:num_classes]
     print("\n".join(class_lines(accuracies, [str(k) for k in range(num_classes)])))
     return [None if part is None else 100 * part for part in accuracies]
-
-
-if __name__ == "__main__":
-    from lenet.commands.robustness import main
-
-    sys.exit(main())

@@ -1,47 +1,33 @@
-"""The training loop: `fit` is a generator, one record an epoch; what to do with it is yours."""
+"""The training loop: `fit` is a generator of one record an epoch. The caller says what to do
+with each record.
+"""
 
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from itertools import islice
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
-from lenet.native.step import whole_step
-from lenet.optim.sdlm import SDLM
+from lenet.training.epoch import Loader, Schedule, Step, progress_bar, take_steps
 from lenet.training.evaluate import Criterion, evaluate
-from lenet.training.progress import (
-    Diverged,
-    Epoch,
-    Progress,
-    Schedule,
-    State,
-    Tally,
-    restore,
-    state_of,
-)
-from lenet.training.rng import random_state, set_random_state
-
-__all__ = ["Diverged", "Epoch", "Loader", "Saver", "epoch_line", "fit", "train_model"]
+from lenet.training.progress import Epoch, Progress, State
+from lenet.training.state import restore, state_of
 
 
-class Loader(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
-    """Batches of (inputs, labels): this package's or a torch DataLoader."""
+class Checkpointer(Protocol):
+    """Keeps states of a training. `state` is the one to go on from, or None.
 
-
-class Saver(Protocol):
-    """Keeps states of a training. `due` is asked after each step, and with its number after each
-    epoch; the last state is saved whether or not it is due.
+    `is_due` is asked after each step, and after each epoch with its number. The last state of a
+    training is saved in any case.
     """
 
-    def due(self, epoch: int | None = None) -> bool: ...
+    state: State | None
+
+    def is_due(self, epoch: int | None = None) -> bool: ...
 
     def save(self, state: State) -> None: ...
 
@@ -53,26 +39,22 @@ def fit(
     optimizer: Optimizer,
     *,
     epochs: int,
-    device: torch.device | str = "cpu",
     schedule: Schedule | None = None,
-    val: Iterable[tuple[Tensor, Tensor]] | None = None,
     clip_norm: float | None = None,
+    val: Iterable[tuple[Tensor, Tensor]] | None = None,
     patience: int | None = None,
     log_interval: int = 100,
     progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    saver: Saver | None = None,
-    state: Mapping[str, Any] | None = None,
+    checkpoints: Checkpointer | None = None,
 ) -> Iterator[Epoch]:
-    """Trains and yields a record after each epoch. Leaving the loop early is allowed.
+    """Trains the model where it is, and yields a record after each epoch.
 
-    `criterion` returns a batch's mean. Where `batches` has `set_epoch`, it is told the epoch (from
-    1). `patience` ends the training after that many epochs without a lower validation loss, and
-    puts back the weights of the best. Once `stop()` is true the epoch ends at that step, its
-    record says so, and it is the last. `saver` is given states; with one of them as `state`, and
-    the other arguments made anew, the training goes on as if it had never been interrupted: the
-    epoch under way is gone through again up to its next batch, so `batches` must give the same.
-    An SDLM measures the first of each epoch's examples before it begins.
+    `criterion` returns a batch's mean. Where `batches` has `set_epoch`, it gets the epoch's number,
+    from 1. `patience` ends the training after that many epochs without a lower validation loss
+    and puts the best weights back. Once `stop()` is true, the training ends at that step and the
+    last record says so. With a state in `checkpoints`, and the other arguments made anew, the
+    training goes on as if it had never been interrupted: `batches` must give the same again.
 
     Raises: Diverged at the log interval after a loss that is not finite; ValueError for patience
     without `val`, or no batch at all; StateError for a state of another training.
@@ -81,123 +63,34 @@ def fit(
         raise ValueError("patience: early stopping needs a validation set (data.val_size)")
     if len(batches) == 0:
         raise ValueError("batches: expected at least one, got none")
-    length = (epochs, len(batches))
-    at = Progress()
-    if state is not None:
-        at = restore(state, model, optimizer, schedule, *length)
-    whole = whole_step(model, criterion, optimizer) if clip_norm is None else None
-    while at.epochs < epochs and not at.exhausted(patience):
-        epoch, tally = at.epochs + 1, at.tally
-        if hasattr(batches, "set_epoch"):
-            batches.set_epoch(epoch)
-        first_step = at.epochs * len(batches) + 1
-        last_step = epoch * len(batches)
-        start = time.perf_counter() - tally.seconds
-        step = before = first_step + at.batches - 1
+    step, at = Step(model, criterion, optimizer, schedule, clip_norm), Progress(len(batches))
+    if checkpoints and checkpoints.state:
+        at = restore(checkpoints.state, step, epochs, len(batches))
+    while at.epochs < epochs and not at.is_exhausted(patience):
         stopped = False
-        model.train()
-        if isinstance(optimizer, SDLM) and not at.batches:
-            optimizer.measure(model, criterion, *_first(batches, optimizer.samples, device))
-        with _bar(batches, f"Epoch {epoch}/{epochs}", progress, tally) as bar:
-            for step, (inputs, labels) in enumerate(_rest(batches, at), before + 1):
-                inputs, labels = inputs.to(device), labels.to(device)
-                tally.learning_rate = optimizer.param_groups[0]["lr"]
-                taken = whole(inputs, labels) if whole else None
-                if taken:
-                    loss, logits = taken
-                else:
-                    optimizer.zero_grad(set_to_none=True)
-                    logits = model(inputs)
-                    loss = criterion(logits, labels)
-                    loss.backward()
-                    if clip_norm is not None:
-                        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-                    optimizer.step()
-                if schedule is not None:
-                    schedule.step()
-                tally.add(loss, logits, labels)
-                bar.update(len(labels))
-                if step % log_interval == 0:
-                    tally.settle(step)
-                    bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
-                stopped = stop()
-                if saver is not None and step < last_step and (stopped or saver.due()):
-                    at.pause(step - first_step + 1, step, time.perf_counter() - start)
-                    saver.save(state_of(at, model, optimizer, *length))
+        with progress_bar(batches, at, epochs, is_shown=progress) as bar:
+            for _ in take_steps(step, batches, at, log_interval, bar):
+                stopped, has_ended = stop(), at.batches == len(batches)
+                if checkpoints and not has_ended and (stopped or checkpoints.is_due()):
+                    checkpoints.save(state_of(at, step, epochs))
                 if stopped:
                     break
-            tally.settle(step)
-        complete = not stopped or step == last_step
-        seconds = time.perf_counter() - start
-        record = Epoch(
-            epoch=epoch,
-            loss_sum=tally.loss_sum,
-            correct=tally.correct,
-            count=tally.count,
-            steps=tally.steps,
-            learning_rate=tally.learning_rate,
-            seconds=seconds,
-            val=evaluate(model, val, criterion, device) if val is not None and complete else None,
-            complete=complete,
-        )
+            at.tally.add_point(at.step)
+        complete = not stopped or at.batches == len(batches)
+        score = evaluate(model, val, criterion) if val is not None and complete else None
+        record = at.record(score, complete)
         yield record
         if not complete:
             return
-        at.ended(record, model, patience)
+        at.end_epoch(record, model, patience)
         stopped = stop()
-        if saver is not None:
-            ends = stopped or epoch == epochs or at.exhausted(patience)
-            if ends or saver.due(epoch):
-                saver.save(state_of(at, model, optimizer, *length))
+        is_last = stopped or at.epochs == epochs or at.is_exhausted(patience)
+        if checkpoints and (is_last or checkpoints.is_due(at.epochs)):
+            checkpoints.save(state_of(at, step, epochs))
         if stopped:
             return
     if at.best_model is not None:
         model.load_state_dict(at.best_model)
-
-
-def _first(batches: Loader, count: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """The first examples of an epoch, or all; whatever a loader draws for them is drawn again."""
-    before, seen = random_state(), 0
-    parts: list[tuple[Tensor, Tensor]] = []
-    for inputs, labels in batches:
-        parts.append((inputs.to(device), labels.to(device)))
-        seen += len(labels)
-        if seen >= count:
-            break
-    set_random_state(before)
-    inputs, labels = (torch.cat(part)[:count] for part in zip(*parts, strict=True))
-    return inputs, labels
-
-
-def _rest(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of this epoch that are still to come. Those before are drawn as they were then:
-    a loader may shuffle and distort by torch's generator.
-    """
-    if not at.batches:
-        at.began = random_state()
-        return iter(batches)
-    now = random_state()
-    set_random_state(at.began or now)
-    rest = iter(batches)
-    deque(islice(rest, at.batches), maxlen=0)
-    set_random_state(now)
-    return rest
-
-
-def _bar(batches: Loader, title: str, progress: bool, tally: Tally) -> "tqdm[Any]":
-    """In images, with their number where the batches tell it: a list of batches does not."""
-    dataset = getattr(batches, "dataset", None)
-    count = getattr(batches, "count", None) if dataset is None else len(dataset)
-    return tqdm(
-        total=count if isinstance(count, int) else None,
-        initial=tally.count + sum(tally.counts),
-        desc=title,
-        unit=" images",
-        unit_scale=True,
-        leave=False,
-        disable=not progress,
-        ncols=90,
-    )
 
 
 def train_model(
@@ -224,7 +117,6 @@ def train_model(
         criterion,
         optimizer,
         epochs=num_epochs,
-        device=device,
         log_interval=log_interval,
         progress=progress,
     )

@@ -108,7 +108,7 @@ def a_walk():
     predicted = torch.tensor([3, 5, 5, 3, 3, 7])
     confidence = torch.tensor([0.9, 0.6, 0.5, 0.8, 0.99, 0.7])
     images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 1, 32, 32)
-    return Walk(images, Score(0.0, labels, predicted, confidence, 10))
+    return Walk(images, Score(0.0, 3, 6, labels, predicted, confidence, 10))
 
 
 @pytest.mark.parametrize(

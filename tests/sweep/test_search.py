@@ -502,7 +502,7 @@ def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
     with run:
         for epoch in (1, 2):
             assert not run.pruned
-            run.log_epoch(Epoch(epoch, 1.0, 1, 2, [], 0.1, 1.0, val, True))
+            run.log_epoch(Epoch(1.0, 1, 2, epoch, [], 0.1, 1.0, val, True))
         assert run.pruned
         run.killed = True
     assert (run.result, run.result.curve, run.result.pruned) == (0.6, (0.6, 0.6), True)

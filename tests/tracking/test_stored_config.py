@@ -355,9 +355,9 @@ def test_what_is_no_id_asks_no_store(run_id, tmp_path, monkeypatch):
     [
         {},
         {"progress": {}},
-        {"progress": {}, "length": [10, 5]},
-        {"progress": {}, "length": 3, "config_sha256": 3},
-        {"progress": {}, "length": [10, 5], "config_sha256": "0" * 64},
+        {"progress": {}, "epochs": 10},
+        {"progress": {}, "epochs": 3, "config_sha256": 3},
+        {"progress": {}, "epochs": 10, "config_sha256": "0" * 64},
         {"progress": 3},
     ],
 )

@@ -45,6 +45,11 @@ def guesses(predicted, num_classes, sure=5.0):
     return sure * F.one_hot(torch.tensor(predicted), num_classes).float()
 
 
+def score_of(labels, predicted, confidence, num_classes, loss_sum=0.0):
+    correct = int((labels == predicted).sum())
+    return Score(loss_sum, correct, len(labels), labels, predicted, confidence, num_classes)
+
+
 @st.composite
 def scored_sets(draw):
     num_classes = draw(st.integers(2, 6))
@@ -122,7 +127,7 @@ def test_calibration_agrees_with_the_papers_formula(examples):
     confidence = torch.tensor([c for c, _ in examples], dtype=torch.float32)
     hits = [hit for _, hit in examples]
     labels = torch.tensor(hits).long()
-    score = Score(0.0, labels, torch.ones(len(hits), dtype=torch.long), confidence, 2)
+    score = score_of(labels, torch.ones(len(hits), dtype=torch.long), confidence, 2)
     slow = slow_calibration(confidence.tolist(), hits)
     assert score.calibration_error == pytest.approx(slow, abs=1e-6)
 
@@ -136,8 +141,8 @@ def test_a_confidence_of_exactly_one_counts():
 
 def test_gaps_of_opposite_sign_cancel_within_a_bin_only():
     labels, predicted = torch.tensor([0, 1]), torch.tensor([0, 0])
-    within = Score(0.0, labels, predicted, torch.tensor([0.5, 0.5]), 2)
-    across = Score(0.0, labels, predicted, torch.tensor([0.55, 0.45]), 2)
+    within = score_of(labels, predicted, torch.tensor([0.5, 0.5]), 2)
+    across = score_of(labels, predicted, torch.tensor([0.55, 0.45]), 2)
     assert within.calibration_error == 0
     assert across.calibration_error == pytest.approx(0.45)
 
@@ -227,8 +232,9 @@ def test_percent_are_the_exact_quotient(capsys):
 
 
 def test_the_count_is_the_sets_own_and_not_always_10000():
-    score = Score(0.0, torch.zeros(10_000).long(), torch.zeros(10_000).long(), torch.ones(1), 10)
-    score.predicted[:124] = 1
+    labels = torch.zeros(10_000).long()
+    predicted = (torch.arange(10_000) < 124).long()
+    score = score_of(labels, predicted, torch.ones(1), 10)
     assert accuracy_line(score) == "Accuracy of the network on the 10000 test images: 98.76%"
 
 
@@ -280,14 +286,14 @@ def test_a_dataloader_and_batches_give_the_same_figures(shuffle):
     labels = torch.randint(4, (23,), generator=random)
     loader = DataLoader(TensorDataset(logits, labels), batch_size=5, shuffle=shuffle)
     theirs = evaluate(Echo(), loader, MEAN)
-    ours = evaluate(Echo(), batches_of(logits, labels, 5), MEAN, torch.device("cpu"))
+    ours = evaluate(Echo(), batches_of(logits, labels, 5), MEAN)
     assert torch.equal(theirs.confusion, ours.confusion)
     assert theirs.loss == pytest.approx(ours.loss)
 
 
 def test_lines_for_people_use_the_classes_names():
     labels, predicted = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 2])
-    score = Score(1.5, labels, predicted, torch.tensor([0.9, 0.9, 0.9]), 3)
+    score = score_of(labels, predicted, torch.tensor([0.9, 0.9, 0.9]), 3, loss_sum=1.5)
     assert score_lines(score, ["Sandal", "Bag", "Coat"]) == [
         "Accuracy of the network on the 3 test images: 66.67%",
         "Accuracy of Sandal: 50.00%",

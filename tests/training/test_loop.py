@@ -17,7 +17,8 @@ from lenet.data.sets import Batches, load
 from lenet.model.lenet5 import LeNet5
 from lenet.optim.schedule import cosine, one_cycle
 from lenet.training.evaluate import evaluate
-from lenet.training.loop import Diverged, Epoch, epoch_line, fit, train_model
+from lenet.training.loop import epoch_line, fit, train_model
+from lenet.training.progress import Diverged, Epoch
 
 MEAN = F.cross_entropy
 
@@ -706,16 +707,16 @@ def test_train_model_takes_the_tutorials_positional_arguments():
 
 
 def test_an_epochs_line_is_in_percent_and_says_when_it_was_stopped():
-    record = Epoch(3, 10.0, 30, 40, [(5, 0.25)], 0.1, 2.0, None, True)
+    record = Epoch(10.0, 30, 40, 3, [(5, 0.25)], 0.1, 2.0, None, True)
     line = "Epoch  3/10  loss 0.2500  accuracy  75.00%  2.0 s, 20 images/s"
     assert epoch_line(record, 10) == line
-    part = Epoch(3, 10.0, 30, 40, [(5, 0.25)], 0.1, 2.0, None, False)
+    part = Epoch(10.0, 30, 40, 3, [(5, 0.25)], 0.1, 2.0, None, False)
     assert epoch_line(part, 10) == line + "  (stopped before its end)"
 
 
 def test_an_epochs_line_has_the_validation_figures():
     val = evaluate(small(), batches_of(10, 4, None), MEAN)
-    line = epoch_line(Epoch(1, 1.0, 1, 2, [], 0.1, 1.0, val, True), 1)
+    line = epoch_line(Epoch(1.0, 1, 2, 1, [], 0.1, 1.0, val, True), 1)
     assert f"val loss {val.loss:.4f}  val accuracy {val.accuracy:7.2%}" in line
 
 

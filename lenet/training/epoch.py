@@ -1,0 +1,139 @@
+"""One epoch: an optimizer step for each batch, and sums of what the steps gave."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from lenet.native.step import Step as FusedStep
+from lenet.native.step import whole_step
+from lenet.optim.sdlm import SDLM
+from lenet.training.device import device_of
+from lenet.training.evaluate import Criterion
+from lenet.training.progress import Progress
+from lenet.training.rng import random_state, set_random_state
+
+
+class Loader(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
+    """Batches of (inputs, labels): this package's or a torch DataLoader."""
+
+
+class Schedule(Protocol):
+    """Sets the optimizer's learning rate. It depends on the number of calls of `step` alone, one
+    after each step of the optimizer.
+    """
+
+    def step(self) -> None: ...
+
+
+@dataclass
+class Step:
+    """One optimizer step: a batch -> its mean loss and its outputs; the weights change."""
+
+    model: nn.Module
+    criterion: Criterion
+    optimizer: Optimizer
+    schedule: Schedule | None = None
+    clip_norm: float | None = None
+    fused: FusedStep | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is None:
+            self.fused = whole_step(self.model, self.criterion, self.optimizer)
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        taken = self.fused(inputs, labels) if self.fused else None
+        loss, logits = taken or self._take_in_pytorch(inputs, labels)
+        if self.schedule is not None:
+            self.schedule.step()
+        return loss, logits
+
+    def _take_in_pytorch(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.model(inputs)
+        loss = self.criterion(logits, labels)
+        loss.backward()
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return loss, logits
+
+
+def take_steps(
+    step: Step, batches: Loader, at: Progress, log_interval: int, bar: "tqdm[Any]"
+) -> Iterator[None]:
+    """Takes the steps that the epoch under way still needs, and yields after each one.
+
+    An SDLM measures the curvature on the epoch's first examples before it begins.
+    """
+    device, tally = device_of(step.model), at.tally
+    if hasattr(batches, "set_epoch"):
+        batches.set_epoch(at.epochs + 1)
+    tally.start_clock()
+    step.model.train()
+    if isinstance(step.optimizer, SDLM) and at.batches == 0:
+        examples = _first_examples(batches, step.optimizer.samples)
+        examples = [part.to(device) for part in examples]
+        step.optimizer.measure(step.model, step.criterion, *examples)
+    for inputs, labels in _remaining(batches, at):
+        inputs, labels = inputs.to(device), labels.to(device)
+        tally.learning_rate = step.optimizer.param_groups[0]["lr"]
+        tally.add(*step(inputs, labels), labels)
+        at.batches += 1
+        bar.update(len(labels))
+        if at.step % log_interval == 0:
+            tally.add_point(at.step)
+            bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
+        yield
+
+
+def _first_examples(batches: Loader, count: int) -> list[Tensor]:
+    """The first `count` examples of an epoch. What a loader draws for them, it will draw again."""
+    before, seen = random_state(), 0
+    parts: list[tuple[Tensor, Tensor]] = []
+    for inputs, labels in batches:
+        parts.append((inputs, labels))
+        seen += len(labels)
+        if seen >= count:
+            break
+    set_random_state(before)
+    return [torch.cat(part)[:count] for part in zip(*parts, strict=True)]
+
+
+def _remaining(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of this epoch that are still to come.
+
+    In the middle of an epoch, those before are drawn again from the generators as they were then:
+    a loader may shuffle and distort by torch's generator.
+    """
+    if at.batches == 0:
+        at.began = random_state()
+        return iter(batches)
+    now = random_state()
+    set_random_state(at.began or now)
+    remaining = iter(batches)
+    deque(islice(remaining, at.batches), maxlen=0)
+    set_random_state(now)
+    return remaining
+
+
+def progress_bar(batches: Loader, at: Progress, epochs: int, is_shown: bool) -> "tqdm[Any]":
+    """A bar that counts images, with their total where the batches know it (a list does not)."""
+    dataset = getattr(batches, "dataset", None)
+    count = getattr(batches, "count", None) if dataset is None else len(dataset)
+    return tqdm(
+        total=count if isinstance(count, int) else None,
+        initial=at.tally.count + sum(count for _, count in at.tally.since_point),
+        desc=f"Epoch {at.epochs + 1}/{epochs}",
+        unit=" images",
+        unit_scale=True,
+        leave=False,
+        disable=not is_shown,
+        ncols=90,
+    )

@@ -1,0 +1,116 @@
+"""What a checkpoint holds of a training, and how the training goes on from it bit for bit."""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lenet.training.epoch import Schedule, Step
+from lenet.training.evaluate import Totals
+from lenet.training.progress import Epoch, Progress, State, Tally
+from lenet.training.rng import random_state, set_random_state
+
+
+class StateError(ValueError):
+    """The state is of another training: one line that says what was expected and found."""
+
+
+def state_of(at: Progress, step: Step, epochs: int) -> State:
+    """All that `restore` needs, as plain values and tensors.
+
+    The tensors are the model's and the optimizer's own, not copies.
+    """
+    at.tally.read(at.step)
+    tally = {k: v for k, v in vars(at.tally).items() if k not in ("waiting", "started")}
+    history = [vars(epoch) | {"val": _sums(epoch.val)} for epoch in at.history]
+    return {
+        "progress": vars(at) | {"tally": tally, "history": history},
+        "model": step.model.state_dict(),
+        "optimizer": step.optimizer.state_dict(),
+        "random": random_state(),
+        "epochs": epochs,
+    }
+
+
+def _sums(val: Totals | None) -> list[float] | None:
+    return [val.loss_sum, val.correct, val.count] if val else None
+
+
+def progress_of(state: Mapping[str, Any]) -> Progress:
+    """The part of a state that says how far the training is.
+
+    Raises: StateError where there is none.
+    """
+    try:
+        saved = dict(state["progress"])
+        history = [
+            Epoch(**{**row, "val": Totals(*row["val"]) if row["val"] else None})
+            for row in saved["history"]
+        ]
+        return Progress(**{**saved, "tally": Tally(**saved["tally"]), "history": history})
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"state: expected the progress of a training ({error})") from None
+
+
+def restore(state: Mapping[str, Any], step: Step, epochs: int, steps_per_epoch: int) -> Progress:
+    """Puts the new objects of a training where they were, and returns how far it is.
+
+    The state may be one of fewer epochs: the training then goes on in the middle of the longer
+    one, and the longer schedule sets the learning rate.
+
+    Raises: StateError where the state is of another training; the objects may be half changed.
+    """
+    at = progress_of(state)
+    if at.steps_per_epoch != steps_per_epoch:
+        found = at.steps_per_epoch
+        raise StateError(f"state: expected {steps_per_epoch} steps an epoch, found {found}")
+    if at.step > epochs * steps_per_epoch:
+        raise StateError(f"state: expected {epochs} epochs at most, found {at.step} steps")
+    try:
+        # A plain dict: the metadata of a state_dict can tell torch to keep a file's own tensors.
+        step.model.load_state_dict(dict(state["model"]))
+        at.best_model = at.best_model and dict(at.best_model)
+        _advance(step.schedule, at.step)
+        _check_options(state["optimizer"], step.optimizer, is_longer=state["epochs"] != epochs)
+        _load_moments(state["optimizer"], step.optimizer)
+        set_random_state(state["random"])
+    except StateError:
+        raise
+    except Exception as error:  # torch has no closed list of errors for a file of another network
+        reason = " ".join(str(error).split())[:200]
+        raise StateError(f"state: expected one of this training ({reason})") from None
+    return at
+
+
+def _advance(schedule: Schedule | None, steps: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns that the optimizer takes no steps between
+        for _ in range(steps if schedule is not None else 0):
+            schedule.step()  # type: ignore[union-attr]
+
+
+def _check_options(saved: State, optimizer: Optimizer, is_longer: bool) -> None:
+    """Compares the options of the optimizer. Those that a longer schedule sets may differ."""
+    scheduled = ("lr", "momentum", "betas") if is_longer else ()
+    groups = optimizer.state_dict()["param_groups"]
+    for own, found in zip(groups, saved["param_groups"], strict=True):
+        for name in dict.fromkeys([*own, *found]):
+            expected, value = own.get(name, "nothing"), found.get(name, "nothing")
+            if expected != value and name not in scheduled:
+                what = f"the optimizer's {name} {expected}, found {value}"
+                raise StateError(f"state: expected {what}")
+
+
+def _load_moments(saved: State, optimizer: Optimizer) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    moments = copy.deepcopy(saved["state"])  # the optimizer changes them in place
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            # The kernels read a moment as far as its parameter reaches.
+            if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
+                shapes = f"{list(parameter.shape)}, found {list(value.shape)}"
+                raise StateError(f"state: expected the optimizer's {name} {shapes}")

@@ -1,0 +1,362 @@
+"""A training that goes on from any of its states ends with the bits it would have had anyway."""
+
+import io
+import pydoc
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lenet.data.sets import Batches
+from lenet.data.tensor_files import save
+from lenet.model.lenet5 import LeNet5
+from lenet.native import equip
+from lenet.training.epoch import Step
+from lenet.training.loop import fit
+from lenet.training.state import StateError, restore
+from tests.conftest import CONF
+
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
+SCHEDULES = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
+COUNT, SIZE, STEPS = 22, 4, 6  # examples, batch, batches an epoch: the last has two examples
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for each other take longer than all the arithmetic here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Kept:
+    """Keeps the state after every step, as a file holds it: a copy, and plain."""
+
+    def __init__(self, state=None, is_due=True):
+        self.state, self.due, self.contents = state, is_due, {}
+
+    def is_due(self, epoch=None):
+        return self.due
+
+    def save(self, state):
+        at, buffer = state["progress"], io.BytesIO()
+        torch.save(state, buffer)
+        self.contents[at["epochs"] * STEPS + at["batches"]] = buffer.getvalue()
+
+    def after(self, steps):
+        return torch.load(io.BytesIO(self.contents[steps]), weights_only=True)
+
+
+def examples(count=COUNT):
+    drawn = torch.Generator().manual_seed(0)
+    return torch.randn(count, 6, generator=drawn), torch.randint(3, (count,), generator=drawn)
+
+
+def batches_of(count=COUNT):
+    return Batches(*examples(count), SIZE, 7)
+
+
+def network(hidden=8):
+    return nn.Sequential(nn.Linear(6, hidden), nn.Dropout(0.2), nn.Tanh(), nn.Linear(hidden, 3))
+
+
+def from_yaml(group, name, *args, **changes):
+    """What a configuration file makes, as Hydra would."""
+    node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    options = {key: value for key, value in node.items() if not key.startswith("_")}
+    return pydoc.locate(node["_target_"])(*args, **{**options, **changes})
+
+
+class Training:
+    """One training made anew: the same each time, whatever was drawn before."""
+
+    def __init__(
+        self,
+        optimizer="sgd",
+        schedule="constant",
+        epochs=3,
+        batches=None,
+        model=network,
+        criterion=F.cross_entropy,
+        lr=0.02,
+        **options,
+    ):
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(3)
+        self.model, self.criterion, self.epochs, self.options = model(), criterion, epochs, options
+        self.optimizer = from_yaml("optimizer", optimizer, self.model.parameters(), lr=lr)
+        changes = {"step_size": 1, "gamma": 0.5} if schedule == "step" else {}
+        self.schedule = from_yaml("schedule", schedule, self.optimizer, epochs, STEPS, **changes)
+        self.batches = batches_of() if batches is None else batches
+
+    def run(self, checkpoints=None):
+        options = {"schedule": self.schedule, "checkpoints": checkpoints, **self.options}
+        args = self.model, self.batches, self.criterion, self.optimizer
+        return list(fit(*args, epochs=self.epochs, **options))
+
+    def resume(self, state):
+        torch.rand(9), np.random.random(5), random.random()  # another process drew other things
+        kept = Kept(state)
+        return self.run(kept), kept
+
+    def restore(self, state, steps_per_epoch=STEPS):
+        step = Step(self.model, self.criterion, self.optimizer, self.schedule)
+        return restore(state, step, self.epochs, steps_per_epoch)
+
+    def end(self):
+        """All that a training leaves, as bits."""
+        moments = self.optimizer.state_dict()["state"]
+        return [
+            *(t.clone() for t in self.model.state_dict().values()),
+            *(t.clone() for m in moments.values() for t in m.values() if t is not None),
+            torch.get_rng_state(),
+            torch.tensor([random.random(), np.random.random()], dtype=torch.float64),
+            torch.tensor([group["lr"] for group in self.optimizer.param_groups]),
+        ]
+
+
+def numbers(record):
+    val = record.val and (record.val.loss_sum, record.val.correct, record.val.count)
+    sums = (record.epoch, record.loss_sum, record.correct, record.count, record.learning_rate)
+    return *sums, record.steps, val, record.complete
+
+
+def assert_same(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+def assert_resumes(make, after=(1, 4, 6, 8, 17, 18)):
+    """From each of these states of a whole training, the rest is that of the whole one."""
+    whole, kept = make(), Kept()
+    records = whole.run(kept)
+    end = whole.end()
+    assert sorted(kept.contents) == list(range(1, len(records) * STEPS + 1))
+    for steps in after:
+        resumed = make()
+        rest, _ = resumed.resume(kept.after(steps))
+        assert_same(resumed.end(), end)
+        assert [numbers(r) for r in rest] == [numbers(r) for r in records[steps // STEPS :]], steps
+
+
+# ---- The same bits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_goes_on_bit_for_bit(optimizer):
+    assert_resumes(lambda: Training(optimizer, "cosine"))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_goes_on_bit_for_bit(schedule):
+    assert_resumes(lambda: Training("sgd", schedule))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"log_interval": 1, "clip_norm": 0.1},
+        {"log_interval": 4},
+        {"val": Batches(*examples(9), 4), "patience": 9},
+    ],
+    ids=["clipping", "within a log interval", "validation"],
+)
+def test_clipping_sums_and_validation_go_on_bit_for_bit(options):
+    assert_resumes(lambda: Training(**options))
+
+
+def test_patience_that_ran_out_stays_so_and_gives_the_best_weights():
+    val_losses = iter([1.0, 2.0])
+
+    def criterion(logits, labels):
+        if torch.is_grad_enabled():
+            return F.cross_entropy(logits, labels)
+        return torch.tensor(next(val_losses))
+
+    def make():
+        return Training(val=Batches(*examples(4), 4), patience=1, criterion=criterion)
+
+    whole, kept = make(), Kept()
+    assert len(whole.run(kept)) == 2
+    end, resumed = whole.end(), make()
+    assert resumed.resume(kept.after(12))[0] == []
+    assert_same(resumed.end(), end)
+
+
+class Noisy:
+    """Batches with noise from each random generator there is, as a transform may add it."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for inputs, labels in self.batches:
+            noise = random.gauss(0, 1) + float(np.random.normal()) + float(torch.randn(()))
+            yield inputs + 0.01 * noise, labels
+
+    def set_epoch(self, epoch):
+        self.batches.set_epoch(epoch)
+
+
+def test_what_a_loss_and_a_transform_draw_is_drawn_again():
+    def criterion(logits, labels):
+        return F.cross_entropy(logits, labels) * (1 + 0.1 * random.random() * np.random.random())
+
+    assert_resumes(lambda: Training(batches=Noisy(batches_of()), criterion=criterion))
+
+
+def test_a_shuffled_dataloader_gives_the_same_order_again():
+    def make():
+        return Training(batches=DataLoader(TensorDataset(*examples()), batch_size=4, shuffle=True))
+
+    assert_resumes(make)
+
+
+def images(kernels):
+    drawn = torch.Generator().manual_seed(1)
+    inputs = torch.randn(COUNT, 1, 32, 32, generator=drawn)
+    labels = torch.randint(10, (COUNT,), generator=drawn)
+    training = Training(model=LeNet5, batches=Batches(inputs, labels, SIZE, 7))
+    equip(training.model, "cpu", kernels)
+    return training
+
+
+@pytest.mark.parametrize("kernels", ["eager", "native"])
+def test_lenet5_goes_on_bit_for_bit_with_either_kernels(kernels):
+    if kernels == "native" and equip(LeNet5()).name != "native":
+        pytest.skip("needs the native kernels")
+    assert_resumes(lambda: images(kernels), after=(1, 8))
+
+
+def leaves(value, path=()):
+    """(path, leaf) of everything in a state, tensors as lists."""
+    if isinstance(value, dict | list | tuple):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, one in inner:
+            yield from leaves(one, (*path, key))
+    elif "seconds" not in path:
+        yield path, value.tolist() if isinstance(value, torch.Tensor) else repr(value)
+
+
+def test_a_chain_of_interruptions_is_as_good_as_one():
+    """The states after a resume are those of the whole training."""
+    kept = Kept()
+    Training(schedule="one_cycle").run(kept)
+    _, again = Training(schedule="one_cycle").resume(kept.after(4))
+    for steps in (5, 6, 9, 18):
+        assert dict(leaves(again.after(steps))) == dict(leaves(kept.after(steps)))
+
+
+def test_seconds_of_an_epoch_are_its_own_and_add_up_over_a_resume():
+    kept, start = Kept(), time.perf_counter()
+    records = Training().run(kept)
+    assert sum(record.seconds for record in records) < time.perf_counter() - start
+    state = kept.after(8)
+    state["progress"]["tally"]["seconds"] = 100.0
+    start = time.perf_counter()
+    rest, _ = Training().resume(state)
+    seconds = sum(record.seconds for record in rest)
+    assert 100 < seconds < 100 + time.perf_counter() - start
+
+
+def test_a_checkpoint_is_little_larger_than_weights_and_momenta(tmp_path):
+    kept = Kept(is_due=False)
+    images("eager").run(kept)
+    save(kept.after(18), tmp_path / "state.pt")
+    assert (tmp_path / "state.pt").stat().st_size < 2 * 4 * 61_706 + 30_000
+
+
+# ---- Longer ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "sdlm"])
+@pytest.mark.parametrize("steps", [4, 8, 12])
+def test_more_epochs_are_the_longer_training_bit_for_bit(optimizer, steps):
+    longer = Training(optimizer, "step", epochs=4)
+    records, end = longer.run(), longer.end()
+    kept = Kept()
+    Training(optimizer, "step", epochs=2).run(kept)
+    extended = Training(optimizer, "step", epochs=4)
+    rest, _ = extended.resume(kept.after(steps))
+    assert_same(extended.end(), end)
+    assert [numbers(r) for r in rest] == [numbers(r) for r in records[steps // STEPS :]]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_more_epochs_go_on_at_the_longer_schedules_rate(schedule):
+    def watch(training):
+        rates = []
+        training.optimizer.register_step_pre_hook(
+            lambda o, *_: rates.append((o.param_groups[0]["lr"], o.param_groups[0]["momentum"]))
+        )
+        return rates
+
+    longer = Training(schedule=schedule, epochs=4)
+    rates = watch(longer)
+    longer.run()
+    kept = Kept()
+    Training(schedule=schedule, epochs=2).run(kept)
+    extended = Training(schedule=schedule, epochs=4)
+    found = watch(extended)
+    extended.resume(kept.after(8))
+    assert found == rates[8:]
+
+
+# ---- A state of another training -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept():
+    kept = Kept()
+    Training("adam", "cosine").run(kept)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("training", "line"),
+    [
+        ({"model": lambda: network(9)}, r"one of this training \(.*size mismatch for 0\.weight"),
+        ({"optimizer": "sgd"}, r"the optimizer's momentum 0\.9, found nothing"),
+        ({"optimizer": "adamw"}, r"the optimizer's weight_decay 0\.01, found 0"),
+        ({"schedule": "constant"}, r"the optimizer's lr 0\.02, found 0\.0"),
+        ({"lr": 0.5}, r"the optimizer's lr 0\.\d+, found 0\.0"),
+        ({"epochs": 1}, r"1 epochs at most, found 8 steps$"),
+    ],
+    ids=["network", "optimizer", "weight decay", "schedule", "rate", "epochs"],
+)
+def test_what_differs_is_named_in_one_line(kept, training, line):
+    training = Training(**{"optimizer": "adam", "schedule": "cosine", **training})
+    with pytest.raises(StateError, match=rf"^state: expected {line}") as caught:
+        training.resume(kept.after(8))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_batches_is_named(kept):
+    with pytest.raises(StateError, match=r"^state: expected 7 steps an epoch, found 6$"):
+        Training("adam", "cosine").restore(kept.after(8), steps_per_epoch=7)
+
+
+def test_a_moment_of_another_shape_is_refused(kept):
+    """The kernels would read and write behind it."""
+    state = kept.after(8)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.ones(1)
+    with pytest.raises(StateError, match=r"the optimizer's exp_avg \[8, 6\], found \[1\]$"):
+        Training("adam", "cosine").restore(state)
+
+
+@pytest.mark.parametrize("state", [{"x": 1}, {"progress": {}}, {"progress": 3}])
+def test_another_file_is_refused_in_one_line(state):
+    with pytest.raises(StateError, match=r"^state: expected the progress of a training \("):
+        Training().restore(state)
