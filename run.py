@@ -123,8 +123,7 @@ def train(
             return run.result
 
         score = evaluate(model, data.test, criterion)
-        print("
-".join(score_lines(score, inputs.classes)))
+        print("\n".join(score_lines(score, inputs.classes)))
         run.log_test(score, len(history))
         if recording:
             run.log_text(table(recording), "profile/table.txt")
