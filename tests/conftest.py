@@ -4,6 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Several test processes share the cores. Torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
