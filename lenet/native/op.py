@@ -38,13 +38,10 @@ def stopwatch() -> Iterator[dict[str, float]]:
         _seconds = None
 
 
-def _real(dtype: torch.dtype) -> Any:
-    return {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[dtype]
-
-
 @functools.cache
 def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
-    """Which network it is: lenet.cpp's `Net`, with its `real`."""
+    """lenet.cpp's `Net`: which network it is, with its `real`."""
+    real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[dtype]
 
     class Net(ctypes.Structure):
         _fields_ = (
@@ -53,41 +50,37 @@ def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
             ("layers", ctypes.c_int32),
             ("activated", ctypes.c_int32),
             ("units", ctypes.c_int32 * (MOST_LAYERS + 1)),
-            ("amplitude", _real(dtype)),
-            ("slope", _real(dtype)),
+            ("amplitude", real),
+            ("slope", real),
         )
 
     return Net
 
 
-@functools.cache
-def rule_type(dtype: torch.dtype) -> type[ctypes.Structure]:
-    """lenet.cpp's `Rule`."""
-    reals, flags = ("lr", "momentum", "dampening", "weight_decay"), ("nesterov", "maximize")
+class Rule(ctypes.Structure):
+    """lenet.cpp's `Rule`: how the optimizer changes a parameter."""
 
-    class Rule(ctypes.Structure):
-        _fields_ = (
-            *((name, _real(dtype)) for name in reals),
-            *((name, ctypes.c_int32) for name in (*flags, "diagonal")),
-        )
+    _fields_ = (
+        ("lr", ctypes.c_float),
+        ("momentum", ctypes.c_float),
+        ("dampening", ctypes.c_float),
+        ("weight_decay", ctypes.c_float),
+        ("nesterov", ctypes.c_int32),
+        ("maximize", ctypes.c_int32),
+        ("diagonal", ctypes.c_int32),
+    )
 
-    return Rule
 
+class Head(ctypes.Structure):
+    """single.h's `Head`: the output layer and the loss."""
 
-@functools.cache
-def head_type(dtype: torch.dtype) -> type[ctypes.Structure]:
-    """single.h's `Head`."""
-
-    class Head(ctypes.Structure):
-        _fields_ = (
-            ("loss", ctypes.c_int32),
-            ("distances", ctypes.c_int32),
-            ("smoothing", _real(dtype)),
-            ("rubbish", _real(dtype)),
-            ("centres", ctypes.c_void_p),
-        )
-
-    return Head
+    _fields_ = (
+        ("loss", ctypes.c_int32),
+        ("distances", ctypes.c_int32),
+        ("smoothing", ctypes.c_float),
+        ("rubbish", ctypes.c_float),
+        ("centres", ctypes.c_void_p),
+    )
 
 
 class Kernels:
@@ -192,26 +185,30 @@ class Kernels:
         parameters: Sequence[Tensor | None],
         states: Sequence[Tensor | None] | None,
         grads: Sequence[Tensor | None],
-        rule: ctypes.Structure,
-        head: ctypes.Structure,
+        rule: Rule,
+        head: Head,
+        pairs: Tensor | None,
     ) -> tuple[Tensor, Tensor] | None:
-        """Forward, loss, back and update, in place; `rule` is a `Rule`, `head` a `Head` of outputs
-        that are no distances.
+        """A training step in place: forward, loss, backward and update.
 
-        Shapes: (N, 1, 32, 32), int64 (N) -> losses (N), outputs (N, K).
-        Returns: None, and changes nothing, where a label is none of the K classes.
+        A single image has kernels of its own. They alone take a head of distances, and `pairs`: the
+        connections of a ConnectedConv2d, whose own weights are then among the parameters.
+
+        Shapes: (N, 1, 32, 32), labels int64 (N), pairs int64 (2, connections) -> losses (N),
+        outputs (N, K).
+        Returns: None, with nothing changed, where a label is none of the K classes.
         """
         images, labels = images.contiguous(), labels.contiguous()
         count, threads = ctypes.c_int64(len(images)), torch.get_num_threads()
-        memory = _lend(self._spare["step"], self._c.lenet_step_bytes(self._at, count, threads))
-        output = images.new_empty(len(images), self.outputs)
+        if single := len(images) == 1:
+            size = self._c.lenet_single_bytes(self._at)
+        else:
+            size = self._c.lenet_step_bytes(self._at, count, threads)
+        memory = _lend(self._spare["single" if single else "step"], size)
+        output = images.new_empty(len(images), DIGITS if head.distances else self.outputs)
         losses = images.new_empty(len(images))
-        status = self._c.lenet_step(
-            self._at,
-            ctypes.byref(rule),
-            ctypes.byref(head),
-            count,
-            threads,
+        kind = (self._at, ctypes.byref(rule), ctypes.byref(head))
+        data = (
             ctypes.c_void_p(images.data_ptr()),
             ctypes.c_void_p(labels.data_ptr()),
             _pointers(parameters),
@@ -220,48 +217,15 @@ class Kernels:
             _pointers(grads),
             ctypes.c_void_p(output.data_ptr()),
             ctypes.c_void_p(losses.data_ptr()),
-            _seconds,
         )
+        if not single:
+            status = self._c.lenet_step(*kind, count, threads, *data, _seconds)
+        elif pairs is None:
+            status = self._c.lenet_step_on_one(*kind, None, 0, *data)
+        else:
+            address = ctypes.c_void_p(pairs.data_ptr())
+            status = self._c.lenet_step_on_one(*kind, address, pairs.shape[1], *data)
         return None if status else (losses, output)
-
-    def step_on_one(
-        self,
-        image: Tensor,
-        label: Tensor,
-        parameters: Sequence[Tensor | None],
-        states: Sequence[Tensor | None] | None,
-        grads: Sequence[Tensor | None],
-        rule: ctypes.Structure,
-        head: ctypes.Structure,
-        pairs: Tensor | None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """`step` for one image, and for any head; `pairs` are those of a ConnectedConv2d, whose own
-        weights are then among the parameters.
-
-        Shapes: (1, 1, 32, 32), int64 (1), pairs int64 (2, connections) -> losses (1), outputs
-        (1, K).
-        Returns: None, and changes nothing, where the label is none of the K classes.
-        """
-        image = image.contiguous()
-        memory = _lend(self._spare["single"], self._c.lenet_single_bytes(self._at))
-        output = image.new_empty(1, DIGITS if head.distances else self.outputs)
-        loss = image.new_empty(1)
-        status = self._c.lenet_step_on_one(
-            self._at,
-            ctypes.byref(rule),
-            ctypes.byref(head),
-            None if pairs is None else ctypes.c_void_p(pairs.data_ptr()),
-            0 if pairs is None else pairs.shape[1],
-            ctypes.c_void_p(image.data_ptr()),
-            ctypes.c_void_p(label.data_ptr()),
-            _pointers(parameters),
-            None if states is None else _pointers(states),
-            ctypes.c_void_p(memory.data_ptr()),
-            _pointers(grads),
-            ctypes.c_void_p(output.data_ptr()),
-            ctypes.c_void_p(loss.data_ptr()),
-        )
-        return None if status else (loss, output)
 
 
 class _Loan(np.ndarray):

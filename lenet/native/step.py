@@ -1,9 +1,9 @@
-"""A whole step of training in one call of the kernels, where it is one that they know.
+"""A whole training step in one call of the kernels: forward, loss, backward and update.
 
-That is LeNet5 with the native kernels, one of the losses and one of the optimizers below; for an
-image alone also with the paper's connections and output. Parameters, momenta and gradients are
-still the tensors of PyTorch's own objects, so schedules, checkpoints and whatever looks at them
-between two steps find what they would have found.
+It covers a LeNet5 with the kernels, the losses of `Loss` and the optimizers SGD and SDLM; for a
+batch of one image also the paper's connections and output. Parameters, momenta and gradients stay
+the tensors of PyTorch's own objects, so schedules and checkpoints find what they expect between
+two steps.
 """
 
 from collections.abc import Callable
@@ -12,46 +12,49 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.optim.optimizer as hooked
+import torch.optim.optimizer as global_hooks
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lenet.model.layers import RBF, ConnectedConv2d
 from lenet.model.losses import MAP, MSE
 from lenet.native.build import BuildError
 from lenet.native.equip import fused_lenet5
-from lenet.native.op import head_type, rule_type
+from lenet.native.op import Head, Rule
 from lenet.native.plan import Plan, Unsupported, check_images, is_traced
 from lenet.optim.sdlm import SDLM
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+SGD_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the kernels know of a criterion; `kind` is single.h's."""
+    """A criterion as single.h has it."""
 
     kind: int  # 0 cross entropy, 1 maximum a posteriori, 2 squared error
     smoothing: float = 0.0
     rubbish: float = 0.0
-    output: str | None = None  # the one it is for, where it is for one
+    output: str | None = None  # linear or rbf, if the loss is for one of them only
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a parameter's learning rate is multiplied with, and of what it was made."""
+    """The factor 1 / (mu + curvature) of a parameter's learning rate, and what it was made from."""
 
     scale: Tensor
-    made_of: Tensor  # kept, so that no other can take its place unnoticed
-    key: tuple[int, float]  # its version, and mu
+    curvature: Tensor
+    key: tuple[int, float]  # the curvature's version, and mu
 
 
-def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimizer) -> Step | None:
-    """A function of (images, labels) that takes one training step and returns its mean loss and
-    its outputs; or None, and nothing was done, where PyTorch must take this one. None instead of
-    the function where it would never do anything.
+def whole_step(model: nn.Module, criterion: Any, optimizer: Optimizer) -> Step | None:
+    """A function of (images, labels) that takes one training step.
+
+    Returns: the mean loss and the outputs; or None, with nothing changed, where PyTorch must take
+    this step. None instead of the function where PyTorch must take all of them.
     """
-    loss = _loss(criterion)
+    loss = _supported_loss(criterion)
     if fused_lenet5(model) is None or loss is None:
         return None
     if type(optimizer) not in (torch.optim.SGD, SDLM) or len(optimizer.param_groups) != 1:
@@ -60,12 +63,10 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
     scales: dict[Tensor, Scale] = {}
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        alone = len(images) == 1
-        head = _head(model, loss)
-        if head is None or not _plain(images, labels):
+        head, pairs = _head(model, loss), _pairs(model)
+        if head is None or not _is_supported(images, labels):
             return None
-        pairs = _pairs(model)
-        if not alone and (head.distances or pairs is not None):
+        if len(images) > 1 and (head.distances or pairs is not None):
             return None
         found = _state(model, optimizer, scales)
         if found is None:
@@ -76,8 +77,8 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
             if p not in grads:
                 grads[p] = torch.empty_like(p)
         own = [p if p is None else grads[p] for p in parameters]
-        given = (images, labels, parameters, states, own, _rule(optimizer), head)
-        result = plan.kernels.step_on_one(*given, pairs) if alone else plan.kernels.step(*given)
+        rule = _rule(optimizer)
+        result = plan.kernels.step(images, labels, parameters, states, own, rule, head, pairs)
         if result is None:
             return None
         torch.autograd.graph.increment_version(changed)
@@ -90,42 +91,43 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: torch.optim.Optimize
     return step
 
 
-def _loss(criterion: Any) -> Loss | None:
-    """None for one that is no batch's mean over all its images, or unknown."""
+def _supported_loss(criterion: Any) -> Loss | None:
+    """None for one that is unknown, or is not the mean over all images of the batch."""
     if criterion is F.cross_entropy:
         return Loss(0)
-    if type(criterion) is MAP and not criterion._forward_hooks:
+    if getattr(criterion, "_forward_hooks", None):
+        return None
+    if type(criterion) is MAP:
         return Loss(1, rubbish=criterion.j)
-    if type(criterion) is MSE and not criterion._forward_hooks:
+    if type(criterion) is MSE:
         return Loss(2, output=criterion.output)
-    if type(criterion) is not nn.CrossEntropyLoss or criterion._forward_hooks:
+    if type(criterion) is not nn.CrossEntropyLoss:
         return None
     if criterion.weight is not None or criterion.reduction != "mean":
         return None
-    if criterion.ignore_index >= 0:  # a class; below 0 it is PyTorch that finds it
+    if criterion.ignore_index >= 0:  # a class; a label below 0 is refused by the kernels
         return None
     return Loss(0, smoothing=float(criterion.label_smoothing))
 
 
-def _rule(optimizer: torch.optim.Optimizer) -> Any:
+def _rule(optimizer: Optimizer) -> Rule:
     group = optimizer.param_groups[0]
     if type(optimizer) is SDLM:
-        return rule_type(torch.float32)(lr=group["lr"], diagonal=True)
-    names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-    return rule_type(torch.float32)(*(group[name] for name in names))
+        return Rule(lr=group["lr"], diagonal=True)
+    return Rule(*(group[name] for name in SGD_OPTIONS))
 
 
-def _head(model: Any, loss: Loss) -> Any:
+def _head(model: Any, loss: Loss) -> Head | None:
     """None where the loss is not for this output."""
     output = model._modules["fc3"]
-    distances = type(output) is RBF
-    if loss.output not in (None, "rbf" if distances else "linear"):
+    is_rbf = type(output) is RBF
+    if loss.output not in (None, "rbf" if is_rbf else "linear"):
         return None
-    centres = output.centres if distances else None
-    if centres is not None and not (centres.dtype == torch.float32 and centres.is_contiguous()):
+    if not is_rbf:
+        return Head(loss.kind, False, loss.smoothing, loss.rubbish, None)
+    if output.centres.dtype != torch.float32 or not output.centres.is_contiguous():
         return None
-    at = None if centres is None else centres.data_ptr()
-    return head_type(torch.float32)(loss.kind, distances, loss.smoothing, loss.rubbish, at)
+    return Head(loss.kind, True, loss.smoothing, loss.rubbish, output.centres.data_ptr())
 
 
 def _pairs(model: Any) -> Tensor | None:
@@ -133,8 +135,8 @@ def _pairs(model: Any) -> Tensor | None:
     return conv2.pairs if type(conv2) is ConnectedConv2d else None
 
 
-def _plain(images: Tensor, labels: Tensor) -> bool:
-    """Whether the kernels take this batch; what they don't take, the model will say why."""
+def _is_supported(images: Tensor, labels: Tensor) -> bool:
+    """Whether the kernels take this batch. If not, the model's forward will say why."""
     try:
         check_images(images)
     except Unsupported:
@@ -144,17 +146,15 @@ def _plain(images: Tensor, labels: Tensor) -> bool:
 
 
 def _state(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    scales: dict[Tensor, Scale],
+    model: nn.Module, optimizer: Optimizer, scales: dict[Tensor, Scale]
 ) -> tuple[Plan, list[Tensor | None], list[Tensor | None] | None] | None:
-    """Parameters and momenta, or scales of the learning rate, in the kernels' order. None where
-    anyone listens to a part of the step, or some parameter is not this optimizer's, or it has yet
-    to take its first step.
+    """The plan, its parameters, and their momenta (or scales, for SDLM) in the kernels' order.
+
+    None where something observes a part of the step, where a parameter is not the optimizer's, or
+    where the optimizer has yet to take its first step.
     """
-    group = optimizer.param_groups[0]
-    fused = fused_lenet5(model)
-    if fused is None or _listened_to(model, optimizer) or is_traced():
+    fused, group = fused_lenet5(model), optimizer.param_groups[0]
+    if fused is None or is_traced() or _is_observed(model, optimizer):
         return None
     if isinstance(group["lr"], Tensor):
         return None
@@ -163,61 +163,57 @@ def _state(
         parameters = plan.parameters(dense=False)
     except (Unsupported, BuildError):
         return None
-    ends = plan.has_output or type(plan.layers[6]) is RBF
-    if not ends or plan.kernels.outputs > MOST_CLASSES:
+    has_head = plan.has_output or type(plan.layers[6]) is RBF
+    if not has_head or plan.kernels.outputs > MOST_CLASSES:
         return None
-    diagonal = type(optimizer) is SDLM
-    stateful = diagonal or bool(group["momentum"])
-    theirs = {id(p) for p in group["params"]}
+    is_sdlm = type(optimizer) is SDLM
+    has_states = is_sdlm or bool(group["momentum"])
+    remaining = {id(p) for p in group["params"]}
     states: list[Tensor | None] = []
     for p in parameters:
         if p is None:
             states.append(None)
             continue
-        if id(p) not in theirs or not p.requires_grad or p._backward_hooks:
+        if id(p) not in remaining or not p.requires_grad:
             return None
-        if p._post_accumulate_grad_hooks:
+        if p._backward_hooks or p._post_accumulate_grad_hooks:
             return None
+        remaining.remove(id(p))
         own = optimizer.state.get(p, {})
-        state = _scale(p, own, group["mu"], scales) if diagonal else own.get("momentum_buffer")
-        if stateful and (state is None or not state.is_contiguous()):
-            return None  # the first step, which begins the states, is PyTorch's
+        state = _scale(p, own, group["mu"], scales) if is_sdlm else own.get("momentum_buffer")
+        if has_states and (state is None or not state.is_contiguous()):
+            return None  # PyTorch takes the first step, which creates the states
         states.append(state)
-    count = sum(p is not None for p in parameters)
-    if count != len(theirs):
-        return None
-    return plan, parameters, states if stateful else None
+    return None if remaining else (plan, parameters, states if has_states else None)
 
 
 def _scale(
     p: Tensor, own: dict[str, Tensor], mu: float, scales: dict[Tensor, Scale]
 ) -> Tensor | None:
-    """1 / (mu + curvature), made anew where one of them is another."""
+    """1 / (mu + curvature), computed again when one of them has changed."""
     curvature = own.get("curvature")
     if curvature is None:
         return None
-    known = scales.get(p)
-    if known is None or known.made_of is not curvature or known.key != (curvature._version, mu):
-        scale = (curvature + mu).reciprocal_()
-        known = scales[p] = Scale(scale, curvature, (curvature._version, mu))
-    return known.scale
+    last, key = scales.get(p), (curvature._version, mu)
+    if last is None or last.curvature is not curvature or last.key != key:
+        last = scales[p] = Scale((curvature + mu).reciprocal_(), curvature, key)
+    return last.scale
 
 
-def _listened_to(model: Any, optimizer: Any) -> bool:
-    """Whether anything but PyTorch's own parts is called in the step, or looks into it."""
+def _is_observed(model: Any, optimizer: Any) -> bool:
+    """Whether a hook, a profiler or someone's own code takes part in the step."""
     step = vars(optimizer).get("step")  # torch's schedules put a counter there
-    if step and not hasattr(step, "_wrapped_by_lr_sched"):
-        return True
     return bool(
-        model._forward_hooks
+        (step and not hasattr(step, "_wrapped_by_lr_sched"))
+        or model._forward_hooks
         or model._forward_pre_hooks
         or model._backward_hooks
         or model._backward_pre_hooks
         or model._compiled_call_impl
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
-        or hooked._global_optimizer_pre_hooks
-        or hooked._global_optimizer_post_hooks
+        or global_hooks._global_optimizer_pre_hooks
+        or global_hooks._global_optimizer_post_hooks
         or torch.is_anomaly_enabled()
         or torch.autograd.profiler._is_profiler_enabled
     )
