@@ -1,11 +1,13 @@
 """What the overrides of a command say: explicitly set keys, and the values of a sweep."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -89,6 +91,33 @@ def _paths_of(override: Override) -> list[str]:
             chosen = [entry.group for entry in found.defaults_list or [] if hasattr(entry, "group")]
             paths += [*flatten(own), *(name.lstrip("/").replace("/", ".") for name in chosen)]
     return paths
+
+
+def differing(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, Any]:
+    """The value that the overrides give to each axis, in the order of the axes."""
+    given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    return {axis: _typed(given[axis]) for axis in axes if axis in given}
+
+
+def _typed(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # for YAML 1.1, unlike Hydra, 1e-5 is a text
+            return float(value)
+    return value
+
+
+def job_name(differs: Mapping[str, Any]) -> str:
+    """`lr=0.1 seed=0`: each value with the last word of its key, or the whole key if two keys
+    end in the same word.
+    """
+    short = {key: key.replace("/", ".").rpartition(".")[2] for key in differs}
+    names = list(short.values())
+    shown = {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in differs.items()}
+    return " ".join(
+        f"{short[key] if names.count(short[key]) == 1 else key}={value}"
+        for key, value in shown.items()
+    )
 
 
 def config_folders() -> list[Path]:

@@ -11,7 +11,7 @@ from lenet.config.errors import clip
 # These keys say where a run reads and writes and what it is called: its result is the same.
 _NO_EFFECT = (
     *("checkpoint", "tracking", "tags", "note", "profile", "objective"),
-    *("resume", "rerun", "sweep"),
+    *("resume", "rerun", "sweep", "job"),
 )
 _NO_EFFECT_DATA = ("root", "mirror", "download", "train", "test")  # the contents' SHA-256 counts
 

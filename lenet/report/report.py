@@ -21,7 +21,7 @@ from lenet.report.results import load_curves, read_sweep
 from lenet.report.text import Findings, by_metric, failures, lines
 from lenet.report.verdict import judge
 from lenet.sweep import parent_run as sweep_store
-from lenet.sweep.jobs import is_maximized
+from lenet.tracking.objective import is_maximized
 from lenet.tracking.store import named
 
 FOLDER = "report"  # of the parent run's artifacts

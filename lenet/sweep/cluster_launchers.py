@@ -33,6 +33,7 @@ from lenet.sweep import PLUGINS
 from lenet.sweep.local_launcher import JobFailed, Streaming, numbered, run_one
 from lenet.sweep.outcome import Outcome
 from lenet.sweep.worker_pool import said
+from lenet.tracking.job import SweepJob
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -84,10 +85,11 @@ class Task:
         from lenet.sweep import parent_run as sweep_store
         from lenet.tracking import store
 
-        tracking, parent = config["tracking"], config["sweep"]["parent"]
+        tracking, job = config["tracking"], SweepJob.read(config["job"])
+        assert job
         client = store.connect(tracking["uri"])
-        sweep = sweep_store.Sweep(client, tracking["experiment"], run_id=parent)
-        runs = sweep.children(config["sweep"]["job"])
+        sweep = sweep_store.Sweep(client, tracking["experiment"], run_id=job.parent)
+        runs = sweep.children(job.sha256)
         # One that never had its data has nothing to go on from.
         begun = [run for run in runs if "dataset.sha256" in run.data.tags]
         begun = [

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from lenet.config.build import build
 from lenet.config.check import check_job
 from lenet.config.errors import ConfigError
-from lenet.config.overrides import columns_of
+from lenet.config.overrides import columns_of, differing
 from lenet.config.record import config_hash
 from lenet.sweep import PLUGINS
 from lenet.sweep.cluster_launchers import Engine, Task, check_store
@@ -36,8 +36,6 @@ from lenet.sweep.jobs import (
     Display,
     Job,
     counted,
-    differing,
-    is_maximized,
     known,
     sweep_sha256,
     table,
@@ -47,6 +45,8 @@ from lenet.sweep.jobs import (
 from lenet.sweep.local_launcher import Local, Streaming
 from lenet.sweep.outcome import Outcome
 from lenet.sweep.worker_pool import said
+from lenet.tracking.job import SweepJob
+from lenet.tracking.objective import is_maximized
 
 Plugins.instance()  # looks for plugins, which executes the next one's module once more
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -295,13 +295,13 @@ class Grid(BasicSweeper):
     def _launchable(self, job: Job, axes: Sequence[str], **own: Any) -> DictConfig:
         """The job's configuration with what is not its own: where it belongs, and its threads."""
         cfg: DictConfig = cloudpickle.loads(job.composed)
-        values = {"parent": self.record.run_id, "axes": list(axes), "job": job.sha256, **own}
-        changes = {f"sweep.{key}": value for key, value in values.items()} | self._share(job)
+        place = SweepJob(self.record.run_id, job.sha256, tuple(axes), **own)
+        changes = self._share(job)
         if job.run_id:
             changes["resume"] = job.run_id
-        for key, value in changes.items():
+        for key, value in {"job": place.plain(), **changes}.items():
             OmegaConf.update(cfg, key, value)
-        told = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        told = [place.override(), *(f"{k}={json.dumps(value)}" for k, value in changes.items())]
         cfg.hydra.overrides.task = [*cfg.hydra.overrides.task, *told]
         return cfg
 

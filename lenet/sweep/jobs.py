@@ -3,7 +3,6 @@
 Nothing here knows how the jobs are run; `lenet.sweep.grid` gives them to a launcher.
 """
 
-import contextlib
 import hashlib
 import math
 import shutil
@@ -13,40 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
+from lenet.config.overrides import job_name
 from lenet.sweep.outcome import Outcome
+from lenet.tracking.job import JOB_TAG
 
 DONE, UNFINISHED, FAILED, NEW, PRUNED = "done", "unfinished", "failed", "new", "pruned"
-JOB_TAG = "sweep.job_sha256"
-
-
-class Result(float):
-    """A run's objective, as a sampler takes it, with the epochs' behind it. `pruned` is true where
-    it was ended early, because other runs were better by then.
-    """
-
-    curve: tuple[float, ...]
-    pruned: bool
-
-    def __new__(cls, value: float, curve: Sequence[float] = (), pruned: bool = False) -> "Result":
-        result = super().__new__(cls, value)
-        result.curve, result.pruned = tuple(curve), pruned
-        return result
-
-
-def is_maximized(objective: str) -> bool:
-    """By its name: of a loss the lowest is wanted, of an accuracy the highest."""
-    return not objective.endswith("loss")
-
-
-def is_hopeless(curve: Sequence[float], bounds: Sequence[float | None], maximize: bool) -> bool:
-    """Whether the best of a run's epochs so far is worse than the bound for the last of them."""
-    bound = bounds[len(curve) - 1] if 0 < len(curve) <= len(bounds) else None
-    if bound is None:
-        return False
-    return max(curve) < bound if maximize else min(curve) > bound
 
 
 @dataclass(frozen=True)
@@ -67,31 +39,6 @@ class Job:
     @property
     def name(self) -> str:
         return job_name(self.differs)
-
-
-def differing(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, Any]:
-    """The values that a job's overrides give to what varies, in the axes' order."""
-    given = dict(o.lstrip("+").partition("=")[::2] for o in overrides)
-    return {axis: _value(given[axis]) for axis in axes if axis in given}
-
-
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # YAML 1.1, unlike Hydra, takes 1e-5 for a word
-            return float(value)
-    return value
-
-
-def job_name(differs: Mapping[str, Any]) -> str:
-    """What differs, by the last word of each key where that is enough: `lr=0.1 seed=0`."""
-    short = {key: key.replace("/", ".").rpartition(".")[2] for key in differs}
-    names = list(short.values())
-    shown = {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in differs.items()}
-    return " ".join(
-        f"{short[key] if names.count(short[key]) == 1 else key}={value}"
-        for key, value in shown.items()
-    )
 
 
 def sweep_sha256(jobs: Sequence[Job]) -> str:

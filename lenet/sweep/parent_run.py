@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lenet.config.record import masked
-from lenet.sweep.jobs import JOB_TAG
+from lenet.tracking.job import JOB_TAG
 from lenet.tracking.provenance import is_alive
 from lenet.tracking.store import (
     PARENT_TAG,

@@ -24,13 +24,12 @@ from lenet.sweep.jobs import (
     UNFINISHED,
     Display,
     Job,
-    Result,
-    is_maximized,
     known,
     sha256_of,
 )
 from lenet.sweep.outcome import Outcome
 from lenet.sweep.search_space import axis_of, first_of, is_interval, seeds_of
+from lenet.tracking.objective import Result, is_maximized
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -217,7 +216,7 @@ class Search(Grid):
                         continue
                     given.append(item)
                     trial, _, job = item
-                    own = {"trial": trial.frozen.number, "bounds": trial.bounds}
+                    own = {"trial": trial.frozen.number, "bounds": tuple(trial.bounds)}
                     yield self._launchable(job, axes, **own)
 
             for outcome in self._outcomes(batch(), display.started, lambda i: given[i][2]):

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lenet.config.errors import ConfigError
-from lenet.sweep.jobs import Job, Result
+from lenet.sweep.jobs import Job
+from lenet.tracking.objective import Result
 from lenet.tracking.store import first_use_lock, reason
 
 try:

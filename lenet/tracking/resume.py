@@ -302,6 +302,7 @@ def load_data(run_id: str, uri: str | None = None) -> Data:
         "tracking": {"uri": uri, "folder": "outputs"},
         "resume": None,
         "rerun": None,
+        "job": None,
     }
     config = together(stored, here, {}, [store.ROOT / "conf"], run_id)
     data: Data = build(config, "data")

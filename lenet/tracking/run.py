@@ -18,12 +18,14 @@ import yaml
 from torch import nn
 
 from lenet.cli import stop_printing
+from lenet.config.overrides import differing, job_name
 from lenet.config.record import config_hash, flatten, masked, shown
 from lenet.data.sets import Data
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.sweep.jobs import JOB_TAG, Result, differing, is_hopeless, is_maximized, job_name
+from lenet.tracking.job import JOB_TAG, SweepJob
 from lenet.tracking.journal import Journal, JournalError
+from lenet.tracking.objective import Result, is_hopeless, is_maximized
 from lenet.tracking.provenance import (
     code_state,
     environment,
@@ -106,7 +108,8 @@ class Run:
         self.past = past
         self.uri = uri
         self.experiment = experiment
-        self.differs = differing(self.overrides, config["sweep"]["axes"])
+        self.job = SweepJob.read(config["job"])
+        self.differs = differing(self.overrides, self.job.axes if self.job else ())
         own = job_name(self.differs) or " ".join(self.overrides)
         self.name = run_name or own[:250] or "defaults"
         self.tags = dict(tags or {})
@@ -167,12 +170,12 @@ class Run:
             tags["mlflow.note.content"] = self.note
         if self.past:
             tags["rerun.of"] = self.past.run_id
-        if self.config["sweep"]["parent"]:
-            tags[PARENT_TAG] = self.config["sweep"]["parent"]
+        if self.job:
+            tags[PARENT_TAG] = self.job.parent
             tags["sweep.job"] = json.dumps(self.differs)
-            tags[JOB_TAG] = self.config["sweep"]["job"] or ""
-        if self.config["sweep"]["trial"] is not None:
-            tags["trial"] = str(self.config["sweep"]["trial"])
+            tags[JOB_TAG] = self.job.sha256
+            if self.job.trial is not None:
+                tags["trial"] = str(self.job.trial)
         return {
             "uri": resolved(self.uri),
             "experiment": self.experiment,
@@ -184,7 +187,7 @@ class Run:
 
     def _log_start(self) -> None:
         # Where a job belongs is in its tags.
-        whole = {key: value for key, value in self.config.items() if key != "sweep"}
+        whole = {key: value for key, value in self.config.items() if key not in ("sweep", "job")}
         params = {key: str(value) for key, value in flatten(whole).items()}
         self.journal.append("params", params)
         self._log_text(masked(environment()), "environment.txt")
@@ -201,8 +204,8 @@ class Run:
         resumed = int(self.past.tags.get("resumed", "0")) + 1
         gone = {"error": None, "pruned": None}
         self._tag({**gone, PROCESS_TAG: process_identity(), "resumed": str(resumed)})
-        if self.config["sweep"]["trial"] is not None:  # one that is tried again has another number
-            self.tag("trial", str(self.config["sweep"]["trial"]))
+        if self.job and self.job.trial is not None:  # a trial that is repeated has a new number
+            self.tag("trial", str(self.job.trial))
         self.journal.append("status", ["RUNNING", None])
         if self.config["epochs"] != self.past.epochs:
             self._log_config()  # a parameter of MLflow's can't change
@@ -286,13 +289,13 @@ class Run:
 
     def _judge(self, epoch: int) -> None:
         """Sets `pruned` where a search need not see the rest."""
-        name, bounds = self.config["objective"], self.config["sweep"]["bounds"]
+        name, bounds = self.config["objective"], self.job.bounds if self.job else ()
         if name and is_hopeless(self.curve, bounds, is_maximized(name)):
             self.pruned = True
             self.tag("pruned", str(epoch))
             print(
                 f"Pruned after epoch {epoch}: {name} {self.curve[-1]:.4f}, other trials had "
-                f"{bounds[epoch - 1]:.4f}; resume=... sweep.bounds=[] goes on all the same"
+                f"{bounds[epoch - 1]:.4f}; resume={self.id} trains it to its end"
             )
 
     @_recording

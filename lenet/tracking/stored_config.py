@@ -120,7 +120,8 @@ def together(
     Raises: ConfigError where more is asked for, or the stored configuration is not allowed.
     """
     check_targets(stored, folders)
-    before = flatten(check_values(stored, what))
+    before = flatten(check_values({**stored, "job": None}, what))
+    asked = {k: v for k, v in asked.items() if k.partition(".")[0] != "job"}
     allowed = {k: v for k, v in asked.items() if changes_nothing(k)}
     if longer and "epochs" in asked and asked["epochs"] > before.get("epochs", 0):
         allowed["epochs"] = asked["epochs"]
@@ -134,7 +135,8 @@ def together(
     for key in OF_THIS_MACHINE:
         if key in merged:
             merged[key] = today.get(key)
-    merged |= {"resume": config["resume"], "rerun": config["rerun"]}
+    # Only a sweep that takes the run up again says what job it is.
+    merged |= {key: config[key] for key in ("resume", "rerun", "job")}
     _check_files({k: before[k] for k in FILES if k in before and k not in asked}, what)
     return check_values(_nested(merged), what)
 

@@ -11,22 +11,20 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from lenet.config.overrides import columns_of
+from lenet.config.overrides import columns_of, differing, job_name
 from lenet.sweep.jobs import (
     DONE,
     FAILED,
-    JOB_TAG,
     NEW,
     UNFINISHED,
     Job,
     counted,
-    differing,
-    job_name,
     known,
     sweep_sha256,
     table,
     time_left,
 )
+from lenet.tracking.job import JOB_TAG
 from tests.test_run import Lab
 
 SMALL = ["data=digits", "tracking.pictures=false", "tracking.model=false"]

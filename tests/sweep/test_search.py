@@ -14,9 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
 from lenet.config.errors import ConfigError
-from lenet.sweep.jobs import Job, Result, is_hopeless, is_maximized
+from lenet.sweep.jobs import Job
 from lenet.sweep.search_space import Axis, axis_of, seeds_of
 from lenet.sweep.study import STARTUP, Plan, Study
+from lenet.tracking.job import SweepJob
+from lenet.tracking.objective import Result, is_hopeless, is_maximized
 from tests.test_run import Lab
 
 COMPLETE, FAIL, FEW = TrialState.COMPLETE, TrialState.FAIL, 3
@@ -458,7 +460,7 @@ def test_an_absurd_learning_rate_is_pruned_and_never_sees_the_test_set(lab):
     assert all("test/accuracy" in child.data.metrics for child in whole)
     # Whoever wants to know all the same goes on with it.
     one = pruned[0].info.run_id
-    lab.run(f"resume={one}", "sweep.bounds=[]")
+    lab.run(f"resume={one}")
     run = lab.client.get_run(one)
     assert run.info.status == "FINISHED"
     assert "pruned" not in run.data.tags
@@ -494,8 +496,7 @@ def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
     from lenet.training.progress import Epoch
 
     cfg = composed("data=digits", "data.val_size=100", "objective=val/loss")
-    cfg.sweep.bounds = [None, 0.5]
-    cfg.sweep.trial = 3
+    cfg.job = SweepJob("0" * 32, "1" * 64, trial=3, bounds=(None, 0.5)).plain()
     uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "waiting")
     run = tracking.Run(check(cfg), [], time.time(), uri=uri, folder=folder)
     val = SimpleNamespace(loss=0.6, accuracy=0.5)

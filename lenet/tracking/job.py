@@ -1,0 +1,41 @@
+"""What a sweep tells each of its jobs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+JOB_TAG = "sweep.job_sha256"
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """A run's place in its sweep. It travels as the configuration's key `job`.
+
+    `parent` is the sweep's own run, `sha256` the hash of the job's configuration, `axes` the keys
+    that the sweep varies. Jobs of a search also have the number of their `trial`, and for each
+    epoch the bound of the objective: a run that is worse after that epoch ends (None: no bound).
+    """
+
+    parent: str
+    sha256: str
+    axes: tuple[str, ...] = ()
+    trial: int | None = None
+    bounds: tuple[float | None, ...] = ()
+
+    @classmethod
+    def read(cls, node: Mapping[str, Any] | None) -> "SweepJob | None":
+        """The job that the key `job` describes, None for a run that belongs to no sweep."""
+        if node is None:
+            return None
+        lists = {name: tuple(node.get(name) or ()) for name in ("axes", "bounds")}
+        return cls(**{**node, **lists})
+
+    def plain(self) -> dict[str, Any]:
+        """The value of the key `job`."""
+        return asdict(self) | {"axes": list(self.axes), "bounds": list(self.bounds)}
+
+    def override(self) -> str:
+        """The same as an override for Hydra's command line."""
+        values = (f"{name}:{json.dumps(value)}" for name, value in self.plain().items())
+        return f"job={{{','.join(values)}}}"
