@@ -1,32 +1,22 @@
-"""A laboratory for LeNet-5. Read in this order: data, layers, model, train, evaluate.
+"""A laboratory for LeNet-5. Read in this order: model, data, training, tracking, then run.py.
 
-The names of the tutorial this began as are here; each is imported when it is first used, so that
-`import lenet` costs nothing and a command imports only what it needs.
+The ten names of the tutorial that this began as can be imported from here. They are loaded when
+they are first used, so that `import lenet` costs nothing.
 """
 
 from importlib import import_module
 from typing import Any
 
-_HOME = {
-    "MNISTDataset": "data.sets",
-    "get_data_loaders": "data.sets",
-    "visualize_samples": "training.plots",
-    "LeNet5": "model.lenet5",
-    "train_model": "training.loop",
-    "evaluate_model": "training.evaluate",
-    "evaluate_per_class": "training.evaluate",
-    "save_model": "training.checkpoints",
-    "load_model": "training.checkpoints",
-    "plot_training_loss": "training.plots",
-}
-
-__all__ = sorted(_HOME)
+__all__ = [
+    *("LeNet5", "MNISTDataset", "evaluate_model", "evaluate_per_class", "get_data_loaders"),
+    *("load_model", "plot_training_loss", "save_model", "train_model", "visualize_samples"),
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'lenet' has no attribute {name!r}")
-    return getattr(import_module(f"lenet.{_HOME[name]}"), name)
+    return getattr(import_module("lenet.tutorial"), name)
 
 
 def __dir__() -> list[str]:

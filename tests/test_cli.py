@@ -15,7 +15,7 @@ from lenet.__main__ import COMMANDS
 from lenet.cli import answer
 from lenet.model.lenet5 import LeNet5
 from lenet.tracking import store
-from lenet.training.checkpoints import save_model
+from lenet.tutorial import save_model
 from tests.conftest import ROOT
 
 

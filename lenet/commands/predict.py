@@ -19,10 +19,10 @@ from lenet.cli import MISTAKE, RUN_ID, answer, one_line, tell
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
 from lenet.data.sets import MNIST_MEAN, MNIST_STD, as_input
-from lenet.data.tensor_files import obstacle
+from lenet.data.tensor_files import load, obstacle
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
-from lenet.training import checkpoints as checkpoint
+from lenet.training.checkpoints import load_weights
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
         model, inputs = load_trained(named(source))
         equip(model)
         return Classifier(model, inputs)
-    state = checkpoint.load(path)
+    state = load(path)
     bias = state.get("fc3.bias") if isinstance(state, dict) else None
     # A bias alone could ask for a network of 84 times its file's size.
     if (
@@ -67,7 +67,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     model = LeNet5(
         num_classes=len(bias), activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling]
     )
-    checkpoint.load_model(model, path)
+    load_weights(model, path)
     equip(model)
     return Classifier(model.eval(), inputs)
 

@@ -14,12 +14,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lenet.cli import answer, one_line
 from lenet.data import sources
@@ -365,72 +363,6 @@ def normalised(pixels: Tensor, mean: float, std: float) -> Tensor:
     Shapes: uint8 (...) -> float32 (...).
     """
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
-
-
-# ---- The tutorial's names --------------------------------------------------------------------
-
-
-class MNISTDataset(Dataset[tuple[Any, int]]):
-    """The examples of one of the tutorial's `.pt` files; `transform` is given a PIL image.
-
-    Raises: DataError where the file is missing, damaged, or holds anything but images and labels.
-    """
-
-    def __init__(
-        self, data_path: str | Path, transform: Callable[[Any], Any] | None = None
-    ) -> None:
-        self.data, self.targets = checked(*read_pt(Path(data_path)), str(data_path))
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, idx: int) -> tuple[Any, int]:
-        from PIL import Image
-
-        image = Image.fromarray(self.data[idx].numpy())
-        return self.transform(image) if self.transform else image, int(self.targets[idx])
-
-
-class _InMemory(TensorDataset):
-    """A DataLoader asks for a batch of it in one call, not for its examples one by one."""
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        return tuple(tensor[indices] for tensor in self.tensors)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def get_data_loaders(
-    data_dir: str | Path = "./data", batch_size: int = 64, test_batch_size: int = 1000
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Training and test images of MNIST at 32x32, normalised; training images are shuffled.
-
-    The tutorial's `.pt` files are taken as they are; without them MNIST is looked for in the other
-    layouts and downloaded.
-
-    Raises: DataError where there is none, or a file is damaged.
-    """
-    processed = Path("MNIST", "processed")
-    paths = [
-        Path(data_dir, "train", processed, "training.pt"),
-        Path(data_dir, "test", processed, "test.pt"),
-    ]
-    if any(path.is_file() for path in paths):
-        train, test = (_read_pair([path]) for path in paths)
-    else:
-        raw = _fetch("mnist", Path(data_dir), split=None, download=True, mirror=None)
-        train, test = raw.train, raw.test
-    train_set, test_set = (
-        _InMemory(as_input(images, 32, MNIST_MEAN, MNIST_STD), labels)
-        for images, labels in (train, test)
-    )
-    return (
-        DataLoader(train_set, batch_size, shuffle=True, collate_fn=_as_it_is),
-        DataLoader(test_set, test_batch_size, collate_fn=_as_it_is),
-    )
 
 
 # ---- python -m lenet data -------------------------------------------------------------------

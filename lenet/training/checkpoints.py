@@ -1,13 +1,10 @@
-"""Weights on disk by the tutorial's names, and the states of a training that it can go on from.
-
-`lenet.data.tensor_files` has the files' own rules.
-"""
+"""Weights on disk, and the folder of states from which a training can go on."""
 
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,56 +12,33 @@ from torch import nn
 from lenet.cli import one_line
 from lenet.data.tensor_files import CheckpointError, load, save
 
-__all__ = [
-    *("CheckpointError", "load", "load_model", "save", "save_model"),
-    *("Checkpoints", "kept", "newest"),
-]
-
-Model = TypeVar("Model", bound=nn.Module)
 MOST_COST = 0.01  # the part of a training's time that checkpoints may take
 
 
-def save_model(model: nn.Module, path: str | Path = "lenet5.pth") -> None:
-    """Saves the model's state_dict and says where."""
-    save(model.state_dict(), path)
-    print(f"Model saved to {path}")
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fills the model from a file of weights.
 
-
-def load_model(
-    model: Model, path: str | Path = "lenet5.pth", device: torch.device | str = "cpu"
-) -> Model:
-    """Fills `model` from a state_dict on disk and moves it to `device`.
-
-    Raises: CheckpointError where the file is no state_dict, or one of another network; the model
-    is then as it was.
+    Raises: CheckpointError where the file holds no weights of this network; the model is then as
+    it was.
     """
-    state, where = load(path, device), one_line(path)
+    state, own = load(path), model.state_dict()
     if not isinstance(state, dict):
-        raise CheckpointError(f"{where}: expected a state_dict, found {type(state).__name__}")
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            found = f"{one_line(repr(name))[:80]}, a {type(value).__name__}"
-            raise CheckpointError(f"{where}: expected a state_dict, found {found}")
-    wanted, given = _forms(model.state_dict()), _forms(state)
-    for name in wanted | given:
-        if wanted.get(name) != given.get(name):
-            raise CheckpointError(
-                f"{where}: expected {one_line(name)[:80]} {wanted.get(name, 'not to be there')}, "
-                f"found {given.get(name, 'nothing')}"
-            )
-    # Without the metadata that a state_dict may carry, which torch trusts.
+        found = type(state).__name__
+        raise CheckpointError(f"{one_line(path)}: expected a state_dict, found {found}")
+    for name in own | state:
+        expected, found = _shape_of(own.get(name)), _shape_of(state.get(name))
+        if expected != found:
+            shown = one_line(name)[:80]
+            wanted = f"{shown} {expected}" if name in own else f"no {shown}"
+            raise CheckpointError(f"{one_line(path)}: expected {wanted}, found {found}")
+    # A plain dict: the metadata of a state_dict can tell torch to keep the file's own tensors.
     model.load_state_dict(dict(state))
-    model.to(device)
-    print(f"Model loaded from {path}")
-    return model
 
 
-def _forms(state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """What has to agree: the shape, and floats with floats; of how many bits does not matter."""
-    return {
-        name: f"{tuple(t.shape)}" + ("" if t.is_floating_point() else f" {t.dtype}")
-        for name, t in state.items()
-    }
+def _shape_of(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return str(tuple(value.shape))
+    return "nothing" if value is None else type(value).__name__
 
 
 class Checkpoints:

@@ -127,33 +127,3 @@ def score_lines(score: Score, classes: Iterable[str]) -> list[str]:
 
 def accuracy_line(score: Score) -> str:
     return f"Accuracy of the network on the {score.count} test images: {score.accuracy:.2%}"
-
-
-def evaluate_model(
-    model: nn.Module,
-    test_loader: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device | str,
-) -> float:
-    """Prints and returns the accuracy in percent."""
-    score = evaluate(model, test_loader, nn.functional.cross_entropy)
-    print(accuracy_line(score))
-    return 100 * score.correct / score.count
-
-
-def evaluate_per_class(
-    model: nn.Module,
-    test_loader: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device | str,
-    num_classes: int = 10,
-) -> list[float | None]:
-    """Prints one line a class and returns the accuracies in percent, None for an empty class.
-
-    Raises: ValueError where an example's label is not below `num_classes`, or the model's.
-    """
-    score = evaluate(model, test_loader, nn.functional.cross_entropy)
-    if (highest := int(score.labels.max())) >= num_classes:
-        raise ValueError(f"num_classes: expected more than the label {highest}, got {num_classes}")
-    missing: list[float | None] = [None] * (num_classes - score.num_classes)
-    accuracies = (score.class_accuracy + missing)[:num_classes]
-    print("\n".join(class_lines(accuracies, [str(k) for k in range(num_classes)])))
-    return [None if part is None else 100 * part for part in accuracies]

@@ -2,16 +2,12 @@
 with each record.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenet.model.lenet5 import LeNet5
-from lenet.native import equip
 from lenet.training.epoch import Loader, Schedule, Step, progress_bar, take_steps
 from lenet.training.evaluate import Criterion, evaluate
 from lenet.training.progress import Epoch, Progress, State
@@ -91,40 +87,6 @@ def fit(
             return
     if at.best_model is not None:
         model.load_state_dict(at.best_model)
-
-
-def train_model(
-    model: nn.Module,
-    train_loader: Loader,
-    criterion: Criterion,
-    optimizer: Optimizer,
-    device: torch.device | str,
-    num_epochs: int = 10,
-    log_interval: int = 100,
-) -> tuple[nn.Module, list[float]]:
-    """The tutorial's training: the trained model, and the mean loss of each epoch's examples.
-
-    Prints a line an epoch, and on a terminal a progress bar until then. A LeNet5 on the CPU gets
-    the native kernels.
-    """
-    if isinstance(model, LeNet5):
-        equip(model, device)
-    loss_history = []
-    progress = sys.stderr.isatty()
-    records = fit(
-        model,
-        train_loader,
-        criterion,
-        optimizer,
-        epochs=num_epochs,
-        log_interval=log_interval,
-        progress=progress,
-    )
-    for record in records:
-        loss_history.append(record.loss)
-        print(epoch_line(record, num_epochs))
-    print("Finished Training")
-    return model, loss_history
 
 
 def epoch_line(record: Epoch, epochs: int) -> str:

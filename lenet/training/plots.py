@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -158,14 +158,18 @@ def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def samples(
-    images: Tensor, labels: Tensor, classes: Sequence[str], num_samples: int = 32
+    images: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    num_samples: int = 32,
+    columns: int = 8,
 ) -> Figure:
     """The first images under their true classes, all on the scale of the least and largest pixel.
 
     Shapes: images (N, C, H, W), three channels shown as RGB, any other number as their mean.
     """
     names = [str(classes[label]) for label in labels[:num_samples].tolist()]
-    return _grid(images[:num_samples], names, columns=8)
+    return _grid(images[:num_samples], names, columns)
 
 
 def distortions(
@@ -306,41 +310,17 @@ def _stack_maps(axes: Axes, maps: Tensor) -> None:
     axes.axis("off")
 
 
-def plot_training_loss(loss_history: Sequence[float], num_epochs: int) -> Figure:
-    """The tutorial's plot: the mean loss of each epoch.
-
-    Raises: ValueError where there isn't one loss an epoch.
-    """
-    if len(loss_history) != num_epochs:
-        raise ValueError(
-            f"loss_history: expected {num_epochs} values, one an epoch, got {len(loss_history)}"
-        )
+def training_loss(losses: Sequence[float]) -> Figure:
+    """The tutorial's plot: the mean loss of each epoch."""
     figure = Figure(layout="constrained")
     axes = figure.subplots()
-    epochs = range(1, num_epochs + 1)
-    _line(axes, epochs, loss_history, BLUE, "Training Loss")
+    epochs = range(1, len(losses) + 1)
+    _line(axes, epochs, losses, BLUE, "Training Loss")
     axes.set(title="Training Loss over Epochs", ylabel="Loss")
     _epoch_axis(axes, epochs)
     axes.set_xlabel("Epoch")
     axes.legend(frameon=False)
     return figure
-
-
-def visualize_samples(
-    loader: Iterable[tuple[Tensor, Tensor]], classes: Sequence[str], num_samples: int = 8
-) -> Figure:
-    """Draws the first images of the first batch in a row and prints their true classes.
-
-    Raises: ValueError where the loader has no batch.
-    """
-    batch = next(iter(loader), None)
-    if batch is None:
-        raise ValueError("loader: expected at least one batch, got none")
-    images, labels = batch
-    # The tutorial printed classes[0], classes[1], ... whatever the images were.
-    names = [str(classes[label]) for label in labels[:num_samples].tolist()]
-    print("GroundTruth:", " ".join(names))
-    return _grid(images[:num_samples], names, columns=num_samples)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -16,10 +16,9 @@ from lenet.training.evaluate import (
     accuracy_line,
     class_lines,
     evaluate,
-    evaluate_model,
-    evaluate_per_class,
     score_lines,
 )
+from lenet.tutorial import evaluate_model, evaluate_per_class
 
 MEAN = F.cross_entropy
 

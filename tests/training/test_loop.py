@@ -17,8 +17,9 @@ from lenet.data.sets import Batches, load
 from lenet.model.lenet5 import LeNet5
 from lenet.optim.schedule import cosine, one_cycle
 from lenet.training.evaluate import evaluate
-from lenet.training.loop import epoch_line, fit, train_model
+from lenet.training.loop import epoch_line, fit
 from lenet.training.progress import Diverged, Epoch
+from lenet.tutorial import train_model
 
 MEAN = F.cross_entropy
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
+from lenet import tutorial
 from lenet.training import plots
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -119,10 +120,12 @@ FIGURES = {
     "feature maps, infinite": lambda: plots.feature_maps(
         {name: values * math.inf for name, values in stages_of().items()}, images_of(1)
     ),
-    "training loss": lambda: plots.plot_training_loss([0.3, 0.2, 0.1], 3),
-    "training loss of 1 epoch": lambda: plots.plot_training_loss([0.3], 1),
-    "one row": lambda: plots.visualize_samples([(images_of(64), torch.arange(64) % 10)], FASHION),
-    "one image": lambda: plots.visualize_samples([(images_of(1), torch.tensor([9]))], FASHION),
+    "training loss": lambda: plots.training_loss([0.3, 0.2, 0.1]),
+    "training loss of 1 epoch": lambda: plots.training_loss([0.3]),
+    "one row": lambda: tutorial.visualize_samples(
+        [(images_of(64), torch.arange(64) % 10)], FASHION
+    ),
+    "one image": lambda: tutorial.visualize_samples([(images_of(1), torch.tensor([9]))], FASHION),
 }
 
 
@@ -154,9 +157,9 @@ def labels_beyond_the_limits(figure: Figure) -> set[Text]:
 
 def test_pyplot_is_never_imported():
     code = (
-        "import io, sys, torch; from lenet import plots;"
+        "import io, sys, torch; from lenet.training import plots;"
         "plots.samples(torch.rand(2, 1, 8, 8), torch.arange(2), '01').savefig(io.BytesIO());"
-        "plots.plot_training_loss([1.0], 1).savefig(io.BytesIO());"
+        "plots.training_loss([1.0]).savefig(io.BytesIO());"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -509,11 +512,11 @@ def test_a_convolutional_c5_is_drawn_as_units():
 
 def test_a_history_of_another_length_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match=r"10.*3"):
-        plots.plot_training_loss([0.3, 0.2, 0.1], 10)
+        tutorial.plot_training_loss([0.3, 0.2, 0.1], 10)
 
 
 def test_the_training_loss_keeps_the_tutorials_title_and_counts_epochs_from_one():
-    axes = plots.plot_training_loss([0.3, 0.2, 0.1], 3).axes[0]
+    axes = plots.training_loss([0.3, 0.2, 0.1]).axes[0]
     assert axes.get_title() == "Training Loss over Epochs"
     assert list(axes.lines[0].get_xdata()) == [1, 2, 3]
     assert list(axes.lines[0].get_ydata()) == [0.3, 0.2, 0.1]
@@ -521,13 +524,13 @@ def test_the_training_loss_keeps_the_tutorials_title_and_counts_epochs_from_one(
 
 def test_ground_truth_is_the_images_classes_not_the_first_classes(capsys):
     loader = [(images_of(3), torch.tensor([7, 2, 1]))]
-    assert titles(plots.visualize_samples(loader, DIGITS)) == ["7", "2", "1"]
+    assert titles(tutorial.visualize_samples(loader, DIGITS)) == ["7", "2", "1"]
     assert capsys.readouterr().out == "GroundTruth: 7 2 1\n"
 
 
 def test_names_printed_are_as_many_as_images_drawn(capsys):
     loader = [(images_of(20), torch.arange(20) % 10)]
-    figure = plots.visualize_samples(loader, FASHION, num_samples=3)
+    figure = tutorial.visualize_samples(loader, FASHION, num_samples=3)
     assert len(figure.axes) == 3
     assert capsys.readouterr().out == "GroundTruth: T-shirt/top Trouser Pullover\n"
 
@@ -543,9 +546,9 @@ def test_only_the_first_batch_is_read():
         yield images_of(2), torch.tensor([0, 1])
         raise AssertionError("a second batch was asked for")
 
-    assert len(plots.visualize_samples(loader(), DIGITS).axes) == 2
+    assert len(tutorial.visualize_samples(loader(), DIGITS).axes) == 2
 
 
 def test_a_loader_without_a_batch_is_refused():
     with pytest.raises(ValueError, match="at least one batch"):
-        plots.visualize_samples([], DIGITS)
+        tutorial.visualize_samples([], DIGITS)
