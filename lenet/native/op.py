@@ -1,4 +1,4 @@
-"""The kernels as an autograd function: tensors in, tensors out, nothing of LeNet5 the module."""
+"""The kernels as an autograd function of tensors. It knows the library, not the module LeNet5."""
 
 import ctypes
 import functools
@@ -13,13 +13,13 @@ from torch import Tensor
 from lenet.native.build import library
 
 MOST_LAYERS = 8
-DIGITS = 10  # outputs that are distances to bitmaps
-# What lenet.cpp calls them.
+DIGITS = 10  # outputs of an RBF head
+# The numbers that lenet.cpp gives them.
 ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
 POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
 PARTS = ("convolutions", "dense", "loss", "update")
-# Memory that stays for the next batch: what is new to a process is zeroed page by page, which
-# takes as long as a fifth of a step. More than this is given back.
+# Memory up to this size is kept for the next batch. The system zeroes new memory page by page,
+# which takes a fifth of a step.
 SPARE_BYTES = 128 * 2**20
 
 _seconds: ctypes.Array[ctypes.c_double] | None = None
@@ -27,7 +27,7 @@ _seconds: ctypes.Array[ctypes.c_double] | None = None
 
 @contextmanager
 def stopwatch() -> Iterator[dict[str, float]]:
-    """Gives a dict that on leaving holds the seconds spent in each part of the kernels."""
+    """A dict that holds, once the block ends, the seconds spent in each part of the kernels."""
     global _seconds
     seconds: dict[str, float] = {}
     _seconds = (ctypes.c_double * len(PARTS))()
@@ -84,12 +84,12 @@ class Head(ctypes.Structure):
 
 
 class Kernels:
-    """The library for one network: `units` are those of the dense layers, S4's first; the first
-    `activated` of these layers have the activation.
+    """The library for one network.
 
-    float64 is for tests: a build of its own, and an activation that is exact to 3e-8.
+    `units` counts the inputs of the first dense layer (S4), then the outputs of each. The first
+    `activated` dense layers have the activation. float64 is for tests: it is a second build.
 
-    Raises: BuildError where the library can't be had.
+    Raises: BuildError if the library cannot be built or loaded.
     """
 
     def __init__(
@@ -123,9 +123,11 @@ class Kernels:
         self._spare: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
 
     def __call__(self, images: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
-        """`parameters` in the order of lenet.cpp; None for the poolings' where they have none.
+        """The last dense layer's outputs, with a graph for autograd where one is needed.
 
-        Shapes: (N, 1, 32, 32) -> (N, the last of units).
+        `parameters` has the order of lenet.cpp, and None where a pooling has no parameters.
+
+        Shapes: (N, 1, 32, 32) -> (N, units[-1]).
         """
         if torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters):
             output: Tensor = _Fused.apply(self, images, *parameters)
@@ -135,7 +137,7 @@ class Kernels:
     def forward(
         self, images: Tensor, parameters: Sequence[Tensor | None], keep: bool
     ) -> tuple[Tensor, Tensor]:
-        """Returns: the output, and what `backward` needs of it (`keep`)."""
+        """The output, and with `keep` what `backward` needs."""
         images = images.contiguous()
         count, threads = len(images), torch.get_num_threads()
         size = self._c.lenet_saved_bytes(self._at, ctypes.c_int64(count), threads, keep)
@@ -160,6 +162,7 @@ class Kernels:
         parameters: Sequence[Tensor | None],
         output_grad: Tensor,
     ) -> list[Tensor | None]:
+        """The gradients of the parameters."""
         output_grad = output_grad.contiguous()
         count, threads = ctypes.c_int64(len(output_grad)), torch.get_num_threads()
         size = self._c.lenet_scratch_bytes(self._at, count, threads)
@@ -229,7 +232,7 @@ class Kernels:
 
 
 class _Loan(np.ndarray):
-    """Memory that goes back to `spare` when the last tensor over it is gone."""
+    """Memory that goes back to `spare` when the last tensor that uses it is gone."""
 
     memory: Tensor
     spare: list[Tensor]
@@ -240,11 +243,11 @@ class _Loan(np.ndarray):
 
 
 def _lend(spare: list[Tensor], size: int) -> Tensor:
-    """Bytes from `spare`, or new ones. A graph that was gone back through gives them up at once,
-    so one batch after the other works in the same memory, which the caches then have.
+    """At least `size` bytes, from `spare` or new. A graph frees its memory right after backward, so
+    each batch works in the memory of the last one, which is still in the processor's caches.
     """
     memory = torch.empty(0, dtype=torch.uint8)
-    while memory.numel() < size:  # smaller ones are dropped on the way
+    while memory.numel() < size:  # spare memory that is too small is dropped
         memory = spare.pop() if spare else torch.empty(size, dtype=torch.uint8)
     loan = memory.numpy().view(_Loan)
     loan.memory, loan.spare = memory, spare
@@ -260,8 +263,8 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, kernels: Kernels, images: Tensor, *parameters: Tensor | None) -> Tensor:
         output, saved = kernels.forward(images, parameters, keep=True)
         ctx.kernels = kernels
-        # All by this: it notices where a parameter was changed before the way back, and lets go of
-        # the memory right after it.
+        # save_for_backward notices a parameter that changes before backward, and frees `saved`
+        # right after it.
         ctx.save_for_backward(saved, *parameters)
         return output
 

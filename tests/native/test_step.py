@@ -1,4 +1,4 @@
-"""The kernels' whole step is PyTorch's step, and leaves to PyTorch what it is not sure of."""
+"""The kernels' whole step is PyTorch's, and PyTorch takes the steps that they cannot."""
 
 import copy
 
@@ -13,16 +13,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
-from lenet.native.build import BuildError, library
 from lenet.native.step import whole_step
 from lenet.optim.schedule import cosine
 from lenet.training.loop import fit
-from tests.native.test_equip import NETWORKS, batch, network
+from tests.native.networks import NETWORKS, batch, equipped, needs_kernels, network
 
-try:
-    library()
-except BuildError as error:
-    pytest.skip(f"no native kernels: {error}", allow_module_level=True)
+pytestmark = needs_kernels
 
 
 def sgd(model, **options):
@@ -39,25 +35,23 @@ def one_step(model, criterion, optimizer, images, labels):
 
 def ready(options=None, criterion=F.cross_entropy, **network_options):
     """A model with the kernels whose optimizer has taken its first step, and its whole step."""
-    model = network(**network_options)
-    assert equip(model).name == "native"
+    model = equipped(network(**network_options))
     optimizer = sgd(model, **(options or {}))
     classes = network_options.get("classes", 10)
     one_step(model, criterion, optimizer, *batch(20, classes))
     return model, optimizer, whole_step(model, criterion, optimizer)
 
 
-def test_a_schedule_hears_of_a_first_step_that_is_the_kernels():
-    """Without momentum there is none of PyTorch's before it; torch would warn, an error here."""
-    model = network()
-    equip(model)
+def test_a_schedule_counts_a_first_step_that_the_kernels_take():
+    """torch would warn that the schedule was called before the optimizer; here that is an error."""
+    model = equipped(network())
     optimizer = sgd(model, momentum=0.0)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     assert whole_step(model, F.cross_entropy, optimizer)(*batch(20, 10)) is not None
     schedule.step()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=10)
 @given(
     network_options=NETWORKS,
     options=st.fixed_dictionaries(
@@ -70,17 +64,16 @@ def test_a_schedule_hears_of_a_first_step_that_is_the_kernels():
         }
     ),
     smoothing=st.sampled_from([0.0, 0.1, 1.0]),
-    count=st.integers(2, 40),  # one alone has kernels of its own: test_native_single.py
+    count=st.integers(2, 40),  # for one see test_single.py
     threads=st.integers(1, 3),
 )
-def test_it_moves_parameters_and_momenta_as_pytorchs_loss_and_optimizer_do(
+def test_parameters_and_momenta_change_as_by_pytorchs_loss_and_optimizer(
     network_options, options, smoothing, count, threads
 ):
-    """Forward and back are the same kernels on both ways, held against float64 elsewhere."""
     momentum = options["momentum"]
     options["nesterov"] &= momentum > 0 and options["dampening"] == 0
     criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
-    # Full connections: the others' weights are not the kernels' own.
+    # PyTorch takes the steps of a network with partial connections.
     model, optimizer, step = ready(options, criterion, **network_options | {"connections": "full"})
     twin = copy.deepcopy(model)
     twins_optimizer = sgd(twin, **options)
@@ -98,7 +91,7 @@ def test_it_moves_parameters_and_momenta_as_pytorchs_loss_and_optimizer_do(
     assert torch.equal(outputs, expected_outputs)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        # Where the network is sure, its probability less 1 is little but rounding.
+        # A confident network's gradient, probability - 1, is mostly rounding.
         near = {"rtol": 1e-4, "atol": 1e-5 * max(0.1, float(q.grad.norm()))}
         torch.testing.assert_close(p.grad, q.grad, **near)
         torch.testing.assert_close(p.detach(), q.detach(), **near)
@@ -109,9 +102,8 @@ def test_it_moves_parameters_and_momenta_as_pytorchs_loss_and_optimizer_do(
             torch.testing.assert_close(found, wanted, **near)
 
 
-def test_the_first_step_is_pytorchs():
-    model = network()
-    equip(model)
+def test_pytorch_takes_the_first_step_if_there_is_momentum():
+    model = equipped(network())
     step = whole_step(model, F.cross_entropy, sgd(model))
     before = copy.deepcopy(model.state_dict())
     assert step(*batch(8)) is None
@@ -120,7 +112,7 @@ def test_the_first_step_is_pytorchs():
 
 
 @pytest.mark.parametrize("label", [-100, -1, 10, 2**40])
-def test_a_label_of_no_class_changes_nothing_and_is_pytorchs_to_judge(label):
+def test_a_label_of_no_class_changes_nothing(label):
     model, _, step = ready()
     before = copy.deepcopy(model.state_dict())
     images, labels = batch(20)
@@ -130,7 +122,7 @@ def test_a_label_of_no_class_changes_nothing_and_is_pytorchs_to_judge(label):
 
 
 @pytest.mark.parametrize(
-    "listen",
+    "observe",
     [
         lambda model, optimizer: model.register_forward_hook(lambda *_: None),
         lambda model, optimizer: model.conv1.register_forward_hook(lambda *_: None),
@@ -143,9 +135,9 @@ def test_a_label_of_no_class_changes_nothing_and_is_pytorchs_to_judge(label):
         lambda model, optimizer: register_module_forward_hook(lambda *_: None),
     ],
 )
-def test_whoever_listens_to_a_part_of_the_step_hears_it(listen):
+def test_pytorch_takes_a_step_that_a_hook_observes(observe):
     model, optimizer, step = ready()
-    handle = listen(model, optimizer)
+    handle = observe(model, optimizer)
     try:
         assert step(*batch(8)) is None
     finally:
@@ -153,7 +145,7 @@ def test_whoever_listens_to_a_part_of_the_step_hears_it(listen):
     assert step(*batch(8)) is not None
 
 
-def test_a_forward_or_a_step_of_ones_own_is_called():
+def test_a_users_own_forward_or_step_is_called():
     class Doubled(LeNet5):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -167,11 +159,11 @@ def test_a_forward_or_a_step_of_ones_own_is_called():
     optimizer.step = lambda: calls.append("step")
     assert step(*batch(8)) is None
     del optimizer.step
-    cosine(optimizer, 4, 5)  # wraps the step too, and counts only
+    cosine(optimizer, 4, 5)  # torch's schedules wrap the step to count
     assert step(*batch(8)) is not None
 
 
-def test_who_profiles_sees_the_parts():
+def test_a_profiler_sees_pytorchs_operators():
     _, _, step = ready()
     with torch.profiler.profile():
         assert step(*batch(8)) is None
@@ -179,7 +171,7 @@ def test_who_profiles_sees_the_parts():
         assert step(*batch(8)) is None
 
 
-def test_frozen_or_foreign_parameters_and_odd_batches_are_pytorchs():
+def test_pytorch_takes_odd_batches_and_frozen_or_foreign_parameters():
     model, optimizer, step = ready()
     images, labels = batch(8)
     assert step(images.double(), labels) is None
@@ -216,14 +208,12 @@ def test_frozen_or_foreign_parameters_and_odd_batches_are_pytorchs():
     ],
 )
 def test_other_losses_and_optimizers_have_no_whole_step(criterion, make):
-    model = network()
-    equip(model)
+    model = equipped(network())
     assert whole_step(model, criterion, make(model)) is None
 
 
-def test_a_parameter_outside_the_network_is_not_forgotten():
-    model = network()
-    equip(model)
+def test_an_extra_parameter_is_trained_too():
+    model = equipped(network())
     model.extra = nn.Parameter(torch.ones(1))
     step = whole_step(model, F.cross_entropy, sgd(model, momentum=0.0, weight_decay=0.1))
     assert step(*batch(8)) is None
@@ -243,7 +233,7 @@ def trained(kernels, **options):
     return model, records
 
 
-def test_a_training_with_a_schedule_follows_the_eager_one():
+def test_training_with_a_schedule_follows_the_eager_one():
     (model, records), (eager, expected) = trained("native"), trained("eager")
     assert [r.loss for r in records] == pytest.approx([r.loss for r in expected], abs=1e-4)
     assert [r.correct for r in records] == [r.correct for r in expected]
@@ -252,13 +242,13 @@ def test_a_training_with_a_schedule_follows_the_eager_one():
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
-def test_a_training_comes_out_the_same_bit_for_bit():
+def test_training_twice_gives_the_same_bits():
     first, second = trained("native")[0], trained("native")[0]
     for p, q in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
-def test_gradients_are_clipped_where_asked():
+def test_gradients_are_clipped():
     clipped, free = trained("native", clip_norm=1e-3)[0], trained("native")[0]
     start = network(seed=3)
     moved = [
@@ -271,7 +261,7 @@ def test_gradients_are_clipped_where_asked():
     assert moved[0] < moved[1] / 10
 
 
-def test_nan_is_seen_in_the_loss():
+def test_a_nan_weight_gives_a_nan_loss():
     model, _, step = ready()
     images, labels = batch(8)
     with torch.no_grad():
@@ -279,7 +269,7 @@ def test_nan_is_seen_in_the_loss():
     assert step(images, labels)[0].isnan()
 
 
-def test_a_graph_made_before_the_step_notices_it():
+def test_backward_through_a_graph_from_before_the_step_is_an_error():
     model, _, step = ready()
     images, labels = batch(8)
     loss = F.cross_entropy(model(images), labels)

@@ -1,0 +1,244 @@
+"""The fused kernels compute what eager PyTorch computes."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lenet.model.lenet5 import POOLINGS, LeNet5
+from lenet.native import equip, stopwatch
+from lenet.native.op import Kernels
+from lenet.native.plan import network_of, plan_for
+from lenet.training.loop import fit
+from tests.native.networks import (
+    NETWORKS,
+    SUPPORTED,
+    batch,
+    equipped,
+    gradients,
+    needs_kernels,
+    network,
+)
+
+pytestmark = needs_kernels
+
+
+def nearly_tied(model, images):
+    """Whether rounding may decide which of four is the maximum."""
+    if not isinstance(model.pool1, nn.MaxPool2d):
+        return False
+    stages = model.stages(images)
+    for maps in (stages["C1"], stages["C3"]):
+        four = F.unfold(maps.flatten(0, 1)[:, None], 2, stride=2)
+        gap = -four.topk(2, dim=1).values.diff(dim=1)
+        if ((gap > 0) & (gap < 1e-5)).any():
+            return True
+    return False
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@settings(deadline=None, max_examples=10)
+@given(options=NETWORKS, count=st.integers(1, 40), threads=st.integers(1, 3))
+def test_outputs_and_gradients_agree_with_float64_to_five_digits(options, count, threads):
+    model = network(**options)
+    images, labels = batch(count, options["classes"], options["seed"])
+    # Not a loss, whose own rounding would be in the gradients.
+    output_grad = F.one_hot(labels, options["classes"]) - 0.25
+    reference = copy.deepcopy(model).double()
+    assume(not nearly_tied(reference, images.double()))
+    expected = reference(images.double())
+    expected.backward(output_grad.double())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        logits = equipped(model)(images)
+        logits.backward(output_grad)
+    finally:
+        torch.set_num_threads(before)
+    expected = expected.detach()
+    assert (logits.detach() - expected).norm() < 1e-5 * expected.norm()
+    whole = torch.cat([p.grad.flatten() for p in reference.parameters()]).norm()
+    for (name, found), exact in zip(model.named_parameters(), reference.parameters(), strict=True):
+        # Relative to its own length, or to a thousandth of all where its terms cancel.
+        length = max(exact.grad.norm(), whole / 1000)
+        assert (found.grad.double() - exact.grad).norm() < 1e-5 * length, name
+
+
+@pytest.mark.parametrize(
+    ("activation", "pooling"),
+    [("tanh", "avg"), ("relu", "max"), ("sigmoid", "subsample"), ("scaled_tanh", "subsample")],
+)
+def test_built_for_float64_they_pass_gradcheck(activation, pooling):
+    model = network(activation, pooling, "table_i", classes=3)
+    with torch.no_grad():  # away from the kinks, where there is no gradient to check
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    kernels = Kernels(*network_of(model), dtype=torch.float64)
+    parameters = plan_for(model).parameters()
+    parameters = [p if p is None else p.detach().double().requires_grad_() for p in parameters]
+    given_ones = [p for p in parameters if p is not None]
+    images = torch.randn(5, 1, 32, 32, dtype=torch.float64)
+
+    def outputs(*values):
+        rest = iter(values)
+        return kernels(images, [p if p is None else next(rest) for p in parameters])
+
+    assert torch.autograd.gradcheck(outputs, given_ones, fast_mode=True, atol=1e-4)
+
+
+def test_an_images_outputs_are_the_same_bits_anywhere_in_a_batch(threads):
+    model = equipped(network())
+    images, _ = batch(53)
+    with torch.no_grad():
+        together = model(images)
+        alone = torch.cat([model(part) for part in images.split([1, 15, 16, 17, 4])])
+    assert torch.equal(together, alone)
+
+
+def test_with_and_without_gradients_the_outputs_are_the_same_bits(threads):
+    model = equipped(network())
+    images, _ = batch(37)
+    with torch.inference_mode():
+        inferred = model(images)
+    with torch.no_grad():
+        assert torch.equal(model(images), inferred)
+    assert torch.equal(model(images).detach(), inferred)
+
+
+def test_the_same_threads_give_the_same_bits_again(threads):
+    images, labels = batch(64)
+    first, second = (gradients(equipped(network()), images, labels)[1] for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_follows_the_eager_one(threads):
+    images, labels = batch(300)
+    losses = {}
+    for kernels in ("native", "eager"):
+        model = LeNet5()
+        model.load_state_dict(network(seed=3).state_dict())
+        assert equip(model, "cpu", kernels).name == kernels
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        batches = list(zip(images.split(64), labels.split(64), strict=True))
+        records = fit(model, batches, F.cross_entropy, optimizer, epochs=2, log_interval=1)
+        losses[kernels] = [loss for record in records for _, loss in record.steps]
+    assert losses["native"] == pytest.approx(losses["eager"], abs=1e-4)
+    assert losses["native"] != losses["eager"]  # else the kernels did not run
+
+
+def test_a_graph_has_the_same_gradients_a_second_time():
+    model = equipped(network())
+    images, labels = batch(20)
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward(retain_graph=True)
+    once = {name: p.grad.clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        model(batch(40)[0])  # must not use the graph's memory
+    F.cross_entropy(model(images), labels)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.grad, 2 * once[name]), name
+
+
+def test_two_graphs_at_once_do_not_share_their_memory():
+    model = equipped(network())
+    batches = [batch(30, seed=seed) for seed in range(4)]
+    expected = [gradients(model, *pair)[1] for pair in batches]
+    losses = [F.cross_entropy(model(images), labels) for images, labels in batches]
+    for loss, gradient in zip(losses, expected, strict=True):
+        model.zero_grad()
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter.grad, gradient[name]), name
+
+
+def test_a_parameter_changed_before_backward_is_an_error():
+    model = equipped(network())
+    images, labels = batch(4)
+    loss = F.cross_entropy(model(images), labels)
+    with torch.no_grad():
+        model.fc1.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_second_derivatives_are_refused_with_advice():
+    model = equipped(network())
+    images, labels = batch(4)
+    loss = F.cross_entropy(model(images), labels)
+    with pytest.raises(RuntimeError, match=r"device\.kernels=eager"):
+        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+
+
+def test_frozen_parameters_get_no_gradient_and_the_others_do():
+    images, labels = batch(9)
+    expected = gradients(equipped(network()), images, labels)[1]
+    model = equipped(network())
+    model.conv1.requires_grad_(False)
+    model.fc2.bias.requires_grad_(False)
+    F.cross_entropy(model(images), labels).backward()
+    assert model.conv1.weight.grad is None
+    assert model.fc2.bias.grad is None
+    assert torch.equal(model.conv2.weight.grad, expected["conv2.weight"])
+
+
+def test_hooks_on_parameters_run():
+    model = equipped(network())
+    model.conv1.weight.register_hook(lambda gradient: 2 * gradient)
+    expected = gradients(equipped(network()), *batch(9))[1]
+    found = gradients(model, *batch(9))[1]
+    assert torch.equal(found["conv1.weight"], 2 * expected["conv1.weight"])
+    assert torch.equal(found["conv2.weight"], expected["conv2.weight"])
+
+
+def test_images_of_any_memory_format_give_the_same_outputs():
+    model = equipped(network())
+    images, _ = batch(6)
+    expected = model(images).detach()
+    turned = images.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not turned.is_contiguous()
+    assert torch.equal(model(turned).detach(), expected)
+    last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model(last).detach(), expected)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("activation", SUPPORTED)
+def test_a_nan_in_an_image_is_nan_in_its_outputs_alone(activation, pooling):
+    model = equipped(network(activation, pooling))
+    images, _ = batch(20)
+    images[7, 0, 16, 16] = float("nan")
+    with torch.no_grad():
+        logits = model(images)
+    assert logits[7].isnan().all()
+    assert logits[[*range(7), *range(8, 20)]].isfinite().all()
+
+
+def test_huge_inputs_saturate_as_they_do_eagerly():
+    images = torch.full((1, 1, 32, 32), 3e38)
+    model = network()
+    with torch.no_grad():
+        assert torch.allclose(equipped(model)(images), network()(images), atol=1e-5)
+
+
+def test_the_stopwatch_counts_what_runs_inside_it():
+    model = equipped(network())
+    with stopwatch() as seconds:
+        gradients(model, *batch(16))
+    assert set(seconds) == {"convolutions", "dense", "loss", "update"}
+    assert min(seconds["convolutions"], seconds["dense"]) > 0
+    assert seconds["loss"] == 0  # PyTorch's, unless the whole step is the kernels'
+    before = dict(seconds)
+    gradients(model, *batch(16))
+    assert seconds == before
