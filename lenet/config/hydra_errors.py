@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import itertools
 import os
 import re
 import sys
@@ -40,7 +41,7 @@ def hydra_main(conf_folder: Path) -> Callable[[Task], Callable[[], None]]:
     def decorate(task: Task) -> Callable[[], None]:
         @functools.wraps(task)
         def one_run(cfg: DictConfig) -> Any:
-            with one_line_errors(conf_folder, in_run=True):
+            with one_line_errors(conf_folder):
                 return task(cfg)
 
         command = hydra.main(str(conf_folder), "config", version_base="1.3")(one_run)
@@ -58,9 +59,9 @@ def hydra_main(conf_folder: Path) -> Callable[[Task], Callable[[], None]]:
 
 
 @contextmanager
-def one_line_errors(conf_folder: Path, in_run: bool = False) -> Iterator[None]:
-    """Ends the process with one line for an error that is a user's mistake. Other errors of a run
-    (`in_run`) are raised again; before the run every error is one of Hydra's, and answered.
+def one_line_errors(conf_folder: Path) -> Iterator[None]:
+    """Ends the process with one line for an error that is a user's mistake or comes from Hydra.
+    Others are raised again.
     """
     try:
         yield
@@ -72,7 +73,7 @@ def one_line_errors(conf_folder: Path, in_run: bool = False) -> Iterator[None]:
         sys.exit(BROKEN_PIPE)
     except Exception as error:
         line = explain(error, conf_folder)
-        if line is None and not in_run and not _is_from_sweep(error):
+        if line is None and _is_from_hydra(error):
             line = _with_arguments(f"{type(error).__name__}: {error}".strip(": "))
         if _WANTS_TRACEBACK or line is None:
             raise
@@ -86,9 +87,12 @@ def _with_arguments(line: str) -> str:
     return line if named else f"{clip(' '.join(sys.argv[1:]))}: {line}"
 
 
-def _is_from_sweep(error: Exception) -> bool:
+def _is_from_hydra(error: Exception) -> bool:
+    """Whether Hydra raised it: a frame of Hydra or OmegaConf is below the last one of ours."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(frame.f_globals["__name__"].startswith("lenet.sweep") for frame in frames)
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames]
+    below = itertools.takewhile(lambda package: package != "lenet", reversed(packages))
+    return not {"hydra", "omegaconf"}.isdisjoint(below)
 
 
 def _check_arguments(arguments: list[str]) -> list[str]:

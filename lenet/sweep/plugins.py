@@ -5,6 +5,7 @@ import sys
 import types
 from pathlib import Path
 
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
@@ -30,9 +31,11 @@ def register() -> None:
     for plugin in (Grid, Search, Local, Ray, Slurm):
         Plugins.instance().register(plugin)
     # Hydra's own run each job by itself, without a parent run: they are no options here.
-    options = ConfigStore.instance().repo["hydra"]
-    for kind in ("sweeper", "launcher"):
+    options, defaults = ConfigStore.instance().repo["hydra"], HydraConf().defaults
+    for kind, own in (("sweeper", "grid"), ("launcher", "local")):
         options[kind].pop("basic.yaml", None)
+        defaults[defaults.index({kind: "basic"})] = {kind: own}
+    ConfigStore.instance().store("config", HydraConf(defaults), group="hydra", provider="hydra")
     # Where hydra-ray-launcher is installed, Hydra holds ours against its schema of that name.
     options["launcher"].pop("ray.yaml", None)
     OmegaConf.register_new_resolver("lenet.checkout", _checkout, replace=True)

@@ -1,0 +1,216 @@
+"""Whatever is typed after `python run.py`, or written into a YAML file, is a configuration or one
+line on standard error, with exit status 2 and nothing left behind.
+"""
+
+import os
+import shutil
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lenet.config.hydra_errors import one_line_errors
+from tests.config.command_server import ROOT, Answer, Commands
+from tests.conftest import CONF
+
+ANYTHING = settings(
+    max_examples=1000 if os.environ.get("LENET_LONG") == "1" else 8,
+    derandomize=os.environ.get("LENET_LONG") != "1",
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def commands():
+    if sys.platform != "linux":
+        pytest.skip("the command server forks a process that has imported torch")
+    with Commands() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("given")
+
+
+def is_one_line(answer: Answer) -> bool:
+    return (
+        (answer.status, answer.out, answer.left) == (2, "", [])
+        and answer.err.startswith("error: ")
+        and answer.err.removesuffix("\n").isprintable()
+        and len(answer.err) < 600
+    )
+
+
+# ---- The command line ------------------------------------------------------------------------
+
+OPTIMIZERS = "expected one of adam, adamw, rmsprop, sdlm, sgd"
+REFUSED = {
+    "optimizer.lrr=1": "optimizer.lrr: no such key; did you mean optimizer.lr?",
+    "optimizer=sgdd": f"optimizer=sgdd: no such option; {OPTIMIZERS}",
+    "model/activaton=relu": "model/activaton: no such key; did you mean model/activation?",
+    "optimizer.lr=[": "optimizer.lr=[: expected KEY=VALUE",
+    "optimizer=null": "optimizer=null: ValueError: Config group override must be",
+    "data=files": "data.train: Missing mandatory value: train",
+    "tags.idea=wide": "tags.idea: to add a tag write +tags.idea=...",
+    "epochs=1,2": "epochs=1,2: several values need -m, for a sweep; a list is epochs=[1,2]",
+    "experiment=[one_batch]": "experiment=one_batch: no such option; expected one of best,",
+    "--epochs=3": "--epochs=3: no such flag; did you mean epochs=3?",
+    "--multi-run epochs=1,2": "--multi-run: no such flag; did you mean --multirun?",
+    "seed=0 -m epochs=1,2": "epochs=1,2: comes after a flag; write -m first",
+    "--cfg tree": "argument --cfg/-c: invalid choice: 'tree'",
+    "--experimental-rerun x.pickle": "--experimental-rerun: not offered",
+    "-cn nope": "--config-name=nope: no such file in ",
+    "resume=latest rerun=1234e567": "resume, rerun: expected one of them, got both",
+    "-m epochs=1,0": "epochs=0: should be greater than or equal to 1",
+    "-m seed=range(1000000000)": "seed=range(1000000000): more than 10,000 runs",
+    "-m seed=shuffle(range(1000000000))": "seed=shuffle(range(1000000000)): more than 10,000 runs",
+    "-m seed=range(0,1,0)": "seed=range(0,1,0): expected a step other than 0",
+    "-m seed=interval(0,1)": "seed=interval(0,1): an interval has no list of values",
+    "-m hydra/sweeper=basic": "hydra/sweeper=basic: no such option; expected one of grid,",
+    "hydra.verbose=5": "hydra.verbose=5: AssertionError",
+    "hydra.job.env_copy=[NOPE]": "hydra.job.env_copy=[NOPE]: KeyError: 'NOPE'",
+    "hydra.searchpath=[http://x]": "hydra.searchpath=[http://x]: ValueError: No config source",
+    f"epochs={'a' * 9_000}": f"epochs={'a' * 40} ... {'a' * 20}: should be a valid integer",
+    f"note={'[' * 900}{']' * 900}": f"note={'[' * 35} ... {']' * 20}: RecursionError",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED.items(), ids=[line[:40] for line in REFUSED])
+def test_a_wrong_command_line_is_answered_in_one_line(commands, line, message):
+    answer = commands.answer(*line.split(" "))
+    assert is_one_line(answer), answer
+    assert answer.err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("run_id", ["12345678", "1234e567"])
+def test_a_run_id_that_looks_like_a_number_stays_a_text(commands, run_id):
+    answer = commands.answer("--cfg", "job", f"resume={run_id}")
+    assert f"resume: '{run_id}'" in answer.out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("--help", "--hydra-help", "--version", "--cfg job --resolve", "--info searchpath"),
+        "-m tracking.run_name=run-${seed}-${hydra:job.num} seed=1,2 sweep.dry=true",
+        f"-cd {ROOT / 'sweeps'} -cn momentum sweep.dry=true",
+        "optimizer.lr=0.1 +tags.idea=wide",
+    ],
+)
+def test_a_right_command_line_is_accepted(commands, line):
+    answer = commands.answer(*line.split(" "))
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out
+
+
+VALUES = (
+    *("", " ", "null", "true", "-1", "1.5", "nan", "1e999", "007", "0x10", "01:30", "9" * 30),
+    *("ten", "数", "🙂", "\x1b[31m", "\u202e", "\udcff", "a\nb", "*", "&a", "%", "!!int 3", "\\"),
+    *("[1,2]", "{a:1}", "{1:2}", "[", "}", "{a:", "1,2", ",", "'a", '"a', "''", "a=b", "../x"),
+    *("${seed}", "${", "${nope}", "${..}", "${oc.env:NOPE}", "${data}", "${now:%Y}"),
+    *("choice(1,2)", "choice()", "range(3)", "range(1,nan)", "glob(*)", "sort(3,1)", "tag(a,1)"),
+)
+KEYS = (
+    *("seed", "epochs", "note", "tags", "tags.a", "data", "data.root", "data.classes", "sweep.zip"),
+    *("optimizer", "optimizer.lr", "optimizer.betas", "optimizer._target_", "optimizer@foo"),
+    *("model/activation", "model.activation", "device._convert_", "experiment", "debug", "nope"),
+    *("hydra", "hydra.mode", "hydra.run.dir", "hydra.sweeper.params", "hydra/launcher", "hydra.x"),
+    *(".", "a.b.c", "data..root", "data[root]", "optimizer/", "/optimizer", "//", "データ", ""),
+)
+OVERRIDES = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "", "", "+", "++", "~", "!"]),
+    st.sampled_from(KEYS),
+    st.sampled_from(["=", "=", "=", ""]),
+    st.sampled_from(VALUES),
+).filter(lambda text: not text.startswith("-"))
+
+
+@ANYTHING
+@given(st.sampled_from([[], ["-m"]]), st.lists(OVERRIDES, min_size=1, max_size=3))
+def test_any_command_line_is_a_configuration_or_one_line(commands, flags, overrides):
+    dry = ["sweep.dry=true"] if flags else []
+    answer = commands.answer(*flags, *overrides, *dry)
+    assert answer.status == 0 or is_one_line(answer), answer
+
+
+# ---- YAML files ------------------------------------------------------------------------------
+
+REFUSED_FILES = {
+    "a tab": ("\tseed: 1", ", line 1: found character '\\t' that cannot start any token"),
+    "one key twice": ("seed: 1\nseed: 2", ", line 2: found duplicate key seed"),
+    "an open bracket": ("seed: 1\nnote: [", ", line 2: expected the node content"),
+    "a control character": ("seed: 1\0", "unacceptable character #x0000"),
+    "UTF-16": ("seed: 1".encode("utf-16"), "UnicodeDecodeError: 'utf-8' codec can't decode"),
+    "a number": ("5", "Invalid loaded object type: int"),
+    "a wrong value": ("defaults: [config, _self_]\nepochs: 0", "epochs=0: should be greater"),
+    "a wrong option": ("defaults: [config, {override optimizer: nope}]", "optimizer=nope: no such"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED_FILES.values(), ids=list(REFUSED_FILES))
+def test_a_wrong_file_is_answered_in_one_line(commands, tmp_path, content, message):
+    path = tmp_path / "fuzz.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    answer = commands.answer("-cd", str(tmp_path), "-cn", "fuzz")
+    assert is_one_line(answer), answer
+    assert (f"{path}{message}" if message.startswith(", line") else message) in answer.err
+
+
+LINES = (
+    *("epochs: 3", "epochs: 0", "seed: !!int x", "note: [1]", "tags: {1: a}", "1: 2", "<<: 3"),
+    *("note: *nope", 'note: "\\0"', "note: !!binary aGk=", "note: !!python/name:os.system", "---"),
+    *("note: !!timestamp 2020-01-01", "tags: !!set {a, b}", "note: ${", "note: ${note}", "? [a]"),
+    *("optimizer: 3", "optimizer: {_target_: os.system}", "optimizer: {_args_: [1]}", "%YAML 9"),
+    *("hydra: 3", "hydra: {run: {dir: x}}", "hydra: {mode: MULTIRUN}", "hydra: {help: 3}"),
+    *("defaults: 3", "defaults: [fuzz]", "defaults: [{a: b}]", "# @package foo", "\tepochs: 3"),
+)
+
+
+@ANYTHING
+@given(
+    st.lists(st.sampled_from(LINES), min_size=1, max_size=3),
+    st.sampled_from(["", "optimizer", "experiment"]),
+)
+def test_any_file_is_a_configuration_or_one_line(commands, folder, lines, group):
+    shutil.rmtree(folder)
+    (folder / group).mkdir(parents=True)
+    head = [] if group else ["defaults: [config, _self_]", "sweep: {dry: true}"]
+    (folder / group / "fuzz.yaml").write_text("\n".join([*head, *lines]))
+    chosen = [f"{group}=fuzz"] if group else ["-cn", "fuzz"]
+    answer = commands.answer("-cd", str(folder), *chosen)
+    assert answer.status == 0 or is_one_line(answer), answer
+
+
+# ---- What is no mistake of the user ----------------------------------------------------------
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(KeyError), one_line_errors(CONF):
+        raise KeyError("a bug")
+
+
+def test_ctrl_c_is_one_line_and_status_130(capsys):
+    with pytest.raises(SystemExit) as caught, one_line_errors(CONF):
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [
+        (MemoryError(), ""),
+        (RuntimeError("can't allocate memory: you tried to allocate 9 bytes."), " (9 bytes in"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), " (20.00 MiB in"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_and_a_failed_run(capsys, error, size):
+    with pytest.raises(SystemExit) as caught, one_line_errors(CONF):
+        raise error
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: out of memory{size}")
