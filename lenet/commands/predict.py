@@ -19,7 +19,7 @@ from lenet.cli import MISTAKE, RUN_ID, answer, one_line, tell
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
 from lenet.data.sets import MNIST_MEAN, MNIST_STD, as_input
-from lenet.data.tensor_files import load, obstacle
+from lenet.data.tensor_files import load
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip
 from lenet.training.checkpoints import load_weights
@@ -77,7 +77,7 @@ def is_weights(source: str) -> bool:
     if source.startswith("models:/"):
         return False
     path = Path(source)
-    return path.suffix in (".pth", ".pt") or os.sep in source or not obstacle(path)
+    return path.suffix in (".pth", ".pt") or os.sep in source or path.is_file()
 
 
 def predict(classifier: Classifier, images: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from lenet.cli import one_line
-from lenet.data.idx import DataError
-from lenet.data.tensor_files import obstacle
+from lenet.data.errors import DataError, why_not_a_file
 
 Floats = NDArray[np.float32]
 
@@ -42,14 +41,13 @@ def read_picture(path: Path) -> Tensor:
     Shapes: -> uint8 (28, 28), light ink on a ground of 0.
     Raises: DataError, one line, where there is no picture or no ink in it.
     """
-    if found := obstacle(path):
-        raise DataError(f"{one_line(path)}: expected a picture, found {found}")
+    if reason := why_not_a_file(path):
+        raise DataError(f"{one_line(path)}: {reason}")
     try:
         with path.open("rb") as file:
             return _read(file, one_line(path))
     except OSError as error:
-        why = f"no access ({error.strerror})"
-        raise DataError(f"{one_line(path)}: expected a picture, found {why}") from None
+        raise DataError(f"{one_line(path)}: no access ({error.strerror})") from None
 
 
 def read_picture_bytes(content: bytes, name: str) -> Tensor:

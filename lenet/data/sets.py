@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lenet.cli import answer, one_line
 from lenet.data import sources
-from lenet.data.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.data.errors import DataError
+from lenet.data.idx import checked, idx_sha256, read_idx, read_pt
 from lenet.data.inputs import MAX_CLASSES, Inputs
 from lenet.data.sources import Pair, Raw
 

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from lenet.data.idx import DataError, checked, idx_sha256, read_idx, read_pt
+from lenet.data.errors import DataError
+from lenet.data.idx import checked, idx_sha256, read_idx, read_pt
 
 Pair = tuple[Tensor, Tensor]
 DIGITS = tuple("0123456789")

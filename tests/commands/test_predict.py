@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from lenet.commands.predict import Classifier, load_classifier, main, predict
-from lenet.data.idx import DataError, read_idx
+from lenet.data.errors import DataError
+from lenet.data.idx import read_idx
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import FORMATS, MAX_PIXELS, read_drawing, read_picture, read_picture_bytes
 from lenet.model.layers import ScaledTanh
@@ -253,12 +254,12 @@ def refusal(path: Path) -> str:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    assert "nothing there" in refusal(tmp_path / "missing.png")
+    assert "no such file" in refusal(tmp_path / "missing.png")
     assert "a folder" in refusal(tmp_path)
     assert "a device" in refusal(Path(os.devnull))
     os.mkfifo(tmp_path / "pipe.png")
     assert "pipe" in refusal(tmp_path / "pipe.png")
-    assert "nothing there" in refusal(tmp_path / "two\nlines.png")
+    assert "no such file" in refusal(tmp_path / "two\nlines.png")
     assert "no access (File name too long)" in refusal(tmp_path / ("7" * 300 + ".png"))
 
 
@@ -270,7 +271,7 @@ def test_a_picture_that_may_not_be_read_is_told_as_the_others_are(
 
     drawn().save(tmp_path / "seven.png")
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything
-    with pytest.raises(DataError, match=r"found no access \(Permission denied\)$"):
+    with pytest.raises(DataError, match=r"png: no access \(Permission denied\)$"):
         read_picture(tmp_path / "seven.png")
 
 

@@ -21,7 +21,7 @@ import torchvision
 
 from lenet.data import sets as data
 from lenet.data import sources
-from lenet.data.idx import DataError
+from lenet.data.errors import DataError
 from lenet.data.sources import DIGITS, EMNIST_SPLITS, KNOWN, Raw, download, find
 
 TRAIN, TEST, SIDE = 12, 6, 5
@@ -198,18 +198,14 @@ def test_one_missing_file_of_four_is_named(tmp_path: Path, layout: str, index: i
     missing = fake.known.files[index]
     fake.lay(tmp_path, layout, leave_out=missing)
     path = fake.folder(tmp_path, layout) / missing
-    assert refusal(lambda: find("kmnist", tmp_path)) == (
-        f"{path}: expected an IDX file, found nothing there"
-    )
+    assert refusal(lambda: find("kmnist", tmp_path)) == (f"{path}: no such file")
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_missing_file_of_the_tutorials_two_is_named(tmp_path: Path, index: int) -> None:
     missing = Fake("kmnist").lay_pt(tmp_path)[index]
     missing.unlink()
-    assert refusal(lambda: find("kmnist", tmp_path)).startswith(
-        f"{missing}: expected a file of tensors, found nothing there"
-    )
+    assert refusal(lambda: find("kmnist", tmp_path)).startswith(f"{missing}: no such file")
 
 
 @pytest.mark.parametrize("claimed", ["mnist", "kmnist"])
