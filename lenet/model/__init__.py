@@ -1,4 +1,4 @@
-"""LeNet-5, its layers, losses and relatives."""
+"""LeNet-5, its layers and losses, and the networks that its paper compares with it."""
 
 from lenet.model.lenet5 import LeNet5
 

@@ -1,7 +1,7 @@
-"""The networks that LeNet-5 is held against in its paper: wiring only.
+"""The networks that the paper compares with LeNet-5: wiring only.
 
-They read the same 32x32 images as LeNet-5, 28x28 digits with a border, and return scores of the
-classes. None of the convolutional ones has native kernels.
+They read the same 32x32 images as LeNet-5, 28x28 digits with a border, and return a score for each
+class. They have no native kernels.
 
 Source: LeCun et al. 1998, sections III.C.1 to III.C.5; LeNet-1's connections: LeCun et al. 1990,
 "Handwritten digit recognition with a back-propagation network", table 1.
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from lenet.model.layers import ConnectedConv2d, Initialisation, ScaledTanh, Subsample, initialise
 
-# Twice the same: six maps that read the first two S2 maps, six that read the others.
+# Six maps read the first two H2 maps. Six more read the other two in the same way.
 LENET1_TABLE = tuple(
     tuple(first + k for k in maps)
     for first in (0, 2)
     for maps in ((0,), (0, 1), (0, 1), (1,), (0, 1), (0, 1))
 )
-# Three of the eight S2 maps for each of sixteen: the paper gives no table, but 260,000 connections.
+# Each of sixteen maps reads three of the eight S2 maps. Paper: no table, only "about 260,000
+# connections"; here: a choice that has as many.
 LENET4_TABLE = tuple(
     tuple(sorted((k + step) % 8 for step in steps))
     for steps in ((0, 1, 2), (0, 3, 5))
@@ -32,7 +33,7 @@ LENET4_TABLE = tuple(
 class LeNet1(nn.Module):
     """Two rounds of convolution and trained subsampling, then the output: 2,578 parameters.
 
-    The digit, 20x20 pixels in the data, is shrunk to 16x16 in 28x28.
+    The digit fills 20x20 pixels of the data. It is reduced to 16x16 pixels in an image of 28x28.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes).
     """
@@ -58,7 +59,7 @@ class LeNet1(nn.Module):
         return self.stages(x)["output"]
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
-        """Every layer's output by its name; trailing shapes."""
+        """Every layer's output by the layer's name."""
         small = F.interpolate(x, size=(26, 26), mode="bilinear", antialias=True)  # 26/32: 20 -> 16
         small = F.pad(small, (1, 1, 1, 1), mode="replicate")  # (N, in_channels, 28, 28)
         h1 = self.activation(self.conv1(small))  # (N, 4, 24, 24)
@@ -69,11 +70,11 @@ class LeNet1(nn.Module):
 
 
 class LeNet4(nn.Module):
-    """LeNet-5's plan with 4 C1 maps, each subsampled twice to 8 S2 maps, and one dense layer of 120
+    """LeNet-5 with 4 C1 maps, each subsampled twice to make 8 S2 maps, and one dense layer of 120
     units before the output: 50,698 parameters.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
-    Raises: ValueError where image_size leaves nothing for S4 (16 is the least).
+    Raises: ValueError if image_size is less than 16, which leaves nothing for S4.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class LeNet4(nn.Module):
         return self.stages(x)["output"]
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
-        """Every layer's output by its name; trailing shapes are for 32x32."""
+        """Every layer's output by the layer's name; trailing shapes are for 32x32."""
         c1 = self.activation(self.conv1(x))  # (N, 4, 28, 28)
         s2 = self.pool1(c1)  # (N, 8, 14, 14)
         c3 = self.activation(self.conv2(s2))  # (N, 16, 10, 10)
@@ -111,12 +112,12 @@ class LeNet4(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with `hidden` units between; without any it is a linear classifier.
+    """Dense layers with `hidden` units; a linear classifier if there are no hidden layers.
 
-    `crop` pixels are left out along each edge: 2 of 32 leave the 784 inputs of the paper.
+    `crop` pixels are cut off along each edge: 2 of 32 leave the paper's 784 inputs.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
-    Raises: ValueError where nothing of the image is left.
+    Raises: ValueError if the crop leaves nothing of the image.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Layers that torch.nn lacks."""
+"""The paper's layers that torch.nn does not have, and how their weights start."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,9 +15,7 @@ TABLE_I = (
     *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
     (0, 1, 2, 3, 4, 5),
 )
-
-
-# Figure 3 of the paper: the ten digits as 7x12 bitmaps, here from left to right.
+# Figure 3 of the paper: the ten digits as 7x12 bitmaps.
 _FIGURE_3 = """
     .#####.  ...##..  .#####.  #######  .#####.  .#####.  ..####.  #######  .#####.  .#####.
     .......  ..###..  .......  .....##  .......  .......  .##....  .....##  ##...##  ##..###
@@ -35,7 +33,7 @@ _FIGURE_3 = """
 
 
 def bitmaps() -> Tensor:
-    """The classes' codes as figure 3 draws them: ink +1, paper -1.
+    """The target states of the ten digits as figure 3 draws them: ink +1, paper -1.
 
     Shapes: -> (10, 12, 7).
     """
@@ -63,10 +61,10 @@ class ScaledTanh(nn.Module):
 
 
 class Subsample(nn.Module):
-    """The paper's pooling: f(coefficient * sum of each 2x2 block + bias), one pair a map.
+    """The paper's pooling: f(coefficient * sum of each 2x2 block + bias).
 
-    It begins as the mean of the block: coefficient 1/4, bias 0. `copies` of each map, one after
-    the other, have a pair each (LeNet-4's S2 has two).
+    Each output map has its own coefficient and bias, at first 1/4 and 0: the mean of the block.
+    `copies` makes several output maps of each input map (LeNet-4's S2 makes two).
 
     Shapes: (N, channels, H, W) -> (N, channels * copies, H/2, W/2).
     Source: LeCun et al. 1998, section II.B, layers S2 and S4.
@@ -80,12 +78,12 @@ class Subsample(nn.Module):
         self.activation = activation
 
     def sums(self, x: Tensor) -> Tensor:
-        """Of each block."""
+        """The sum of each 2x2 block, for each output map."""
         sums = 4 * F.avg_pool2d(x, 2)
         return sums if self.copies == 1 else sums.repeat_interleave(self.copies, dim=1)
 
     def affine(self, x: Tensor) -> Tensor:
-        """What is squashed."""
+        """Pre-activation: coefficient * block sum + bias."""
         return self.coefficient[:, None, None] * self.sums(x) + self.bias[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,13 +92,13 @@ class Subsample(nn.Module):
 
 
 class ConnectedConv2d(nn.Module):
-    """A convolution where `table` says which input maps feed each output map.
+    """A convolution in which `table` lists the input maps of each output map.
 
-    Only the connections that exist have weights: (connections, kernel_size, kernel_size), in the
-    table's order.
+    Its weights are those of the connections alone, in the table's order: (connections,
+    kernel_size, kernel_size).
 
     Shapes: (N, in_channels, H, W) -> (N, len(table), H - kernel_size + 1, W - kernel_size + 1).
-    Raises: ValueError where the table names a map that is not there, or one twice.
+    Raises: ValueError if the table has a map that does not exist, or one twice for an output map.
     """
 
     pairs: Tensor
@@ -118,7 +116,7 @@ class ConnectedConv2d(nn.Module):
         self.register_buffer("pairs", torch.tensor(pairs).T.contiguous(), persistent=False)
         self.weight = nn.Parameter(torch.empty(len(pairs), kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(len(table)))
-        # As torch.nn.Conv2d does it, each output with its own number of inputs.
+        # As torch.nn.Conv2d does, but each output map has its own number of inputs.
         with torch.no_grad():
             fan_in = torch.tensor([len(maps) for maps in table]) * kernel_size**2
             bounds = fan_in.rsqrt()
@@ -126,7 +124,7 @@ class ConnectedConv2d(nn.Module):
             self.bias.uniform_(-1, 1).mul_(bounds)
 
     def dense_weight(self) -> Tensor:
-        """The weights among zeros, as torch.nn.Conv2d has them."""
+        """The weights of an nn.Conv2d that computes the same: 0 where there is no connection."""
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
         return self.weight.new_zeros(shape).index_put(tuple(self.pairs), self.weight)
 
@@ -135,13 +133,13 @@ class ConnectedConv2d(nn.Module):
 
 
 class RBF(nn.Module):
-    """Scores by Euclidean distance: the nearer the inputs are to a digit's bitmap, the higher.
+    """Scores by squared distance: the closer the inputs are to a digit's bitmap, the higher.
 
-    Nothing here is trained.
+    It has no trained parameters.
 
     Shapes: (N, 84) -> (N, 10).
     Source: LeCun et al. 1998, section II.B, equation 7.
-    Raises: ValueError for other numbers of inputs or classes: there are ten bitmaps of 7x12.
+    Raises: ValueError for other numbers of inputs or classes, since there are ten 7x12 bitmaps.
     """
 
     centres: Tensor
@@ -156,18 +154,18 @@ class RBF(nn.Module):
         self.register_buffer("centres", bitmaps().flatten(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Paper: the penalty y, smallest for the best; here: -y, so that scores are scores
-        # everywhere, whatever the network.
+        # Paper: the penalty y, smallest for the best class; here: -y, because the output of every
+        # other network is a score, highest for the best class.
         norms = x.square().sum(dim=1, keepdim=True) + self.centres.shape[1]
         return 2 * x @ self.centres.T - norms
 
 
 def initialise(network: nn.Module, how: Initialisation) -> None:
-    """First values for a network of the paper's layers, by the inputs F of each unit.
+    """Sets the starting weights of a network, where F is a unit's number of inputs.
 
-    `torch`: those it has, each layer's own. `lecun1998`: every trained number evenly from -2.4/F
-    to 2.4/F, as printed. `released`: weights evenly from -1/sqrt(F) to 1/sqrt(F), biases 0,
-    coefficients of the subsampling 0.5.
+    `torch` leaves what each layer has. `lecun1998` draws every parameter uniformly from -2.4/F to
+    2.4/F, as printed. `released` draws weights uniformly from -1/sqrt(F) to 1/sqrt(F), and sets
+    biases to 0 and the subsampling coefficients to 0.5.
 
     Source: LeCun et al. 1998, appendix A; the authors' own code, released with Lush.
     """
@@ -175,39 +173,39 @@ def initialise(network: nn.Module, how: Initialisation) -> None:
         return
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            _begin(how, layer.weight, layer.bias, layer.weight[0].numel())
+            _draw(how, layer.weight, layer.bias, layer.weight[0].numel())
         elif isinstance(layer, ConnectedConv2d):
             for k, bias in enumerate(layer.bias.data):
                 own = layer.pairs[0] == k
                 weight = layer.weight.data[own]
-                _begin(how, weight, bias, weight.numel())
+                _draw(how, weight, bias, weight.numel())
                 layer.weight.data[own] = weight
         elif isinstance(layer, Subsample):
-            _begin(how, layer.coefficient, layer.bias, 4)
+            _draw(how, layer.coefficient, layer.bias, 4)
             if how == "released":
                 nn.init.constant_(layer.coefficient, 0.5)
 
 
-def _begin(how: str, weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
+def _draw(how: str, weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
     bound = 2.4 / fan_in if how == "lecun1998" else fan_in**-0.5
     nn.init.uniform_(weight, -bound, bound)
     if bias is not None:
-        reach = bound if how == "lecun1998" else 0.0
-        nn.init.uniform_(bias, -reach, reach)
+        bias_bound = bound if how == "lecun1998" else 0.0
+        nn.init.uniform_(bias, -bias_bound, bias_bound)
 
 
-# ---- For who shows a network -------------------------------------------------------------------
+# ---- Helpers for pages that draw the network -----------------------------------------------------
 
 
 def feeding(layer: nn.Conv2d | ConnectedConv2d, k: int) -> list[int]:
-    """The maps that map k of a convolution reads, in order."""
+    """The input maps of output map k of a convolution, in order."""
     if isinstance(layer, ConnectedConv2d):
         return sorted(int(m) for out, m in layer.pairs.T.tolist() if out == k)
     return list(range(layer.in_channels))
 
 
 def function_of(activation: nn.Module) -> str:
-    """Of `a`, in words of mathematics."""
+    """The activation as a formula of its input `a`."""
     if isinstance(activation, ScaledTanh):
         return f"{activation.amplitude:g} tanh({activation.slope:.4g} a)"
     names = {nn.Tanh: "tanh(a)", nn.ReLU: "max(0, a)", nn.Sigmoid: "1 / (1 + exp(-a))"}

@@ -1,8 +1,8 @@
 """LeNet-5: wiring only.
 
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
-Proc. IEEE 86(11), 1998. This is the tutorial's modern form of it: every S2 map feeds every C3 map,
-pooling has no parameters, the output is linear, 61,706 parameters in all.
+Proc. IEEE 86(11), 1998. The default is the tutorial's modern form: every S2 map feeds every C3 map,
+pooling has no parameters, and the output is linear; 61,706 parameters in all.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from lenet.model.layers import (
 )
 
 average_pooling = partial(nn.AvgPool2d, kernel_size=2, stride=2)
-# By the names they have in conf/model.
+# The keys are the names in conf/model.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -41,17 +41,16 @@ CONNECTIONS: dict[str, Sequence[Sequence[int]] | None] = {"full": None, "table_i
 
 
 class LeNet5(nn.Module):
-    """Two rounds of convolution, activation and pooling, then three dense layers, to logits.
+    """Two rounds of convolution, activation and pooling, then three dense layers; returns logits.
 
-    `activation` makes a module each time it is called with nothing, `pooling` too, or with the
-    `channels` and the `activation` where it takes these. `connections` is `full`, or `table_i` for
-    the paper's choice of S2 maps for each C3 map. `output` is `linear`, or `rbf` for the paper's
-    distances to ten bitmaps, which are not trained. `initialisation` is one
-    of `lenet.model.layers.initialise`.
+    `activation` is called without arguments and returns a module. `pooling` too, or with `channels`
+    and `activation` if it takes them. `connections=table_i` is the paper's choice of S2 maps for
+    each C3 map. `output=rbf` is the paper's: distances to ten bitmaps, which are not trained. For
+    `initialisation` see `lenet.model.layers.initialise`.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
-    Raises: ValueError where image_size leaves nothing for S4 (16 is the least), or there is no
-    bitmap for a class.
+    Raises: ValueError if image_size is less than 16, which leaves nothing for S4, or if a class has
+    no bitmap.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class LeNet5(nn.Module):
         s2 = self.pool1(c1)  # (N, 6, 14, 14)
         c3 = self.activation(self.conv2(s2))  # (N, 16, 10, 10)
         s4 = self.pool2(c3)  # (N, 16, 5, 5)
-        # flatten, not view: an image in channels-last order has no such view.
+        # flatten, because view fails on images in channels-last order.
         c5 = self.activation(self.fc1(s4.flatten(1)))  # (N, 120)
         f6 = self.activation(self.fc2(c5))  # (N, 84)
         output = self.fc3(f6)  # (N, num_classes)
@@ -98,10 +97,7 @@ class LeNet5(nn.Module):
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over the last axis: the only place where scores become probabilities.
-
-    A model returns logits, because cross entropy takes them; whoever shows a probability
-    (evaluation, prediction, plots) asks here.
+    """Softmax over the last axis. A model returns logits, because cross entropy takes them.
 
     Shapes: (..., K) -> (..., K), each row summing to 1.
     """
@@ -109,5 +105,5 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers training may change."""
+    """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

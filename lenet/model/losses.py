@@ -1,4 +1,4 @@
-"""The paper's criteria, which torch lacks."""
+"""The paper's losses, which torch does not have."""
 
 from typing import Literal
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class MAP(nn.Module):
-    """Maximum a posteriori: the right class's penalty small, and all others' large.
+    """Maximum a posteriori: makes the right class's penalty small and the others' large.
 
-    With penalties y = -scores: mean over the batch of y_right + log(exp(-j) + sum of exp(-y)). The
-    term exp(-j) is a class of its own for what is none of the others: penalties that are larger
-    than j already are not pushed up any further.
+    With penalties y = -scores, it is the mean over the batch of
+    y_right + log(exp(-j) + sum of exp(-y)). The term exp(-j) stands for images of no class: it
+    stops pushing up penalties that are already larger than j.
 
     Shapes: scores (N, K), labels (N) -> a number.
     Source: LeCun et al. 1998, equation 9.
@@ -32,10 +32,10 @@ class MAP(nn.Module):
 
 
 class MSE(nn.Module):
-    """Squared distance to the target, summed over the outputs, mean over the batch.
+    """Squared distance to the target: the sum over the outputs, the mean over the batch.
 
-    A linear output's target is +1 for the right class and -1 for the others. RBF scores are minus
-    squared distances already, and the target is the right class's bitmap.
+    A linear output's target is +1 for the right class and -1 for the others. An RBF output's target
+    is the right class's bitmap, and its scores are minus the squared distances.
 
     Shapes: scores (N, K), labels (N) -> a number.
     Source: LeCun et al. 1998, equation 8.

@@ -1,4 +1,4 @@
-"""Optimizers and schedules that torch does not have."""
+"""The paper's optimizer, and learning rate schedules."""
 
 from lenet.optim.sdlm import SDLM
 

@@ -1,12 +1,12 @@
 """Second derivatives of a loss: the diagonal that stochastic diagonal Levenberg-Marquardt needs.
 
-For an example p with states s (a network's outputs, or what its RBF output reads) both ways begin
-with the Hessian H of the loss by s, and leave out the second derivatives of all that makes s:
+The states s of an example are the network's outputs, or the inputs of its RBF output. Both ways
+start from H, the Hessian of the loss by s, and ignore the second derivatives of s itself:
 
-* `second_backward`, the paper's: h = diag H goes back layer by layer, by the squares of weights and
-  of slopes, and each connection's h is that of its unit times its squared input. What shares a
-  weight is summed.
-* `gauss_newton`, of which that is an approximation: diag of J' H J with J = ds/dw, nothing dropped.
+* `gauss_newton` is the diagonal of J' H J with J = ds/dw.
+* `second_backward` is the paper's approximation of it. h = diag H goes back layer by layer through
+  the squares of weights and slopes. The h of a connection is that of its unit times its squared
+  input, summed over the connections that share a weight.
 
 Source: LeCun et al. 1998, appendix C, equations 24 to 28.
 """
@@ -21,25 +21,26 @@ from torch.func import functional_call, jacrev, vjp, vmap
 from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
 
 Diagonal = dict[str, Tensor]
-Call = tuple[nn.Module, Tensor, Tensor]  # a layer, what it was given, what it gave
+Call = tuple[nn.Module, Tensor, Tensor]  # a layer, its input, its output
 ELEMENTWISE = (nn.Tanh, ScaledTanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.GELU)
-BILINEAR = (nn.Linear, nn.Conv2d, ConnectedConv2d)  # in inputs and weights, if not for the bias
-# Each output is one of the inputs.
+BILINEAR = (nn.Linear, nn.Conv2d, ConnectedConv2d)  # in inputs and weights, apart from the bias
+# Each output is one of the inputs:
 SELECTING = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 LAYERS = (*ELEMENTWISE, *BILINEAR, *SELECTING, nn.AvgPool2d, Subsample, RBF)
 
 
 class CurvatureError(ValueError):
-    """A network that second derivatives are not known of: one line that names the layer."""
+    """The model has a layer whose second derivatives are unknown. One line names it."""
 
 
 def second_backward(
     model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
 ) -> Diagonal:
-    """The mean over the examples, by the parameters' names.
+    """The paper's second derivatives by parameter name, the mean over the examples.
 
-    Shapes: inputs (N, C, H, W), labels (N) -> that of each parameter.
-    Raises: CurvatureError where the model has a layer without a rule, or its layers are no chain.
+    Shapes: inputs (N, C, H, W), labels (N) -> each parameter's own.
+    Raises: CurvatureError for a layer whose second derivatives are unknown, or layers that do not
+    form a chain.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: Diagonal = {}
@@ -60,10 +61,10 @@ def second_backward(
 def gauss_newton(
     model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
 ) -> Diagonal:
-    """The mean over the examples, by the parameters' names; a backward pass for each state of each
-    example.
+    """The Gauss-Newton diagonal by parameter name, the mean over the examples. It takes a backward
+    pass for each state of each example.
 
-    Shapes: inputs (N, C, H, W), labels (N) -> that of each parameter.
+    Shapes: inputs (N, C, H, W), labels (N) -> each parameter's own.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     found: Diagonal = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -98,15 +99,15 @@ def _layer_by_layer(model: nn.Module) -> Iterator[None]:
 
 
 def _recorded(model: nn.Module, inputs: Tensor) -> list[Call]:
-    """What each layer read and gave, in the order of the forward pass."""
+    """Each layer's input and output, in the order of the forward pass."""
     calls: list[Call] = []
-    inner = {part for m in model.modules() if isinstance(m, Subsample) for part in m.children()}
+    inside = {part for m in model.modules() if isinstance(m, Subsample) for part in m.children()}
     layers = [m for m in model.modules() if not list(m.children()) or isinstance(m, Subsample)]
 
     def record(layer: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
         calls.append((layer, given[0].detach(), output.detach()))
 
-    handles = [m.register_forward_hook(record) for m in layers if m not in inner]
+    handles = [m.register_forward_hook(record) for m in layers if m not in inside]
     try:
         with torch.no_grad():
             model(inputs)
@@ -115,12 +116,12 @@ def _recorded(model: nn.Module, inputs: Tensor) -> list[Call]:
             handle.remove()
     for layer, _, _ in calls:
         if not isinstance(layer, LAYERS):
-            raise CurvatureError(f"{layer}: there is no rule for its second derivatives")
+            raise CurvatureError(f"{layer}: its second derivatives are unknown")
     return calls
 
 
 def _split(calls: list[Call]) -> tuple[RBF | None, Tensor]:
-    """The output that belongs to the loss, if there is one, and the states before it."""
+    """The RBF output, if there is one, and the states."""
     layer, x, y = calls[-1]
     return (layer, x) if isinstance(layer, RBF) else (None, y)
 
@@ -141,7 +142,7 @@ def _states_of(model: nn.Module, head: RBF | None, parameters: Diagonal, images:
 def _hessian(
     criterion: Callable[..., Tensor], head: RBF | None, states: Tensor, labels: Tensor
 ) -> Tensor:
-    """Shapes: (N, F), (N) -> (N, F, F), of each example's loss."""
+    """The Hessian of each example's loss. Shapes: (N, F), (N) -> (N, F, F)."""
 
     def loss(state: Tensor, label: Tensor) -> Tensor:
         scores = head(state[None]) if head else state[None]
@@ -152,8 +153,8 @@ def _hessian(
 
 
 def _back(layer: nn.Module, x: Tensor, h: Tensor) -> tuple[Tensor, Diagonal]:
-    """From the second derivatives by a layer's outputs to those by its inputs, an example each,
-    and by its parameters, summed.
+    """Takes second derivatives by a layer's outputs; returns those by its inputs, for each example,
+    and by its parameters, summed over the examples.
     """
     if isinstance(layer, BILINEAR):
         parameters = {name: p.detach() for name, p in layer.named_parameters()}
@@ -173,7 +174,7 @@ def _back(layer: nn.Module, x: Tensor, h: Tensor) -> tuple[Tensor, Diagonal]:
         return h * _slopes(layer, x).square(), {}
     by_x = vjp(layer, x)[1](h)[0]
     if isinstance(layer, nn.AvgPool2d):
-        by_x = by_x * h.numel() / x.numel()  # once more the weight of each input
+        by_x = by_x * h.numel() / x.numel()  # the weight of each input, squared in all
     return by_x, {}
 
 

@@ -1,7 +1,7 @@
-"""Learning rate schedules, each a function of the optimizer step over a known length of training.
+"""Learning rate schedules: functions of the optimizer step, for a known number of steps.
 
-`optimizer.lr` is always the highest rate a schedule reaches. The caller steps the schedule after
-each optimizer step.
+`optimizer.lr` is always the highest rate of the schedule. The caller steps the schedule after each
+optimizer step.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 
 def constant(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> LambdaLR:
-    """The learning rate stays."""
+    """The learning rate does not change."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
@@ -36,10 +36,10 @@ def table(
     lengths: Sequence[int] = (2, 3, 3, 4),
     factors: Sequence[float] = (1.0, 0.4, 0.2, 0.1, 0.02),
 ) -> LambdaLR:
-    """The learning rate times the first factor for the first length in epochs, and so on; the last
-    factor is for what remains.
+    """The learning rate is multiplied by factors[0] for lengths[0] epochs, and so on. The last
+    factor is for all epochs that remain.
 
-    Raises: ValueError where there is not one factor more than lengths.
+    Raises: ValueError unless there is one factor more than lengths.
     """
     if len(factors) != len(lengths) + 1:
         raise ValueError(
@@ -56,10 +56,10 @@ def cosine(
     warmup_epochs: float = 1.0,
     final_factor: float = 0.0,
 ) -> LambdaLR:
-    """Rises in a straight line over `warmup_epochs`, then falls along half a cosine to
+    """The learning rate rises linearly over `warmup_epochs`, then falls along half a cosine to
     `final_factor` times the peak at the last step.
 
-    Source: Loshchilov and Hutter 2017, SGDR (one period, no restart).
+    Source: Loshchilov and Hutter 2017, SGDR (one period, no restarts).
     """
     total = epochs * steps_per_epoch
     warmup = min(round(warmup_epochs * steps_per_epoch), total)
@@ -84,17 +84,17 @@ def one_cycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> OneCycleLR:
-    """torch's OneCycleLR with its peak at the optimizer's own learning rate.
+    """torch's OneCycleLR with its peak at the optimizer's learning rate.
 
     Source: Smith and Topin 2018, super-convergence.
-    Raises: ValueError where `pct_start` leaves nothing to fall in.
+    Raises: ValueError if `pct_start` leaves no steps in which to fall.
     """
     total = epochs * steps_per_epoch
     if pct_start == 1:
-        # torch would divide by zero after the last step, when all the work is done.
+        # torch would divide by zero after the last step, at the end of the training.
         raise ValueError("pct_start: expected 0 or more and less than 1, got 1")
     if pct_start * total == 1:
-        # The peak is the first step; torch would divide by the length of the rise before it.
+        # The peak is the first step. torch would divide by the 0 steps before it.
         pct_start *= 1 - 1e-9
     return OneCycleLR(
         optimizer,

@@ -1,4 +1,4 @@
-"""Optimizers that torch lacks."""
+"""The paper's optimizer, which torch does not have."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -13,12 +13,11 @@ DIAGONALS = {"second_backward": second_backward, "gauss_newton": gauss_newton}
 
 
 class SDLM(Optimizer):
-    """Stochastic diagonal Levenberg-Marquardt: each parameter w has its own learning rate
-    lr / (mu + h), with h the second derivative of the loss by w, on average over `samples` training
-    examples. `fit` has it measured before each epoch, through `measure`; until then h is 0.
+    """Stochastic diagonal Levenberg-Marquardt: each parameter's learning rate is lr / (mu + h).
 
-    `curvature` is `second_backward`, the paper's, or `gauss_newton`, the whole diagonal of which
-    that is an approximation; see lenet.optim.curvature.
+    h is the second derivative of the loss by the parameter, the mean over `samples` training
+    examples. `fit` calls `measure` before each epoch; until then h is 0. `curvature` is how h is
+    computed, see lenet.optim.curvature: `second_backward` as in the paper, or `gauss_newton`.
 
     Source: LeCun et al. 1998, appendix C.
     """
@@ -38,10 +37,9 @@ class SDLM(Optimizer):
     def measure(
         self, model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
     ) -> None:
-        """Takes h anew from these examples; parameters that are none of this optimizer's are left
-        out.
+        """Computes h again, from these examples and for this optimizer's own parameters.
 
-        Raises: CurvatureError where the model has a layer without a rule for it.
+        Raises: CurvatureError if the model has a layer whose second derivatives are unknown.
         """
         diagonal = DIAGONALS[self.curvature](model, criterion, inputs, labels)
         own = {p for group in self.param_groups for p in group["params"]}

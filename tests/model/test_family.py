@@ -1,4 +1,4 @@
-"""The networks beside LeNet-5: what the paper says of each, and that they train as configured."""
+"""LeNet-5's relatives are as the paper describes them, and they train."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ FAMILY = ("lenet1", "lenet4", "mlp", "lenet_300_100", "linear")
 LAYERS = (nn.Conv2d, nn.Linear, ConnectedConv2d, Subsample)
 
 
-def made(composed, name, *overrides):
+def build_model(composed, name, *overrides):
     config = check(composed(f"model={name}", "data=digits", *overrides))
     return build(config, "model", num_classes=10, in_channels=1, image_size=32)
 
@@ -52,11 +52,11 @@ def connections(model):
 def test_each_has_the_parameters_and_connections_of_its_description(
     composed, name, parameters, expected
 ):
-    model = made(composed, name)
+    model = build_model(composed, name)
     assert (count_parameters(model), connections(model)) == (parameters, expected)
 
 
-def test_maps_are_as_large_as_the_paper_has_them():
+def test_maps_have_the_papers_sizes():
     shapes = {name: tuple(x.shape[1:]) for name, x in LeNet1().stages(images()).items()}
     assert shapes == {
         "H1": (4, 24, 24),
@@ -81,7 +81,7 @@ def images(count=2):
     return torch.rand(count, 1, 32, 32)
 
 
-def test_the_halves_of_lenet1_share_no_map_and_all_maps_of_lenet4_are_read_alike():
+def test_lenet1s_halves_share_no_map_and_lenet4s_maps_are_used_equally():
     assert {k for maps in LENET1_TABLE[:6] for k in maps} == {0, 1}
     assert {k for maps in LENET1_TABLE[6:] for k in maps} == {2, 3}
     assert sum(map(len, LENET1_TABLE)) == 20
@@ -90,7 +90,7 @@ def test_the_halves_of_lenet1_share_no_map_and_all_maps_of_lenet4_are_read_alike
     assert uses == [6] * 8
 
 
-def test_lenet1_sees_a_digit_of_20_pixels_in_16_and_the_paper_around_it():
+def test_lenet1_reduces_a_digit_from_20_to_16_pixels():
     model, seen = LeNet1(), []
     model.conv1.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
     x = torch.full((1, 1, 32, 32), -0.1)
@@ -101,11 +101,11 @@ def test_lenet1_sees_a_digit_of_20_pixels_in_16_and_the_paper_around_it():
     ink = small[0, 0] > 0.5
     assert (int(ink.any(dim=0).sum()), int(ink.any(dim=1).sum())) == (16, 16)
     rows = ink.any(dim=1).nonzero()
-    assert (int(rows.min()), int(rows.max())) == (6, 21)  # in the middle
+    assert (int(rows.min()), int(rows.max())) == (6, 21)  # centred
     assert torch.allclose(small[..., 0, :], torch.tensor(-0.1))
 
 
-def test_each_of_lenet4s_first_maps_feeds_two_that_differ_by_their_own_pair():
+def test_each_c1_map_of_lenet4_feeds_two_s2_maps():
     model = LeNet4()
     with torch.no_grad():
         model.pool1.coefficient.copy_(torch.arange(8.0))
@@ -133,40 +133,21 @@ def test_a_crop_that_leaves_nothing_is_refused(size, crop):
         MLP(image_size=size, crop=crop)
 
 
-@pytest.mark.parametrize("crop", [-1, 1.5])
-def test_a_crop_that_is_none_is_one_line(composed, crop):
-    with pytest.raises(ValueError, match=r"model\.crop"):
-        made(composed, "mlp", f"model.crop={crop}")
-
-
-@pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("curvature", ["second_backward", "gauss_newton"])
-def test_the_papers_optimizer_makes_the_loss_fall(composed, name, curvature):
+@pytest.mark.parametrize("name", ["lenet4", "mlp"])
+def test_the_papers_optimizer_lowers_the_loss(composed, name):
     torch.manual_seed(0)
-    model = made(composed, name, "model.initialisation=released")
+    model = build_model(composed, name, "model.initialisation=released")
     inputs, labels = images(20), torch.arange(20) % 10
-    optimizer = SDLM(model.parameters(), lr=0.001, samples=20, curvature=curvature)
-    epochs = fit(model, [(inputs, labels)], MSE(), optimizer, epochs=20)
+    optimizer = SDLM(model.parameters(), lr=0.001, samples=20)
+    epochs = fit(model, [(inputs, labels)], MSE(), optimizer, epochs=10)
     losses = [epoch.loss for epoch in epochs]
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_each_parameter_has_a_second_derivative_of_its_own(composed, name):
+def test_each_parameter_has_a_second_derivative(composed, name):
     torch.manual_seed(0)
-    model = made(composed, name, "model.initialisation=released")
+    model = build_model(composed, name, "model.initialisation=released")
     found = second_backward(model, MSE(), images(20), torch.arange(20) % 10)
     assert found.keys() == dict(model.named_parameters()).keys()
     assert all((value > 0).all() for value in found.values())
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_scripts_weights_and_other_sizes_and_classes(name, composed, tmp_path):
-    model = made(composed, name)
-    torch.save(model.state_dict(), tmp_path / "model.pth")
-    again = made(composed, name)
-    again.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True))
-    assert torch.equal(again(images()), model(images()))
-    config = check(composed(f"model={name}", "data=digits"))
-    other = build(config, "model", num_classes=47, in_channels=3, image_size=40)
-    assert other(torch.zeros(2, 3, 40, 40)).shape == (2, 47)

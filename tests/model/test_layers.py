@@ -1,4 +1,4 @@
-"""The paper's facts about its squashing function, its subsampling and its connections."""
+"""The layers are as the paper describes them."""
 
 import itertools
 import math
@@ -23,13 +23,13 @@ from lenet.model.layers import (
 ACTIVATIONS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20)
 
 
-def test_one_is_mapped_to_one():
+def test_scaled_tanh_maps_one_to_one():
     """Appendix A: f(1) = 1 and f(-1) = -1, to the digits that 1.7159 has."""
     squash = ScaledTanh()
     assert squash(torch.tensor([1.0, -1.0, 0.0])).tolist() == pytest.approx([1, -1, 0], abs=2e-5)
 
 
-def test_the_second_derivative_is_largest_at_one():
+def test_scaled_tanhs_second_derivative_is_largest_at_one():
     """Appendix A: the sharpest bends of f are at +1 and -1."""
     x = torch.linspace(0, 4, 4001, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(ScaledTanh()(x).sum(), x, create_graph=True)
@@ -37,9 +37,9 @@ def test_the_second_derivative_is_largest_at_one():
     assert float(x.detach()[bend.abs().argmax()]) == pytest.approx(1.0, abs=0.02)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(values=ACTIVATIONS)
-def test_value_and_gradient_agree_with_the_formula(values):
+def test_scaled_tanh_is_its_formula(values):
     x = torch.tensor(values, requires_grad=True)
     y = ScaledTanh()(x)
     y.sum().backward()
@@ -47,13 +47,6 @@ def test_value_and_gradient_agree_with_the_formula(values):
     slopes = [1.7159 * 2 / 3 / math.cosh(2 * value / 3) ** 2 for value in values]
     assert y.tolist() == pytest.approx(exact, rel=1e-6, abs=1e-6)
     assert x.grad.tolist() == pytest.approx(slopes, rel=1e-5, abs=1e-6)
-
-
-def test_amplitude_and_slope_are_what_was_asked_for():
-    squash = ScaledTanh(amplitude=2.0, slope=0.5)
-    assert float(squash(torch.tensor(3.0))) == pytest.approx(2 * math.tanh(1.5))
-    assert float(squash(torch.tensor(1e9))) == 2.0
-    assert repr(squash) == "ScaledTanh(amplitude=2.0, slope=0.5)"
 
 
 def test_subsampling_is_f_of_the_scaled_sum_plus_bias():
@@ -84,7 +77,7 @@ def test_table_i_is_the_papers():
     assert uses == [10] * 6
 
 
-def test_a_connected_convolution_sums_over_its_own_maps_alone():
+def test_a_connected_convolution_sums_over_its_own_maps():
     torch.manual_seed(0)
     layer = ConnectedConv2d(4, ((0, 2), (1,), (3, 0, 1)), 3)
     x = torch.randn(2, 4, 5, 5)
@@ -97,12 +90,12 @@ def test_a_connected_convolution_sums_over_its_own_maps_alone():
 
 
 @pytest.mark.parametrize("table", [((0, 4),), ((0, 0),), ((-1,),)])
-def test_a_table_of_maps_that_are_not_there_is_refused(table):
+def test_a_table_with_wrong_maps_is_refused(table):
     with pytest.raises(ValueError, match="expected different maps from 0 to 3"):
         ConnectedConv2d(4, table, 5)
 
 
-def test_the_bitmaps_are_ten_different_drawings_of_seven_by_twelve():
+def test_the_bitmaps_are_ten_different_drawings_of_7_by_12():
     codes = bitmaps()
     assert codes.shape == (10, 12, 7)
     assert set(codes.flatten().tolist()) == {-1.0, 1.0}
@@ -127,7 +120,7 @@ def test_rbf_scores_are_minus_squared_distances():
 
 
 @pytest.mark.parametrize(("units", "classes"), [(84, 9), (80, 10)])
-def test_rbf_refuses_what_has_no_bitmap(units, classes):
+def test_rbf_refuses_sizes_without_bitmaps(units, classes):
     with pytest.raises(ValueError, match="output=rbf: expected 84 units and the 10 digits"):
         RBF(units, classes)
 
@@ -141,7 +134,7 @@ def layers_of_all_kinds():
     )
 
 
-def test_the_printed_initialisation_is_even_within_its_bounds():
+def test_the_printed_initialisation_fills_its_bounds():
     network = layers_of_all_kinds()
     initialise(network, "lecun1998")
     conv, connected, subsample, linear = network

@@ -1,12 +1,10 @@
-"""The network is the tutorial's, number for number, and bends only where its options say."""
+"""The default network is the tutorial's, number for number, and the options change it."""
 
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
@@ -83,21 +81,10 @@ def test_the_papers_network_has_its_parameters_and_connections_layer_by_layer():
     assert count_parameters(model) == 60_000
 
 
-def test_an_output_of_bitmaps_names_the_ten_digits_that_it_has():
-    with pytest.raises(ValueError, match="output=rbf: expected 84 units and the 10 digits"):
-        LeNet5(num_classes=26, output="rbf")
-
-
 def test_it_has_the_modern_61706_parameters():
     model = LeNet5()
     assert sum(p.numel() for p in model.parameters()) == 61_706
     assert count_parameters(model) == 61_706
-
-
-def test_frozen_parameters_are_not_counted():
-    model = LeNet5()
-    model.fc3.requires_grad_(False)
-    assert count_parameters(model) == 61_706 - 850
 
 
 def test_weights_have_the_tutorials_names_and_shapes_in_its_order():
@@ -107,18 +94,13 @@ def test_weights_have_the_tutorials_names_and_shapes_in_its_order():
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
 
 
-def test_layers_have_the_tutorials_names_in_its_order():
-    names = [name for name, _ in LeNet5().named_children()]
-    assert names[:7] == ["conv1", "pool1", "conv2", "pool2", "fc1", "fc2", "fc3"]
-
-
 def test_the_default_is_the_tutorials_forward_bit_for_bit():
     model, x = LeNet5(), images()
     assert torch.equal(model(x), by_hand(model.state_dict(), x))
 
 
-def test_a_seed_gives_the_weights_it_gave_the_tutorial():
-    """Layers draw their first weights in the order they are made, and no other layer draws."""
+def test_a_seed_gives_the_tutorials_weights():
+    """The five layers draw their weights in this order, and nothing else draws."""
     torch.manual_seed(5)
     layers = [
         nn.Conv2d(1, 6, 5),
@@ -133,7 +115,7 @@ def test_a_seed_gives_the_weights_it_gave_the_tutorial():
         assert torch.equal(ours, theirs)
 
 
-def test_channels_last_images_are_read():
+def test_channels_last_images_work():
     """Where the tutorial's `view` raises: NHWC strides make no flat view."""
     model, x = LeNet5(in_channels=3).to(memory_format=torch.channels_last), images(channels=3)
     plain = model(x)
@@ -160,7 +142,7 @@ POOLINGS = {
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activation_and_pooling_are_used_in_each_of_their_places(activation, pooling):
+def test_activation_and_pooling_are_used_in_all_places(activation, pooling):
     make_activation, squash = ACTIVATIONS[activation]
     make_pooling, pool = POOLINGS[pooling]
     model, x = LeNet5(activation=make_activation, pooling=make_pooling), images()
@@ -187,12 +169,7 @@ def test_an_image_too_small_for_s4_is_refused(image_size):
         LeNet5(image_size=image_size)
 
 
-def test_an_image_of_another_size_than_promised_is_an_error():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        LeNet5(image_size=32)(images(size=28))
-
-
-def test_stages_carry_the_papers_names_and_shapes():
+def test_stages_have_the_papers_names_and_shapes():
     model, x = LeNet5(), images()
     stages = model.stages(x)
     assert {name: tuple(value.shape[1:]) for name, value in stages.items()} == {
@@ -215,19 +192,6 @@ def test_the_output_is_logits():
     with torch.no_grad():
         model.fc3.bias.add_(100)
     assert float(model(images()).detach().min()) > 50
-
-
-@settings(deadline=None)
-@given(
-    logits=st.lists(
-        st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5
-    )
-)
-def test_probabilities_of_each_row_sum_to_one(logits):
-    p = probabilities(torch.tensor(logits))
-    assert p.shape == (len(logits), 3)
-    assert p.min() >= 0
-    assert torch.allclose(p.sum(dim=1), torch.ones(len(logits)))
 
 
 def test_probabilities_are_over_the_last_axis():

@@ -1,4 +1,4 @@
-"""Second derivatives against autograd's own, and an optimizer that steps by them."""
+"""Second derivatives agree with autograd's, and the optimizer steps by them."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def paper():
 
 
 def slow_gauss_newton(model, criterion, inputs, labels, head=None):
-    """J' H J, row by row of J, with autograd alone; `model` makes what the loss' H is by."""
+    """diag J' H J, row by row of J, with autograd alone; `model` computes the states."""
     parameters = list(model.parameters())
     total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
     for image, label in zip(inputs, labels, strict=True):
@@ -56,7 +56,7 @@ def double():
 
 
 @pytest.mark.parametrize("criterion", [MSE(), nn.CrossEntropyLoss(), MAP(1.0)], ids=str)
-def test_the_whole_diagonal_is_autograds(criterion):
+def test_gauss_newton_is_autograds_diagonal(criterion):
     torch.manual_seed(1)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 5), ScaledTanh()
@@ -67,7 +67,7 @@ def test_the_whole_diagonal_is_autograds(criterion):
     close(found, slow_gauss_newton(model, criterion, inputs, labels))
 
 
-def test_with_one_hidden_layer_and_squared_error_the_second_pass_drops_nothing():
+def test_with_one_hidden_layer_and_squared_error_the_papers_way_is_exact():
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(7, 5), ScaledTanh(), nn.Linear(5, 3))
     inputs, labels = torch.randn(9, 7), torch.arange(9) % 3
@@ -76,17 +76,17 @@ def test_with_one_hidden_layer_and_squared_error_the_second_pass_drops_nothing()
     close(found, gauss_newton(model, MSE(), inputs, labels))
 
 
-def test_f6_and_c5_of_the_papers_network_have_their_whole_diagonal():
-    """With equation 8 the Hessian by F6's states is diagonal: back to C5 nothing is dropped."""
+def test_for_f6_and_c5_of_the_papers_network_its_way_is_exact():
+    """With equation 8 the Hessian by F6's states is diagonal, so nothing is lost down to C5."""
     model = paper()
-    inputs, labels = torch.rand(5, 1, 32, 32), torch.arange(5)
+    inputs, labels = torch.rand(2, 1, 32, 32), torch.arange(2)
     found = second_backward(model, MSE("rbf"), inputs, labels)
     whole = gauss_newton(model, MSE("rbf"), inputs, labels)
     for name in ("fc2.weight", "fc2.bias", "fc1.weight", "fc1.bias"):
         assert torch.allclose(found[name], whole[name], rtol=1e-9), name
 
 
-def test_the_rbf_belongs_to_the_loss():
+def test_an_rbf_output_counts_as_part_of_the_loss():
     torch.manual_seed(3)
     body = nn.Sequential(nn.Linear(6, 84), ScaledTanh())
     head = RBF().double()
@@ -96,7 +96,7 @@ def test_the_rbf_belongs_to_the_loss():
 
 
 def slow_second_backward(layers, h, xs):
-    """Appendix C, connection by connection, for layers given as matrices with their slopes."""
+    """Appendix C, connection by connection; `layers` are the weights and the slopes."""
     found = []
     for weight, slopes, x in reversed(list(zip(*layers, xs, strict=True))):
         h = h * slopes**2
@@ -105,7 +105,7 @@ def slow_second_backward(layers, h, xs):
     return found[::-1]
 
 
-def test_the_second_pass_is_appendix_c_connection_by_connection():
+def test_the_papers_way_is_appendix_c_connection_by_connection():
     torch.manual_seed(4)
     model = nn.Sequential(
         *(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())
@@ -125,7 +125,7 @@ def test_the_second_pass_is_appendix_c_connection_by_connection():
 
 
 def unshared(layer, side):
-    """A layer of maps as the matrix of all its connections."""
+    """The matrix of all connections of a layer of maps."""
     images = torch.eye(side[0] * side[1] * side[2]).view(-1, *side)
     zero = layer(torch.zeros(1, *side)).detach()
     return (layer(images).detach() - zero).flatten(1).T
@@ -140,8 +140,7 @@ def unshared(layer, side):
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_shared_weights_go_back_as_their_connections_do(layer):
-    """What goes through a layer of maps is what goes through its connections, each on its own."""
+def test_a_shared_weight_has_the_sum_of_its_connections(layer):
     layer.double()
     side = (3, 6, 6)
     maps = unshared(layer, side)
@@ -157,10 +156,9 @@ def test_shared_weights_go_back_as_their_connections_do(layer):
     found = second_backward(model, MSE(), inputs, labels)
     expected = second_backward(chain, MSE(), inputs, labels)
     assert torch.allclose(found["0.weight"], expected["0.weight"])
-    if isinstance(layer, nn.Conv2d):  # and a shared weight has the sum of its connections'
-        by_connection = expected["1.weight"].view(
-            4, 4, 4, 3, 6, 6
-        )  # map, row, column; map, row, column
+    if isinstance(layer, nn.Conv2d):
+        # Output map, row, column; input map, row, column.
+        by_connection = expected["1.weight"].view(4, 4, 4, 3, 6, 6)
         total = sum(
             by_connection[:, y, x, :, y : y + 3, x : x + 3] for y in range(4) for x in range(4)
         )
@@ -178,7 +176,7 @@ class Reshape(nn.Identity):
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-def test_subsampling_goes_back_as_its_parts_do(copies):
+def test_subsampling_has_the_second_derivatives_of_its_parts(copies):
     torch.manual_seed(5)
     layer, maps = Subsample(2, ScaledTanh(), copies).double(), 2 * copies
     nn.init.uniform_(layer.coefficient, 0.2, 0.8)
@@ -204,19 +202,17 @@ class EverySecond(nn.Identity):
         return x[:, :, ::2, ::2]
 
 
-def test_an_examples_derivatives_are_summed_and_not_squared_together():
+def test_the_derivatives_are_the_mean_over_the_examples():
     model = paper()
-    inputs, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
+    inputs, labels = torch.rand(3, 1, 32, 32), torch.arange(3)
     whole = second_backward(model, MAP(1.0), inputs, labels)
-    each = [
-        second_backward(model, MAP(1.0), inputs[i : i + 1], labels[i : i + 1]) for i in range(6)
-    ]
-    close(whole, {name: sum(e[name] for e in each) / 6 for name in whole}, 1e-9)
+    each = [second_backward(model, MAP(1.0), inputs[[i]], labels[[i]]) for i in range(3)]
+    close(whole, {name: sum(e[name] for e in each) / 3 for name in whole}, 1e-9)
 
 
-def test_a_layer_without_a_rule_is_named():
+def test_a_layer_of_unknown_derivatives_is_named():
     model = nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1))
-    with pytest.raises(CurvatureError, match=r"Softmax.*no rule"):
+    with pytest.raises(CurvatureError, match=r"Softmax.*unknown"):
         second_backward(model, MSE(), torch.randn(2, 3), torch.tensor([0, 1]))
 
 
@@ -237,7 +233,7 @@ def test_a_step_is_the_gradient_over_mu_and_the_second_derivative(curvature):
     assert torch.allclose(after, before - 0.1 * grads / (0.5 + h))
 
 
-def test_before_it_is_measured_each_rate_is_lr_over_mu():
+def test_before_it_has_measured_each_rate_is_lr_over_mu():
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer = SDLM([p], lr=0.1, mu=0.5)
     p.grad = torch.tensor([1.0, -1.0])
@@ -245,27 +241,23 @@ def test_before_it_is_measured_each_rate_is_lr_over_mu():
     assert p.tolist() == pytest.approx([0.8, 2.2])
 
 
-def batches_of(count):
-    torch.manual_seed(7)
-    inputs, labels = torch.rand(count, 1, 32, 32), torch.randint(10, (count,))
-    return [(inputs[i : i + 2], labels[i : i + 2]) for i in range(0, count, 2)]
+def test_fit_measures_before_each_epoch_on_its_first_examples():
+    class Recording(SDLM):
+        def measure(self, model, criterion, inputs, labels):
+            measured.append((inputs, labels))
 
-
-def test_fit_measures_before_each_epoch_on_its_first_examples(monkeypatch):
-    model = paper()
-    optimizer = SDLM(model.parameters(), lr=1e-5, samples=5)
-    seen = []
-    monkeypatch.setattr(optimizer, "measure", lambda *given: seen.append(given[2:]))
-    batches = batches_of(12)
-    list(fit(model, batches, MAP(1.0), optimizer, epochs=2))
-    assert len(seen) == 2
-    assert torch.equal(seen[0][0], torch.cat([inputs for inputs, _ in batches])[:5])
-    assert len(seen[0][1]) == 5
+    measured, inputs, labels = [], torch.rand(12, 4), torch.arange(12) % 3
+    model = nn.Linear(4, 3)
+    batches = list(zip(inputs.split(2), labels.split(2), strict=True))
+    list(fit(model, batches, MAP(1.0), Recording(model.parameters(), samples=5), epochs=2))
+    assert len(measured) == 2
+    for found, expected in zip(measured[1], (inputs, labels), strict=True):
+        assert torch.equal(found, expected[:5])
 
 
 def test_measuring_leaves_weights_and_gradients_alone():
     model = paper()
-    (inputs, labels), *_ = batches_of(2)
+    inputs, labels = torch.rand(2, 1, 32, 32), torch.arange(2)
     before = parameters_to_vector(model.parameters()).detach().clone()
     SDLM(model.parameters()).measure(model, MAP(1.0), inputs, labels)
     assert torch.equal(before, parameters_to_vector(model.parameters()))

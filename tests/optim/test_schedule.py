@@ -1,4 +1,4 @@
-"""Learning rates step by step against closed forms, and the lengths at which they break."""
+"""Learning rates are their closed forms at each step, also of very short trainings."""
 
 import math
 from itertools import pairwise
@@ -20,7 +20,7 @@ def optimizer_of(kind=SGD, **options):
 
 
 def rates(make, epochs, steps_per_epoch, optimizer=None, **options):
-    """The learning rate of every optimizer step, stepped as `fit` does: once after each."""
+    """The learning rate of each optimizer step, where the schedule steps after it, as in `fit`."""
     optimizer = optimizer or optimizer_of()
     schedule = make(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch, **options)
     found = []
@@ -34,15 +34,15 @@ def rates(make, epochs, steps_per_epoch, optimizer=None, **options):
 LENGTHS = st.tuples(st.integers(1, 6), st.integers(1, 12))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(length=LENGTHS)
-def test_constant_stays(length):
+def test_constant_does_not_change(length):
     assert rates(constant, *length) == [PEAK] * math.prod(length)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(length=LENGTHS, step_size=st.integers(1, 4), gamma=st.sampled_from([0.1, 0.5, 1.0]))
-def test_step_falls_at_epochs_ends_alone(length, step_size, gamma):
+def test_step_falls_only_between_epochs(length, step_size, gamma):
     epochs, steps_per_epoch = length
     expected = [
         PEAK * gamma ** (epoch // step_size)
@@ -53,25 +53,7 @@ def test_step_falls_at_epochs_ends_alone(length, step_size, gamma):
     assert found == pytest.approx(expected)
 
 
-def test_step_by_default_divides_by_ten_every_three_epochs():
-    found = rates(step, 7, 2)
-    assert found == pytest.approx([PEAK] * 6 + [PEAK / 10] * 6 + [PEAK / 100] * 2)
-
-
-def test_cosine_at_its_landmarks():
-    """10 epochs of 10 steps, one of warm-up: 11 steps up to the peak, 90 down to the end."""
-    found = rates(cosine, 10, 10, warmup_epochs=1.0, final_factor=0.1)
-    assert found[0] == pytest.approx(PEAK / 11)
-    assert found[9] == pytest.approx(PEAK * 10 / 11)
-    assert found[10] == PEAK
-    assert max(found) == PEAK
-    middle = 0.1 + 0.9 * (1 + math.cos(math.pi * 45 / 89)) / 2
-    assert found[55] == pytest.approx(PEAK * middle)
-    assert found[-1] == pytest.approx(PEAK * 0.1)
-    assert found[-2] > found[-1]
-
-
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(
     length=LENGTHS,
     warmup_epochs=st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0, 50.0]),
@@ -94,21 +76,15 @@ def test_cosine_rises_to_the_peak_and_falls_to_the_final_factor(
         assert found[-1] == pytest.approx(PEAK * final_factor, abs=1e-12)
 
 
-def test_a_warm_up_longer_than_the_training_rises_to_its_end():
+def test_a_warm_up_longer_than_the_training_rises_until_its_end():
     found = rates(cosine, 2, 5, warmup_epochs=99.0)
     assert all(a < b for a, b in pairwise(found))
     assert found[-1] == pytest.approx(PEAK * 10 / 11)
 
 
-def test_no_learning_rate_is_zero_before_the_last_step():
-    found = rates(cosine, 3, 4, warmup_epochs=1.0, final_factor=0.0)
-    assert min(found[:-1]) > 0
-    assert found[-1] == pytest.approx(0, abs=1e-12)
-
-
 @pytest.mark.parametrize("make", [constant, step, cosine, one_cycle])
 @pytest.mark.parametrize("length", [(1, 1), (1, 2), (2, 1)])
-def test_the_shortest_trainings_have_a_finite_rate(make, length):
+def test_the_shortest_trainings_have_finite_rates(make, length):
     found = rates(make, *length, optimizer_of(momentum=0.9))
     assert len(found) == math.prod(length)
     assert all(0 <= rate <= PEAK for rate in found)
@@ -139,7 +115,7 @@ def one_cycle_by_hand(total, pct_start=0.3):
     ],
     ids=["sgd", "nesterov", "adam", "rmsprop"],
 )
-def test_one_cycle_is_stepped_through_exactly(optimizer):
+def test_one_cycle_rises_and_falls_by_cosines(optimizer):
     found = rates(one_cycle, 4, 25, optimizer())
     assert found == pytest.approx(one_cycle_by_hand(100), rel=1e-6)
     assert max(found) == found[29] == pytest.approx(PEAK)
@@ -155,7 +131,7 @@ def test_one_cycle_is_stepped_through_exactly(optimizer):
         (RMSprop, lambda group: group["momentum"]),
     ],
 )
-def test_one_cycle_moves_momentum_against_the_rate_where_asked(kind, momentum):
+def test_one_cycle_moves_momentum_against_the_rate_if_asked(kind, momentum):
     options = {"momentum": 0.9} if kind is not Adam else {}
     for wanted, first in ((True, 0.95), (False, 0.9)):
         optimizer = optimizer_of(kind, **options)
@@ -167,7 +143,7 @@ def test_one_cycle_moves_momentum_against_the_rate_where_asked(kind, momentum):
         assert momentum(optimizer.param_groups[0]) == pytest.approx(0.85 if wanted else 0.9)
 
 
-def test_one_cycle_keeps_each_groups_own_peak():
+def test_one_cycle_has_a_peak_for_each_parameter_group():
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.5)]
     optimizer = SGD(groups, lr=1.0, momentum=0.9)
     schedule = one_cycle(optimizer, 1, 20)
@@ -179,29 +155,23 @@ def test_one_cycle_keeps_each_groups_own_peak():
     assert highest == pytest.approx([0.1, 0.5])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(total=st.integers(1, 60), pct_start=st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.5, 0.9, 0.99]))
-def test_one_cycle_ends_at_any_length(total, pct_start):
-    """torch divides by zero where the rise is one step long, as 0.1 of ten steps is."""
+def test_one_cycle_reaches_its_end_at_any_length(total, pct_start):
+    """torch divides by zero if the rise is one step long, as 0.1 of ten steps is."""
     found = rates(one_cycle, 1, total, optimizer_of(momentum=0.9), pct_start=pct_start)
     assert all(0 < rate <= PEAK * (1 + 1e-9) for rate in found)
     assert found[-1] == pytest.approx(PEAK / 25 / 1e4)
 
 
-def test_a_rise_of_one_step_begins_at_the_peak():
-    found = rates(one_cycle, 1, 10, optimizer_of(momentum=0.9), pct_start=0.1)
-    assert found[0] == pytest.approx(PEAK)
-    assert found == pytest.approx(sorted(found, reverse=True))
-
-
 @pytest.mark.parametrize("pct_start", [1, 1.0, 1.5, -0.1])
-def test_one_cycle_refuses_a_rise_that_leaves_no_fall(pct_start):
-    """torch takes 1.0 and divides by zero after the very last step of the training."""
+def test_one_cycle_refuses_a_rise_without_a_fall(pct_start):
+    """torch accepts 1.0 and divides by zero after the last step of the training."""
     with pytest.raises(ValueError, match="pct_start"):
         one_cycle(optimizer_of(momentum=0.9), 2, 5, pct_start=pct_start)
 
 
-def test_the_table_is_the_papers_by_default():
+def test_the_default_table_is_the_papers():
     """2 passes at 5e-4, 3 at 2e-4, 3 at 1e-4, 4 at 5e-5, then 1e-5."""
     found = rates(table, 20, 3)
     factors = [1.0] * 2 + [0.4] * 3 + [0.2] * 3 + [0.1] * 4 + [0.02] * 8
@@ -211,6 +181,6 @@ def test_the_table_is_the_papers_by_default():
     )
 
 
-def test_a_table_needs_a_factor_for_what_remains():
+def test_a_table_needs_one_factor_more_than_lengths():
     with pytest.raises(ValueError, match="factors: expected one more than the 2 lengths, got 2"):
         table(optimizer_of(), 2, 5, lengths=[1, 1], factors=[1.0, 0.1])
