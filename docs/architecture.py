@@ -111,13 +111,15 @@ def drawing() -> str:
     for room, other in shown(arrows):
         (x, y), (to_x, to_y) = places[room], places[other]
         kind = "uses" if order.index(other) < order.index(room) else "upwards"
+        bend = BOX_HEIGHT
         if to_y - y == FLOOR:
-            start = f"M{x} {y + BOX_HEIGHT} C{x} {y + FLOOR}"
+            bend = (FLOOR - BOX_HEIGHT) // 2
+            start = f"M{x} {y + BOX_HEIGHT} C{x} {y + BOX_HEIGHT + bend}"
         else:  # leave at the side, so that the line goes around the rooms between
             side = -1 if to_x < x else 1
             edge = x + side * BOX_WIDTH // 2
             start = f"M{edge} {y + BOX_HEIGHT // 2} C{edge + side * 70} {y + BOX_HEIGHT // 2}"
-        curve = f"{start} {to_x} {to_y - BOX_HEIGHT} {to_x} {to_y}"
+        curve = f"{start} {to_x} {to_y - bend} {to_x} {to_y}"
         lines.append(f'<path class="{kind}" d="{curve}"><title>{room} uses {other}</title></path>')
     for room, (x, y) in places.items():
         lines += [

@@ -40,6 +40,7 @@ from omegaconf import OmegaConf
 from lenet import __main__ as door
 from lenet.config.check import check
 from lenet.sweep.plugins import register
+from tests import test_architecture
 from tests.conftest import CONF, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/lab/README.md"]
@@ -393,6 +394,7 @@ def test_the_picture_of_the_rooms_is_up_to_date():
     assert spec.loader
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    assert [*module.ROOMS] == [*test_architecture.ROOMS[:-1], "run.py"]  # the last is __main__
     assert module.PICTURE.read_text() == module.drawing(), "run: python docs/architecture.py"
 
 
