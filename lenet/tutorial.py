@@ -83,7 +83,7 @@ def visualize_samples(loader: Batches, classes: Sequence[str], num_samples: int 
 
     Raises: ValueError where the loader has no batch.
     """
-    from lenet.training.plots import samples
+    from lenet.training.plots.images import samples
 
     batch = next(iter(loader), None)
     if batch is None:
@@ -164,7 +164,7 @@ def plot_training_loss(loss_history: Sequence[float], num_epochs: int) -> "Figur
 
     Raises: ValueError where there isn't one loss an epoch.
     """
-    from lenet.training.plots import training_loss
+    from lenet.training.plots.scores import training_loss
 
     if (count := len(loss_history)) != num_epochs:
         raise ValueError(f"loss_history: expected {num_epochs} values, one an epoch, got {count}")

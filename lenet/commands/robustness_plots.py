@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lenet.commands.corruptions import CORRUPTIONS, corrupted
 from lenet.commands.robustness import Result
-from lenet.training.plots import COLORS, INK
+from lenet.training.plots.style import COLORS, INK
 
 
 def robustness(results: Sequence[Result], image: Tensor) -> Figure:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from lenet.report.effects import Effect
 from lenet.report.published import Comparison, as_printed
 from lenet.report.verdict import BEST, SAME, Verdict, is_share, short_names, shown
-from lenet.training.plots import BLUE, COLORS, INK, PALE, VERMILION
+from lenet.training.plots.style import BLUE, COLORS, INK, PALE, VERMILION
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
 MOST_MARKS = 7  # values of a number that each get a mark

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lenet.commands.benchmark.report import PARTS, Cell, Report, Split, gflops, machine_line, ratio
-from lenet.training.plots import BLUE, INK, PALE, VERMILION
+from lenet.training.plots.style import BLUE, INK, PALE, VERMILION
 
 # The rest of Okabe and Ito's palette; a colour is the same variant in every panel.
 COLORS = {
