@@ -1,1 +1,1 @@
-"""What a configuration may be, and how a mistake in it is told."""
+"""Checks a configuration, builds from it, records it, and explains mistakes in it."""

@@ -1,6 +1,7 @@
 """Holds a composed configuration against what it may be, before anything is run."""
 
 import inspect
+import json
 import typing
 import warnings
 from collections.abc import Mapping
@@ -38,11 +39,12 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_error_line(error)}") from None
-    _check_plain("", config)
+    flat = flatten(config)
+    _check_plain(flat)
     known = {key for key in LIMITS if "." not in key} | set(GROUPS)
     for key in config:
         if key not in known:
-            raise ConfigError(f"{as_yaml(key)}: no such key{nearest(key, known)}")
+            raise ConfigError(f"{as_yaml(key)}: no such key{nearest(str(key), known)}")
     for group in GROUPS:
         if not isinstance(config.get(group), dict):
             raise ConfigError(f"{group}={as_yaml(config.get(group))}: expected one of its options")
@@ -52,7 +54,6 @@ def check(cfg: DictConfig) -> dict[str, Any]:
             "nothing is chosen by it; take val/loss or val/accuracy and set data.val_size"
         )
     # The table comes before the signatures: to read those, torch must be imported.
-    flat = flatten(config)
     for key, kind in LIMITS.items():
         if key in flat or "." not in key:
             _check_value(key, kind, flat[key] if key in flat else config.get(key))
@@ -85,25 +86,13 @@ def check_values(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: its configuration: {first_error_line(error)}") from None
 
 
-def _check_plain(path: str, value: Any) -> None:
-    """Accepts YAML's own types alone, and what can be printed, stored and given to torch."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ConfigError(f"{path or key}: expected text for each key, got {as_yaml(key)}")
-            _check_plain(path, key)
-            _check_plain(f"{path}.{key}" if path else key, inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_plain(path, inner)
-    elif isinstance(value, str):
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{path}={as_yaml(value)}: should be UTF-8 text without NUL")
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ConfigError(f"{path}={as_yaml(value)}: should fit into 64 bits")
-    elif not isinstance(value, float | None):
-        raise ConfigError(f"{path}: should be plain YAML, not {type(value).__name__}")
+def _check_plain(flat: Mapping[str, Any]) -> None:
+    """Accepts YAML's own types alone: they can be printed, hashed and stored."""
+    for key, value in flat.items():
+        try:
+            json.dumps([key, value], ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            raise ConfigError(f"{key}={as_yaml(value)}: should be plain YAML, in UTF-8") from None
 
 
 def _check_node(path: str, node: dict[str, Any]) -> None:
@@ -139,7 +128,7 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in given:
         if key not in names and not takes_any:
-            raise ConfigError(f"{path}.{key}: no such key{nearest(key, names, path)}")
+            raise ConfigError(f"{path}.{key}: no such key{nearest(str(key), names, path)}")
     bind = signature.bind_partial if node.get("_partial_") else signature.bind
     try:
         bind(*node.get("_args_", []), **dict.fromkeys(given))

@@ -1,4 +1,4 @@
-"""What each value of a configuration may be: the one table of limits."""
+"""The values that each key of a configuration accepts: one table."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -23,12 +23,6 @@ BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Text = Annotated[str, Field(strict=True)]
 
 
-def _run_id(text: str) -> str:
-    if not re.fullmatch("[0-9a-f]{32}", text):
-        raise ValueError("expected a run's id, 32 hexadecimal digits")
-    return text
-
-
 def _run_name(text: str) -> str:
     if not re.fullmatch("latest|[0-9a-f]{4,32}", text):
         raise ValueError("expected a run's id, or the first 4 of its digits or more, or latest")
@@ -37,10 +31,10 @@ def _run_name(text: str) -> str:
 
 RunName = Annotated[Text, AfterValidator(_run_name)]
 ModelName = Annotated[str, Field(strict=True, pattern="^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-RunId = Annotated[Text, AfterValidator(_run_id)]
+RunId = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{32}$")]
 
-# What each value may be. A key that is not here (one of a class of your own) is held against the
-# annotation in its target's signature.
+# The values that each key accepts. A key that is not in this table, such as an argument of your own
+# class, is checked against the annotation in the signature of its target.
 LIMITS: dict[str, Any] = {
     "seed": Annotated[int, Field(strict=True, ge=0, lt=2**63)],
     "epochs": Count,

@@ -33,9 +33,10 @@ WRONG = {
     "optimizer.momentun=0.9": "optimizer.momentun: no such key; did you mean optimizer.momentum?",
     "optimizer=null": "optimizer=null: expected one of its options",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
-    "seed=" + "9" * 30: "seed=999999999999999999999999999999: should fit into 64 bits",
-    "tags={1: a}": "tags: expected text for each key, got 1",
-    'note="\\udcff"': 'note="\\udcff": should be UTF-8 text without NUL',
+    "seed="
+    + "9" * 30: "seed=999999999999999999999999999999: should be less than",
+    "tags={1: a}": "tags={1: 'a'}: should be a valid string",
+    'note="\\udcff"': 'note="\\udcff": should be plain YAML, in UTF-8',
     "model.activation._target_=torch.nn.Tan": "model.activation._target_=torch.nn.Tan: ",
     "optimizer._target_=os.system": "optimizer._target_=os.system: Target 'os.system' is blocklist",
     "optimizer._target_=builtins.dict": "optimizer._target_=builtins.dict: no signature found",
