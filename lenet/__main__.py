@@ -1,51 +1,44 @@
-"""`python -m lenet COMMAND`, after an installation also `lenet COMMAND`."""
+"""The commands: `python -m lenet COMMAND`, or `lenet COMMAND` after an installation."""
 
+import ast
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
-from lenet.cli import MISTAKE, RUN_ID
+from lenet.cli import MISTAKE, RUN_ID, answer
 
-COMMANDS = {
-    "data": ("NAME", "fetch or verify a data set"),
-    "predict": ("RUN_ID PICTURE", "read digits from pictures"),
-    "demo": ("RUN_ID", "a page to draw on, where the network is seen at work"),
-    "evaluate": ("RUN_ID", "test a run's network on test sets made worse"),
-    "export": ("RUN_ID --onnx FILE", "write a run's network as ONNX"),
-    "explain": ("RUN_ID", "a page that shows a run's LeNet-5 at work, for learners"),
-    "diff": ("RUN_ID RUN_ID", "hold two runs side by side"),
-    "report": ("RUN_ID", "the verdict on a sweep"),
-    "send": ("", "send what the tracking server has not taken yet"),
-    "benchmark": ("", "how fast LeNet-5 trains on this machine"),
-}
-HOME = {  # until each has its file in lenet/commands
-    "data": "data.sets",
-    "predict": "commands.predict",
-    "demo": "commands.demo.__main__",
-    "evaluate": "commands.robustness",
-    "export": "commands.export",
-    "explain": "commands.explain",
-    "diff": "tracking.compare",
-    "report": "report.report",
-    "send": "tracking.sender",
-    "benchmark": "commands.benchmark.__main__",
-}
+FOLDER = Path(__file__).parent / "commands"
 
 
-def main() -> int:
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if command in COMMANDS:
-        run = import_module(f"lenet.{HOME[command]}").main
-        return int(run(sys.argv[2:]))
-    if command not in ("--help", "-h"):
-        print(f"error: {command}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns: its exit status; 2 after a mistake, which is told in one line."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    commands = find_commands()
+    if name in commands:
+        return answer(lambda: import_module(f"lenet.commands.{name}").main(arguments))
+    if name not in ("--help", "-h"):
+        print(f"error: {name}: expected one of {', '.join(commands)}", file=sys.stderr)
         return MISTAKE
-    lines = {f"{name} {arguments}": what for name, (arguments, what) in COMMANDS.items()}
-    width = max(map(len, lines))
-    print("Commands; each has --help, with an example:\n")
-    for line, what in lines.items():
-        print(f"  python -m lenet {line:<{width}}  {what}")
-    print(f"\nRUN_ID is {RUN_ID}. The runs: mlflow ui. To train: python run.py --help")
+    print("usage: python -m lenet COMMAND ...   (--help after a COMMAND shows its options)\n")
+    for command, path in commands.items():
+        print(f"  {command:<10} {first_line(path)}")
+    print(f"\nA RUN_ID is {RUN_ID}.\nTo train: python run.py --help")
     return 0
+
+
+def find_commands() -> dict[str, Path]:
+    """Each command's module by its name: a file or a folder in lenet/commands/."""
+    files = [path for path in FOLDER.glob("*.py") if path.stem != "__init__"]
+    folders = FOLDER.glob("*/__init__.py")
+    named = {path.stem: path for path in files} | {path.parent.name: path for path in folders}
+    return dict(sorted(named.items()))
+
+
+def first_line(path: Path) -> str:
+    """The first line of a module's docstring; the module is not imported, which takes seconds."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return doc.partition("\n")[0]
 
 
 if __name__ == "__main__":

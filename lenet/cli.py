@@ -1,4 +1,4 @@
-"""What the commands have in common: how each answers a shell, and what its options are called."""
+"""How a command talks to a shell: its options, its exit status, its answer to a mistake."""
 
 import argparse
 import io
@@ -8,26 +8,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-MISTAKE, INTERRUPTED = 2, 130  # the latter is what a shell expects of a process that Ctrl-C ended
-BROKEN_PIPE = 141  # and of one that SIGPIPE ended
+MISTAKE, INTERRUPTED = 2, 130  # a shell expects 130 of a process that Ctrl-C ended
+BROKEN_PIPE = 141  # and 141 of a process that SIGPIPE ended
 
-RUN_ID = "a run's id, the first letters of one (4 at least), or latest"
-URI = "the tracking store; default: as in run.py"
-OUTPUT = "a folder to write to, instead of logging"
+RUN_ID = "a run's id, its first letters (at least 4), or latest"
 
 
 def answer(work: Callable[[], int | None]) -> int:
-    """Does a command's work; what it raises becomes at most one line on standard error.
+    """Do a command's work; an error becomes at most one line on standard error.
 
-    Returns: the work's own status, or 0; 2 after a ValueError or OSError; 130 after Ctrl-C; 141
-    where whoever read the output is gone.
+    Returns: the status that the work returns, or 0; 2 after a ValueError or OSError; 130 after
+    Ctrl-C; 141 when the reader of the output has gone.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not every terminal has every name
+        sys.stdout.reconfigure(errors="replace")  # some terminals cannot show every name
     try:
         status = work() or 0
         _flush()
-    except BrokenPipeError:  # who read it has seen enough
+    except BrokenPipeError:
         status = BROKEN_PIPE
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -43,50 +41,73 @@ def answer(work: Callable[[], int | None]) -> int:
 
 
 def tell(error: Exception) -> None:
-    """A mistake, for work that goes on after one."""
+    """Print a mistake as one line; for work that goes on after it."""
     print(f"error: {first_error_line(error)}", file=sys.stderr)
 
 
 def one_line(text: object) -> str:
-    """One line that any terminal shows as it is, whatever is in a file's name."""
+    """The text as one line that every terminal can show; other characters are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def first_error_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it has no message."""
+    """The first line of an error's message, or the name of its type if it has no message."""
     text = str(error).strip()
     if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+        text = f"{one_line(error.filename)}: {error.strerror}"
     return one_line(text.split("\n")[0])[:500] or type(error).__name__
 
 
 def _flush() -> None:
-    """What can't be written any more is told here, and not as the interpreter ends."""
-    print(end="", flush=True)  # there may be no standard output
+    """Write what is buffered now, so that an error appears here and not when Python exits."""
+    print(end="", flush=True)  # sys.stdout can be None; print allows that
 
 
 def stop_printing() -> None:
-    """After a BrokenPipeError: whoever read the output is gone, and what comes goes nowhere."""
+    """Send all further output to nowhere; for use after a BrokenPipeError."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
 
 
-# ---- Where the work goes ---------------------------------------------------------------------
+# ---- Options that several commands have --------------------------------------------------------
+
+
+def command_parser(module: str, doc: str | None, example: str) -> argparse.ArgumentParser:
+    """A parser for the command in `lenet.commands.NAME`; the module's docstring describes it."""
+    name = module.rpartition(".")[2]
+    return argparse.ArgumentParser(
+        prog=f"python -m lenet {name}",
+        description=doc,
+        epilog=f"Example: python -m lenet {name} {example}",
+    )
+
+
+def add_run_id(parser: argparse.ArgumentParser, what: str = "") -> None:
+    parser.add_argument("run_id", metavar="RUN_ID", help=f"{what}: {RUN_ID}" if what else RUN_ID)
+
+
+def add_uri(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--uri", help="the tracking store (default: the one that run.py uses)")
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    note = "write to this folder instead of logging on the run"
+    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)
 
 
 def path_of(text: str) -> Path:
-    """For argparse: of an empty text, a variable that isn't set, Path makes the current folder."""
+    """A path, for argparse. It refuses '', which Path would take for the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
     return Path(text)
 
 
 def check_file(path: Path) -> None:
-    """Before the work that ends in it, and without a trace.
+    """Before long work: make sure that its result can be written to this file.
 
-    Raises: ValueError where no file can be written there.
+    Raises: ValueError if not; nothing is created.
     """
     if path.exists() and not path.is_file():
         found = "a folder" if path.is_dir() else "a device, pipe or socket"
@@ -100,11 +121,11 @@ def check_file(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """The same for a folder, which may be still to be made."""
-    there = next(each for each in (path, *path.parents, Path()) if each.exists())
-    if not there.is_dir():
-        found = f"the file {there}"
-    elif not os.access(there, os.W_OK):
+    """The same for a folder, which need not exist yet."""
+    existing = next(each for each in (path, *path.parents, Path()) if each.exists())
+    if not existing.is_dir():
+        found = f"the file {existing}"
+    elif not os.access(existing, os.W_OK):
         found = "no permission"
     else:
         return

@@ -1,6 +1,9 @@
-"""A trained network as a file for other programs. `python -m lenet export RUN_ID --onnx FILE`"""
+"""Write a run's network as an ONNX file, for other programs.
 
-import argparse
+The batch axis has any length. onnxruntime then runs the file on the run's test set, and its scores
+are compared with PyTorch's.
+"""
+
 import contextlib
 import importlib.util
 import json
@@ -15,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
+from lenet.cli import add_run_id, add_uri, check_file, command_parser, one_line, path_of
 from lenet.data.inputs import Inputs
-from lenet.tracking.store import named
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
@@ -117,27 +119,24 @@ def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Ten
 # ---- The command -----------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns: 0, or 2 where nothing was written, or what was written is another network."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet export",
-        description="Writes a run's network as ONNX, with a batch axis of any length, and runs the "
-        "file by onnxruntime on the run's test set beside torch.",
-        epilog="Example: python -m lenet export latest --onnx lenet5.onnx",
+def main(argv: Sequence[str]) -> int:
+    parser = command_parser(__name__, __doc__, "latest --onnx lenet5.onnx")
+    add_run_id(parser)
+    parser.add_argument(
+        "--onnx", metavar="FILE", type=path_of, required=True, help="the file to write"
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
-    parser.add_argument("--onnx", metavar="FILE", type=path_of, required=True, help="to write")
-    parser.add_argument("--uri", help=URI)
-    parser.add_argument("--no-check", action="store_true", help="don't run it on the test set")
+    add_uri(parser)
+    parser.add_argument("--no-check", action="store_true", help="do not run it on the test set")
     options = parser.parse_args(argv)
-    wanted = options.run_id, options.uri, options.onnx, not options.no_check
-    return answer(lambda: print(_export(*wanted)))
+    check_file(options.onnx)
+    print(export(options.run_id, options.uri, options.onnx, not options.no_check))
+    return 0
 
 
-def _export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
+def export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
     from lenet.tracking.resume import load_data, load_trained
+    from lenet.tracking.store import named
 
-    check_file(path)
     run_id = named(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):
         model, inputs = load_trained(run_id, uri)
@@ -157,7 +156,3 @@ def _export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
     if not found.passed:
         raise ExportError(f"{path}: {told}; expected within {TOLERANCE:g} of {found.largest:.3g}")
     return f"{written}\n{told}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

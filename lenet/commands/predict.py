@@ -1,7 +1,6 @@
-"""Pictures of digits -> classes and their probabilities. Writes nothing.
+"""Read digits from pictures: the class, and the probability of each class.
 
-python -m lenet predict RUN_ID picture.png
-python -m lenet predict lenet5.pth --show *.jpg
+Dark on light or light on dark, of any size, one digit a picture. Nothing is written.
 """
 
 import argparse
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lenet.cli import MISTAKE, RUN_ID, answer, one_line, tell
+from lenet.cli import MISTAKE, RUN_ID, command_parser, one_line, tell
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
 from lenet.data.sets import MNIST_MEAN, MNIST_STD, as_input
@@ -105,13 +104,13 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
     return scores
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns: 0, or 2 where the model or any of the pictures could not be read."""
-    options = _parser().parse_args(argv)
-    return answer(lambda: _read(options))
-
-
-def _read(options: argparse.Namespace) -> int:
+def main(argv: Sequence[str]) -> int:
+    """Returns: 0, or 2 if any of the pictures could not be read."""
+    parser = command_parser(__name__, __doc__, "lenet5.pth --show seven.jpg")
+    add_network(parser, "source")
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
+    parser.add_argument("--show", action="store_true", help="draw what the network sees")
+    options = parser.parse_args(argv)
     with contextlib.redirect_stdout(sys.stderr):
         classifier = load_classifier(options.source, options.activation, options.pooling)
     status = 0
@@ -123,23 +122,10 @@ def _read(options: argparse.Namespace) -> int:
             tell(error)
             status = MISTAKE
             continue
-        print(_report(one_line(path), classifier.inputs.classes, scores))
+        print(_result(one_line(path), classifier.inputs.classes, scores))
         if options.show:
             print(_drawing(image))
     return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet predict",
-        description="Says which digit is on a picture. Dark on light or light on dark, any size, "
-        "one digit a picture; nothing is written.",
-        epilog="Example: python -m lenet predict lenet5.pth --show seven.jpg",
-    )
-    add_network(parser, "source")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
-    parser.add_argument("--show", action="store_true", help="draw what the network sees")
-    return parser
 
 
 def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
@@ -151,7 +137,7 @@ def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = 
     group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")
 
 
-def _report(name: str, classes: Sequence[str], scores: Sequence[float]) -> str:
+def _result(name: str, classes: Sequence[str], scores: Sequence[float]) -> str:
     best = max(range(len(scores)), key=scores.__getitem__)
     cells = [f"{c} {100 * score:.1f}" for c, score in zip(classes, scores, strict=True)]
     rows = ["    " + "  ".join(cells[i : i + 10]) for i in range(0, len(cells), 10)]
@@ -163,7 +149,3 @@ def _drawing(image: Tensor) -> str:
     return "\n".join(
         "    " + "".join(2 * shades[round(v / 255 * 4)] for v in row) for row in image.tolist()
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

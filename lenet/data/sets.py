@@ -5,7 +5,6 @@
 A set is decoded once, to float32; a batch is an index into it. No worker processes, no PIL.
 """
 
-import argparse
 import copy
 import functools
 import hashlib
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet.cli import answer, one_line
+from lenet.cli import one_line
 from lenet.data import sources
 from lenet.data.errors import DataError
 from lenet.data.idx import checked, idx_sha256, read_idx, read_pt
@@ -367,50 +366,3 @@ def normalised(pixels: Tensor, mean: float, std: float) -> Tensor:
 
 
 # ---- python -m lenet data -------------------------------------------------------------------
-
-
-def describe(data: Data) -> str:
-    """What is in a set: counts, classes, normalisation, checksum."""
-    parts = {"train": data.train, "validation": data.val, "test": data.test}
-    inputs = data.inputs
-    shape = f"{inputs.in_channels}x{inputs.image_size}x{inputs.image_size}"
-    lines = [f"{data.name} from {one_line(data.where)}"]
-    lines += [f"  {name:<10} {part.count:>7,} images" for name, part in parts.items() if part]
-    lines += [
-        f"  network    {shape} pixels, mean {inputs.mean:.4f}, std {inputs.std:.4f}",
-        f"  SHA-256    {data.sha256}",
-        f"  classes    {len(inputs.classes)}, with training and test images of each:",
-    ]
-    sizes = [
-        part.labels.bincount(minlength=len(inputs.classes)) for part in (data.train, data.test)
-    ]
-    width = max(len(name) for name in inputs.classes)
-    for name, train, test in zip(inputs.classes, *(s.tolist() for s in sizes), strict=True):
-        lines.append(f"    {name:<{width}} {train:>7,} {test:>7,}")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet data",
-        description="Fetch or verify a data set and print what is there.",
-        epilog="Example: python -m lenet data fashion_mnist --root data",
-    )
-    parser.add_argument("name", choices=SET_NAMES, help="which set", metavar="NAME")
-    parser.add_argument(
-        "--root",
-        default=os.environ.get("LENET_DATA", "data"),
-        metavar="FOLDER",
-        help="where it lies (default: %(default)s)",
-    )
-    splits = ", ".join(sources.EMNIST_SPLITS)
-    parser.add_argument("--split", metavar="NAME", help=f"which split of emnist: {splits}")
-    parser.add_argument("--no-download", action="store_true", help="only look on disk")
-    parser.add_argument("--mirror", metavar="URL", help="to ask before the official ones")
-    args = parser.parse_args(argv)
-    wanted = args.name, args.root, args.split, not args.no_download, args.mirror
-    return answer(lambda: print(describe(load(*wanted))))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

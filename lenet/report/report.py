@@ -1,18 +1,15 @@
 """The verdict on a sweep: on the screen, as a page, as data. `python -m lenet report RUN_ID`"""
 
-import argparse
 import json
 import math
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet.cli import OUTPUT, RUN_ID, URI, answer, check_folder, one_line, path_of
 from lenet.report import plots as sweep_plots
 from lenet.report.effects import class_differences, main_effects
 from lenet.report.page import page
@@ -22,7 +19,6 @@ from lenet.report.text import Findings, by_metric, failures, lines
 from lenet.report.verdict import judge
 from lenet.sweep import parent_run as sweep_store
 from lenet.tracking.objective import is_maximized
-from lenet.tracking.store import named
 
 FOLDER = "report"  # of the parent run's artifacts
 
@@ -149,37 +145,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool | None) else str(value)
-
-
-# ---- The command -----------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet report",
-        description="Says which settings of a sweep are no worse than the best, what each "
-        "parameter does, and what it cost; logs a page and the data on the sweep's run.",
-        epilog="Example: python -m lenet report 0123456789abcdef0123456789abcdef",
-    )
-    parser.add_argument("run_id", metavar="RUN_ID", help=f"the sweep's own run: {RUN_ID}")
-    parser.add_argument("--metric", help="to judge by; default: the sweep's objective")
-    parser.add_argument("--uri", help=URI)
-    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=OUTPUT)
-    options = parser.parse_args(argv)
-    return answer(lambda: print(_told(options.run_id, options.uri, options.metric, options.output)))
-
-
-def _told(run_id: str, uri: str | None, metric: str | None, output: Path | None) -> str:
-    if output:
-        check_folder(output)
-    run_id = named(run_id, uri, sweep=True)
-    if not output:
-        return report(run_id, uri, metric)
-    found = make(run_id, uri, metric)
-    output.mkdir(parents=True, exist_ok=True)
-    write(found, output, uri)
-    return "\n".join([*lines(found), f"Page: {one_line(output)}/report.html"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

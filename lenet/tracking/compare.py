@@ -3,14 +3,11 @@
 python -m lenet diff RUN_A RUN_B
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lenet.cli import RUN_ID, answer
 from lenet.tracking import store
 from lenet.tracking.provenance import environment_differences
 from lenet.tracking.store import Stored, TrackingError
@@ -183,28 +180,3 @@ def _table(rows: Sequence[Row]) -> list[str]:
 def _short(cell: str) -> str:
     line = "".join(c if c.isprintable() else " " for c in cell)
     return line if len(line) <= 44 else line[:41] + "..."
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns: 0 where the two came out the same bit for bit, 1 where not, 2 for a mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet diff",
-        description="Compares two MLflow runs: configuration, environment, metrics. Exit status 0 "
-        "where metrics and weights are the same bit for bit, 1 where they differ.",
-        epilog="Example: python -m lenet diff 41a20018ee834d6487033a5dc7d6bcb4 "
-        "0c51ee834d64a2008ee834d6487033a5",
-    )
-    parser.add_argument("runs", metavar="RUN_ID", nargs=2, help=RUN_ID)
-    options = parser.parse_args(argv)
-    return answer(lambda: _run(*options.runs))
-
-
-def _run(one: str, other: str) -> int:
-    (a, env_a), (b, env_b) = (read(store.named(run)) for run in (one, other))
-    difference = compare(a, b, (env_a, env_b))
-    print(report(a, b, difference))
-    return 0 if difference.same_bits else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,20 +4,17 @@ python -m lenet send
 python -m lenet send RUN_ID
 """
 
-import argparse
 import os
-import re
 import shlex
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from lenet.cli import MISTAKE, RUN_ID, answer, one_line, path_of, tell
 from lenet.config.record import masked
 from lenet.tracking import store
 from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError, left
@@ -212,74 +209,6 @@ def send_family(run_ids: Collection[str], root: Path, seconds: float) -> None:
                 print(f"Warning: {error}", file=sys.stderr)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns: 0, or 2 where any of the runs was not sent."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet send",
-        description="Sends the records that the tracking server did not take while their runs "
-        "were training. What was sent before is not doubled.",
-        epilog="Example: python -m lenet send latest",
-    )
-    parser.add_argument(
-        "runs", metavar="RUN_ID", nargs="*", help=f"{RUN_ID}, of those that wait; default: all"
-    )
-    parser.add_argument("--folder", type=path_of, metavar="FOLDER", help="where they wait")
-    parser.add_argument(
-        "--wait", type=_seconds, default=60.0, metavar="SECONDS", help="for each; default: 60"
-    )
-    options = parser.parse_args(argv)
-    return answer(lambda: _send_all(options.runs, options.folder, options.wait))
-
-
-def _send_all(runs: Sequence[str], folder: Path | None, seconds: float) -> int:
-    root = waiting_root(folder)
-    if folder and not root.is_dir():
-        found = "a file" if root.exists() else "nothing there"
-        raise JournalError(f"{root}: expected a folder of runs that wait, found {found}")
-    there = dict(left(root))
-    status = 0
-    for run in runs or [facts["id"] for facts in there.values()]:
-        try:
-            print(one_line(send(_waiting(run, there, root), seconds)))
-        except (JournalError, TrackingError) as error:
-            tell(error)
-            status = MISTAKE
-    if not runs and not there:
-        print(f"Nothing waits in {one_line(root)}.")
-    return status
-
-
-def _waiting(run: str, there: Mapping[Path, Mapping[str, Any]], root: Path) -> Path:
-    """The folder of a run that is told as in `store.named`, by its own id or MLflow's. No store is
-    asked: its server may be what is down.
-
-    Raises: JournalError where none waits, or several.
-    """
-    if run != "latest" and not re.fullmatch("[0-9a-f]{4,32}", run):
-        raise JournalError(
-            f"{store.quoted(run)}: expected a run's id, 32 hexadecimal digits or the first of "
-            "them, 4 at least, or latest"
-        )
-    if run == "latest":
-        found = sorted(there, key=lambda each: there[each]["start_time"])[-1:]
-    else:
-        ids = {each: (facts["id"], facts["run_id"] or "") for each, facts in there.items()}
-        found = [each for each, names in ids.items() if any(n.startswith(run) for n in names)]
-    if not found:
-        raise JournalError(f"{run}: no such run waits in {root}")
-    if len(found) > 1:
-        names = ", ".join(each.name for each in found[:3])
-        raise JournalError(f"{run}: several runs that wait have ids that begin so: {names} ...")
-    return found[0]
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= threading.TIMEOUT_MAX:  # nan is neither
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-
-
 def waiting_root(folder: str | Path | None) -> Path:
     """The folder of the runs' own folders; a relative one lies beside run.py."""
     return store.home() / Path(folder or os.environ.get("LENET_RUNS") or "outputs").expanduser()
@@ -294,7 +223,3 @@ def command(folder: Path) -> str:
     if store.home() == store.ROOT != Path.cwd():
         line = f"cd {shlex.quote(str(store.ROOT))} && {line}"
     return line
-
-
-if __name__ == "__main__":
-    sys.exit(main())

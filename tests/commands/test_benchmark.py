@@ -14,10 +14,11 @@ import yaml
 from matplotlib.text import Text
 from torch.utils.flop_counter import FlopCounterMode
 
-import lenet.commands.benchmark.__main__ as benchmark
+import lenet.commands.benchmark as benchmark
 import lenet.commands.benchmark.startup as benchmark_startup
 import lenet.commands.benchmark.steps as benchmark_steps
 from lenet import native
+from lenet.__main__ import main
 from lenet.commands.benchmark.plot import COLORS, LABEL, _apart, overview
 from lenet.commands.benchmark.report import (
     FLOP,
@@ -68,7 +69,7 @@ def small(monkeypatch, digits):
 
 def run(*options):
     tiny = ["--batches", "16", "--threads", "1", "--rounds", "1", "--seconds", "0.02"]
-    return benchmark.main([*tiny, "--no-startup", *options])
+    return main(["benchmark", *tiny, "--no-startup", *options])
 
 
 def equipping(name, why="because", seen=None):
@@ -567,7 +568,7 @@ def test_data_that_cannot_be_used_is_one_line_and_status_2(monkeypatch, capsys):
 
 
 def test_the_command_does_not_read_in_torch_for_its_options():
-    code = "import lenet.commands.benchmark.__main__, sys; sys.exit('torch' in sys.modules)"
+    code = "import lenet.commands.benchmark, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -580,7 +581,7 @@ def test_a_start_that_cannot_be_measured_leaves_the_table_and_a_line(monkeypatch
 
     monkeypatch.setattr(benchmark_startup, "startup", failing)
     tiny = ["--batches", "16", "--threads", "1", "--rounds", "1", "--seconds", "0.02"]
-    assert benchmark.main([*tiny, "--variants", "eager"]) == 0
+    assert main(["benchmark", *tiny, "--variants", "eager"]) == 0
     out = capsys.readouterr().out
     assert row_of(out, "1", "16", "eager")
     assert out.endswith("Left out: the start (no run.py).\n")

@@ -12,9 +12,9 @@ import torch
 import uvicorn
 from PIL import Image
 
+from lenet.__main__ import main
+from lenet.commands.demo import HOST, server
 from lenet.commands.demo import network as demo_network
-from lenet.commands.demo import server
-from lenet.commands.demo.__main__ import HOST, main
 from lenet.commands.demo.network import Network, layers_of, look, open_network
 from lenet.commands.demo.walk import Walk
 from lenet.commands.predict import Classifier
@@ -279,7 +279,7 @@ def test_the_walk_gives_rows_pictures_and_looks(url, monkeypatch):
 def test_a_port_that_is_taken_is_one_line(capsys):
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["latest", "--port", str(port)]) == 2
+        assert main(["demo", "latest", "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert error == (
         f"error: --port {port}: Address already in use; --port 0 takes one that is free\n"
@@ -287,7 +287,7 @@ def test_a_port_that_is_taken_is_one_line(capsys):
 
 
 def test_weights_that_are_missing_are_one_line(tmp_path, capsys):
-    assert main([str(tmp_path / "nix.pth"), "--port", "0"]) == 2
+    assert main(["demo", str(tmp_path / "nix.pth"), "--port", "0"]) == 2
     out, error = capsys.readouterr()
     assert out == ""
     assert error.startswith("error: ")
@@ -298,6 +298,6 @@ def test_weights_that_are_missing_are_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
 def test_a_port_that_is_none_is_refused(port, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["latest", "--port", port])
+        main(["demo", "latest", "--port", port])
     assert ended.value.code == 2
     assert f"expected a port, 0 to 65535, got '{port}'" in capsys.readouterr().err

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lenet.commands import explain as module
-from lenet.commands.explain import Arithmetic, ExplainError, explain
-from lenet.commands.explain_page import page
+from lenet.__main__ import main
+from lenet.commands.explain.page import page
+from lenet.commands.explain.steps import Arithmetic, ExplainError, explain
 from lenet.model.family import LeNet1
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998
@@ -121,12 +121,12 @@ def test_a_run_becomes_a_page(tmp_path, monkeypatch, capsys):
     bench.run("data=digits", "epochs=1", "tracking.pictures=false", "tracking.model=false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
     path = tmp_path / "page.html"
-    assert module.main(["latest", "--image", "3", "--output", str(path)]) == 0
+    assert main(["explain", "latest", "--image", "3", "--output", str(path)]) == 0
     assert "7 layers, every number by hand is the network's" in capsys.readouterr().out
     assert path.read_text().startswith("<!DOCTYPE html>")
     before = path.read_bytes()
     for wrong in (["--image", "360"], ["--image", "-1"]):
-        assert module.main(["latest", *wrong, "--output", str(path)]) == 2
+        assert main(["explain", "latest", *wrong, "--output", str(path)]) == 2
         assert "expected 0 to 359" in capsys.readouterr().err
     assert path.read_bytes() == before
-    assert module.main(["latest", "--output", str(tmp_path / "no" / "page.html")]) == 2
+    assert main(["explain", "latest", "--output", str(tmp_path / "no" / "page.html")]) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lenet.commands import export
+from lenet.__main__ import main
 from lenet.commands.export import ExportError, check_onnx, to_onnx
 from lenet.data.inputs import Inputs
 from lenet.model.family import MLP, LeNet1, LeNet4
@@ -106,12 +106,12 @@ def test_a_run_becomes_a_file_that_is_held_against_its_test_set(tmp_path, monkey
     bench.run("data=digits", "epochs=1", "tracking.pictures=false", "tracking.model=false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
     path = tmp_path / "net.onnx"
-    assert export.main(["latest", "--onnx", str(path)]) == 0
+    assert main(["export", "latest", "--onnx", str(path)]) == 0
     out = capsys.readouterr().out
     assert "images float32 (N, 1, 32, 32) -> scores float32 (N, 10)" in out
     assert "onnxruntime on 360 test images: scores within" in out
     assert "0 classes differ" in out
-    assert export.main(["latest", "--onnx", str(tmp_path / "no" / "net.onnx")]) == 2
+    assert main(["export", "latest", "--onnx", str(tmp_path / "no" / "net.onnx")]) == 2
     assert capsys.readouterr().err.endswith(f"found no folder {tmp_path}/no\n")
-    assert export.main(["ffffffff", "--onnx", str(path)]) == 2
+    assert main(["export", "ffffffff", "--onnx", str(path)]) == 2
     assert "no run's id begins so" in capsys.readouterr().err

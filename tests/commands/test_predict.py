@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from lenet.commands.predict import Classifier, load_classifier, main, predict
+from lenet.__main__ import main
+from lenet.commands.predict import Classifier, load_classifier, predict
 from lenet.data.errors import DataError
 from lenet.data.idx import read_idx
 from lenet.data.inputs import Inputs
@@ -477,7 +478,7 @@ def test_the_command_tells_classes_and_probabilities_and_writes_nothing(
     drawn(ink=255, paper=0).save(tmp_path / "white.png")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.chdir(tmp_path)
-    assert main(["lenet5.pth", "seven.png", "white.png"]) == 0
+    assert main(["predict", "lenet5.pth", "seven.png", "white.png"]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     out, err = capsys.readouterr()
     first, shares, second, _ = out.splitlines()
@@ -497,7 +498,7 @@ def test_one_bad_picture_leaves_the_others_their_answers(
     drawn().save(tmp_path / "seven.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     good = str(tmp_path / "seven.png")
-    assert main([str(weights), good, str(tmp_path / "bad.png"), good]) == 2
+    assert main(["predict", str(weights), good, str(tmp_path / "bad.png"), good]) == 2
     out, err = capsys.readouterr()
     assert out.count("seven.png: ") == 2
     assert any(line.startswith("error: ") and "bad.png" in line for line in err.splitlines())
@@ -507,7 +508,7 @@ def test_show_draws_what_the_network_sees(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn().save(tmp_path / "seven.png")
-    assert main([str(weights), str(tmp_path / "seven.png"), "--show"]) == 0
+    assert main(["predict", str(weights), str(tmp_path / "seven.png"), "--show"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [len(line) for line in lines] == [4 + 2 * 28] * 28
     assert sum(line.count("█") for line in lines) > 40
@@ -516,10 +517,10 @@ def test_show_draws_what_the_network_sees(
 def test_missing_weights_end_with_status_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / "none.pth"), "seven.png"]) == 2
+    assert main(["predict", str(tmp_path / "none.pth"), "seven.png"]) == 2
     os.mkfifo(tmp_path / "pipe")
-    assert main([str(tmp_path / "pipe"), "seven.png"]) == 2
-    assert main(["7" * 300 + ".pth", "seven.png"]) == 2
+    assert main(["predict", str(tmp_path / "pipe"), "seven.png"]) == 2
+    assert main(["predict", "7" * 300 + ".pth", "seven.png"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert [line[:7] for line in err.splitlines()] == 3 * ["error: "]
@@ -527,7 +528,7 @@ def test_missing_weights_end_with_status_2_and_one_line(
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["--help"])
+        main(["predict", "--help"])
     assert ended.value.code == 0
     assert "python -m lenet predict lenet5.pth" in capsys.readouterr().out
 

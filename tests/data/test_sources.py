@@ -19,7 +19,7 @@ import pytest
 import torch
 import torchvision
 
-from lenet.data import sets as data
+from lenet.__main__ import main as lenet
 from lenet.data import sources
 from lenet.data.errors import DataError
 from lenet.data.sources import DIGITS, EMNIST_SPLITS, KNOWN, Raw, download, find
@@ -423,7 +423,7 @@ def test_a_set_is_fetched_into_torchvisions_layout_and_only_once(
     family, _, split = name.partition("_") if name.startswith("emnist") else (name, "", "")
     asked = list(server.asked)
     arguments = [family, "--root", str(root), *(["--split", split] if split else [])]
-    assert data.main(arguments) == 0
+    assert lenet(["data", *arguments]) == 0
     assert server.asked == asked
     assert capsys.readouterr().out.startswith(f"{name} from {raw.where}\n")
 

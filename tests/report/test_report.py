@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from scipy import special
 
+from lenet.__main__ import main as lenet
 from lenet.report import plots as sweep_plots
 from lenet.report.effects import class_differences, main_effects
-from lenet.report.report import ReportError, main, make, write
+from lenet.report.report import ReportError, make, write
 from lenet.report.results import load_curves, load_sweep, read_sweep
 from lenet.report.text import difference, lines, number
 from lenet.report.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
@@ -272,7 +273,7 @@ def test_parameters_that_differ_are_the_axes_where_no_tag_says(uri):
 
 
 def test_the_command_prints_and_logs_page_table_and_data(uri, parent, artifacts, capsys):
-    assert main([parent, "--uri", uri]) == 0
+    assert lenet(["report", parent, "--uri", uri]) == 0
     out = capsys.readouterr().out
     assert "val/accuracy of 11 finished runs, 4 settings, 1 failed" in out
     assert "Best: lr=0.01, momentum=0.9." in out
@@ -356,7 +357,7 @@ def test_pruned_and_unfinished_runs_are_counted_apart(uri):
     [("no id", "32 hexadecimal digits"), ("0" * 32, "no such run")],
 )
 def test_a_wrong_id_is_one_line_and_status_2(uri, run_id, said, capsys):
-    assert main([run_id, "--uri", uri]) == 2
+    assert lenet(["report", run_id, "--uri", uri]) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1

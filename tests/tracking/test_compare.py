@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from lenet.__main__ import main as lenet
 from lenet.tracking import compare as diff
 from lenet.tracking import store
-from lenet.tracking.compare import compare, main, report, verdict
+from lenet.tracking.compare import compare, report, verdict
 from lenet.tracking.store import Stored
 from tests.tracking.test_resume import Bench
 
@@ -81,7 +82,7 @@ def test_nothing_from_outside_reaches_the_terminal_as_it_is():
 @pytest.mark.parametrize("run_id", ["../../etc", "A" * 32, "0" * 31, "\x1b[31m"])
 def test_what_is_no_id_is_one_line(tmp_path, monkeypatch, capsys, run_id):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert main([run_id, "0" * 32]) == 2
+    assert lenet(["diff", run_id, "0" * 32]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1

@@ -2,9 +2,7 @@
 
 import pytest
 
-from lenet.commands import predict, robustness
-from lenet.report import report
-from lenet.tracking import compare as diff
+from lenet.__main__ import main as lenet
 from lenet.tracking import store
 from lenet.tracking.store import TrackingError, named
 from tests.support.sweeps import grid, make_sweep
@@ -93,11 +91,11 @@ def test_every_command_takes_them(tmp_path, monkeypatch, capsys):
     assert "no run's id begins so" in bench.refuse("resume=00000000")
     assert "expected a run's id" in bench.refuse("resume=lates")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
-    assert robustness.main(["latest"]) == 0
-    assert diff.main([first[:8], "latest"]) == 1
-    assert predict.main(["latest", str(tmp_path / "nothing.png")]) == 2
+    assert lenet(["evaluate", "latest"]) == 0
+    assert lenet(["diff", first[:8], "latest"]) == 1
+    assert lenet(["predict", "latest", str(tmp_path / "nothing.png")]) == 2
     assert "nothing.png" in capsys.readouterr().err
-    assert report.main(["latest"]) == 2
+    assert lenet(["report", "latest"]) == 2
     assert "there is no sweep yet" in capsys.readouterr().err
 
 

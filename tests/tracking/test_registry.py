@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from lenet.commands import predict, robustness
+from lenet.__main__ import main as lenet
 from lenet.commands.demo.network import open_network
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
@@ -145,9 +145,9 @@ def test_a_run_registers_its_model_and_says_so(lab):
 
 def test_commands_take_the_champion(lab, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
-    assert robustness.main(["models:/digits@champion"]) == 0
+    assert lenet(["evaluate", "models:/digits@champion"]) == 0
     assert "Test set of 360 images" in capsys.readouterr().out
-    assert predict.main(["models:/digits@champion", "nothing.png"]) == 2
+    assert lenet(["predict", "models:/digits@champion", "nothing.png"]) == 2
     shown = open_network("models:/digits@champion")
     assert shown.run_id == lab.runs()[0].info.run_id
     assert [layer.name for layer in shown.layers] == ["C1", "S2", "C3", "S4", "C5", "F6", "output"]

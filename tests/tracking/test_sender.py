@@ -17,6 +17,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from lenet.__main__ import main as lenet
 from lenet.config.record import masked
 from lenet.tracking import sender as send
 from lenet.tracking import store
@@ -674,18 +675,18 @@ def waiting(journal, tmp_path, monkeypatch):
 
 
 def test_a_killed_run_is_sent_as_killed_and_its_folder_goes(waiting, fake, capsys):
-    assert send.main([]) == 0
+    assert lenet(["send"]) == 0
     assert [kind for kind, _ in fake.got] == ["metrics", "tags", "status"]
     assert fake.got[-1][1][0] == "KILLED"
     assert not waiting.exists()
     assert capsys.readouterr().out == f"Sent 1 records of run {'f' * 32} (a run)\n"
-    assert send.main([]) == 0
+    assert lenet(["send"]) == 0
     assert capsys.readouterr().out.startswith("Nothing waits in ")
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "", "..", "../x", "a\nb", "é", "x" * 5000, "*"])
 def test_an_id_that_does_not_wait_is_one_line(waiting, fake, capsys, run_id):
-    assert send.main([run_id]) == 2
+    assert lenet(["send", run_id]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -695,10 +696,10 @@ def test_an_id_that_does_not_wait_is_one_line(waiting, fake, capsys, run_id):
 
 def test_a_server_that_is_still_down_leaves_all_as_it_was(waiting, fake, capsys):
     fake.connecting = failing(999, Unreachable("tracking.uri=x: cannot be used (down)"))
-    assert send.main(["--wait", "0.2"]) == 2
+    assert lenet(["send", "--wait", "0.2"]) == 2
     assert "not sent (tracking.uri=x: cannot be used (down))" in capsys.readouterr().err
     fake.connecting = lambda: None
-    assert send.main([waiting.name]) == 0
+    assert lenet(["send", waiting.name]) == 0
     assert [kind for kind, _ in fake.got] == ["metrics", "tags", "status"]
 
 
@@ -707,7 +708,7 @@ def test_one_that_fails_does_not_stop_those_behind_it(waiting, fake, capsys, tmp
         bad = tmp_path / "runs" / (name * 32)
         bad.mkdir()
         (bad / "run.json").write_text(json.dumps({"id": bad.name, "run_id": None, "uri": "x"})[:-3])
-    send.main([])
+    lenet(["send"])
     assert not waiting.exists()
     assert capsys.readouterr().err.count("no journal of a run") == 2
 
@@ -723,9 +724,9 @@ def waits(tmp_path, name, **facts):
 def test_the_first_letters_of_either_id_are_enough(waiting, fake, tmp_path, capsys):
     own = waits(tmp_path, "abcd1" + "0" * 27)
     theirs = waits(tmp_path, "e" * 32, run_id="abcd2" + "0" * 27)
-    assert send.main(["abcd2"]) == 0
+    assert lenet(["send", "abcd2"]) == 0
     assert (own.exists(), theirs.exists()) == (True, False)
-    assert send.main(["abcd"]) == 0
+    assert lenet(["send", "abcd"]) == 0
     assert not own.exists()
     assert waiting.exists()
     assert capsys.readouterr().err == ""
@@ -735,17 +736,17 @@ def test_latest_is_the_one_that_started_last(waiting, fake, tmp_path, capsys):
     new, old = waits(tmp_path, "a" * 32, start_time=3), waits(tmp_path, "f" * 32, start_time=2)
     for folder in (new, old, waiting):
         assert folder.exists()
-        assert send.main(["latest"]) == 0
+        assert lenet(["send", "latest"]) == 0
         assert not folder.exists()
-    assert send.main(["latest"]) == 2
+    assert lenet(["send", "latest"]) == 2
     assert capsys.readouterr().err == f"error: latest: no such run waits in {waiting.parent}\n"
 
 
 @pytest.mark.parametrize(
     ("run", "why"),
     [
-        ("abcd", "several runs that wait have ids that begin so: abcd1000"),
-        ("abc", "expected a run's id, 32 hexadecimal digits or the first of them, 4 at least, or"),
+        ("abcd", "several waiting runs have ids that start with it: abcd1000"),
+        ("abc", "expected a run's id, its first letters (at least 4), or"),
         ("abcd3", "no such run waits in "),
         ("", "expected a run's id"),
         ("ABCD", "expected a run's id"),
@@ -756,7 +757,7 @@ def test_letters_that_tell_no_run_cost_a_line_and_none_of_the_others(
     waiting, fake, tmp_path, capsys, run, why
 ):
     pair = [waits(tmp_path, f"abcd{n}" + "0" * 27) for n in (1, 2)]
-    assert send.main([run, waiting.name[:30]]) == 2
+    assert lenet(["send", run, waiting.name[:30]]) == 2
     out, err = capsys.readouterr()
     assert err.startswith(f"error: {run or repr(run)}: {why}" if run.isalnum() else "error: '")
     assert why in err
@@ -768,15 +769,15 @@ def test_letters_that_tell_no_run_cost_a_line_and_none_of_the_others(
 
 def test_a_folder_that_is_none_is_not_one_where_nothing_waits(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    for name, found in (("file", "a file"), ("none", "nothing there")):
-        assert send.main(["--folder", str(tmp_path / name)]) == 2
-        expected = f"error: {tmp_path / name}: expected a folder of runs that wait, found {found}\n"
+    for name, found in (("file", "a file"), ("none", "no such folder")):
+        assert lenet(["send", "--folder", str(tmp_path / name)]) == 2
+        expected = f"error: {tmp_path / name}: expected a folder of waiting runs, found {found}\n"
         assert capsys.readouterr().err == expected
 
 
 def test_a_living_run_is_not_sent(waiting, fake, capsys):
     journal = Journal.open(waiting)
-    assert send.main([waiting.name]) == 2
+    assert lenet(["send", waiting.name]) == 2
     assert "its process is still running" in capsys.readouterr().err
     journal.close()
 
@@ -784,7 +785,7 @@ def test_a_living_run_is_not_sent(waiting, fake, capsys):
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "x"])
 def test_a_wait_that_is_none_is_refused(value):
     with pytest.raises(SystemExit, match="2"):
-        send.main(["--wait", value])
+        lenet(["send", "--wait", value])
 
 
 def test_the_printed_command_runs_from_where_the_run_did(waiting, monkeypatch, tmp_path):

@@ -1,1 +1,72 @@
-"""A page in the browser where a network is seen at work. `python -m lenet demo RUN_ID`"""
+"""Serve a page where you draw a digit and watch the network read it, layer by layer.
+
+It also walks through the test set, and compares two networks. Only browsers on this machine can
+open it.
+"""
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from lenet.cli import command_parser
+
+HOST = "127.0.0.1"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns: 0 when Ctrl-C has ended it."""
+    from lenet.commands.predict import add_network
+
+    parser = command_parser(__name__, __doc__, "latest")
+    add_network(parser, "sources", nargs="+")
+    note = "default: %(default)s; 0 takes a free one"
+    parser.add_argument("--port", type=_port, default=8000, metavar="N", help=note)
+    options = parser.parse_args(argv)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(options)
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to {2**16 - 1}, got {text!r}")
+    return int(text)
+
+
+def serve(options: argparse.Namespace) -> None:
+    with _listen(options.port) as listening:  # before the networks, which take seconds
+        import torch
+        import uvicorn
+
+        from lenet.commands.demo.network import open_network
+        from lenet.commands.demo.server import MOST_NETWORKS, make_app
+
+        if len(options.sources) > MOST_NETWORKS:
+            raise ValueError(f"expected at most {MOST_NETWORKS} networks")
+        torch.set_num_threads(1)  # of a single image nothing can be divided
+        with contextlib.redirect_stdout(sys.stderr):
+            networks = [
+                open_network(source, options.activation, options.pooling)
+                for source in options.sources
+            ]
+        for network in networks:
+            print(network.name)
+        print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+        settings = uvicorn.Config(
+            make_app(networks), log_level="warning", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        listening = socket.create_server((HOST, port))
+        # asyncio sets it on sockets that it made: without it an answer waits 40 ms for the browser.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise OSError(f"--port {port}: {why}; --port 0 takes one that is free") from None

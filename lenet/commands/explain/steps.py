@@ -1,23 +1,17 @@
-"""A trained LeNet-5 step by step, for learners: every layer's formula, shapes and weights, what it
-made of one digit, and the arithmetic of one of its numbers. `python -m lenet explain RUN_ID`
+"""A LeNet-5 step by step: for each layer its formula, shapes and weights, its output for one digit,
+and the arithmetic of one number of that output.
 """
 
-import argparse
-import contextlib
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lenet.cli import RUN_ID, URI, answer, check_file, one_line, path_of
 from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model.lenet5 import LeNet5, probabilities
-from lenet.tracking.store import named
 
 TOLERANCE = 1e-4  # float32 sums of 400 terms in another order
 
@@ -299,58 +293,3 @@ def _shape(x: Tensor) -> str:
 def _count(layer: nn.Module) -> int:
     own = [p for name, p in layer.named_parameters() if not name.startswith("activation.")]
     return sum(p.numel() for p in own)
-
-
-# ---- The command -----------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns: 0, or 2 where no page was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lenet explain",
-        description="Writes one page that shows a run's LeNet-5 at work on a test image, layer by "
-        "layer, with the arithmetic of a number of each. It needs no network to be read.",
-        epilog="Example: python -m lenet explain latest --image 7 --output explain.html",
-    )
-    parser.add_argument("run_id", metavar="RUN_ID", help=RUN_ID)
-    parser.add_argument(
-        "--image", type=int, default=0, metavar="N", help="which test image; default: 0, the first"
-    )
-    parser.add_argument(
-        "--output",
-        type=path_of,
-        default=Path("explain.html"),
-        metavar="FILE",
-        help="the page (default: %(default)s)",
-    )
-    parser.add_argument("--uri", help=URI)
-    options = parser.parse_args(argv)
-    return answer(lambda: _run(options.run_id, options.uri, options.image, options.output))
-
-
-def _run(run_id: str, uri: str | None, index: int, output: Path) -> None:
-    check_file(output)
-    found = _explained(run_id, uri, index)
-    from lenet.commands.explain_page import page
-
-    output.write_text(page(found), encoding="utf-8")
-    layers = len(found.layers)
-    print(f"{one_line(output)}: {layers} layers, every number by hand is the network's")
-
-
-def _explained(run_id: str, uri: str | None, index: int) -> Explained:
-    from lenet.tracking.resume import load_data, load_trained
-
-    run_id = named(run_id, uri)
-    with contextlib.redirect_stdout(sys.stderr):
-        data = load_data(run_id, uri)
-        model, inputs = load_trained(run_id, uri)
-    if not 0 <= index < data.test.count:
-        raise ExplainError(f"--image {index}: expected 0 to {data.test.count - 1}")
-    image = data.test.inputs[index]
-    label = int(data.test.labels[index])
-    return explain(model, image, label, inputs.classes, inputs.mean, inputs.std)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

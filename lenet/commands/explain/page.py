@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lenet.commands.explain import Arithmetic, Explained, Layer
+from lenet.commands.explain.steps import Arithmetic, Explained, Layer
 
-PAGE = Template((Path(__file__).parent / "explain.html").read_text(encoding="utf-8"))
+PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 MOST_TERMS = 10  # that are written out; of more, the largest, and the rest is one sum
 GRID = 25  # terms that are written out all the same: one filter over one map
 RED, BLUE = torch.tensor([178.0, 24.0, 43.0]), torch.tensor([33.0, 102.0, 172.0])

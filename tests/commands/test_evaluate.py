@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lenet.commands import robustness
-from lenet.commands.corruptions import CORRUPTIONS, corrupted
-from lenet.commands.robustness import results_of, rows, table
-from lenet.commands.robustness_plots import robustness as picture
+from lenet.__main__ import main
+from lenet.commands.evaluate.corruptions import CORRUPTIONS, corrupted
+from lenet.commands.evaluate.plots import robustness as picture
+from lenet.commands.evaluate.robustness import results_of, rows, table
 from lenet.data.sets import Batches, load
 from lenet.tracking import store
 from lenet.training.evaluate import evaluate
@@ -175,7 +175,7 @@ def test_a_run_is_tested_with_its_own_data_and_keeps_the_picture(tmp_path, capsy
     bench = Bench(tmp_path)
     run_id = bench.whole("data=digits", "epochs=1", "tracking.pictures=false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
-    assert robustness.main([run_id]) == 0
+    assert main(["evaluate", run_id]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Test set of 360 images: accuracy")
     assert out.splitlines()[-1].startswith("Picture and table: ")
@@ -191,7 +191,7 @@ def test_a_run_that_is_not_there_is_one_line(run_id, message, tmp_path, capsys):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     store.connect(uri)
     before = list(tmp_path.iterdir())
-    assert robustness.main([run_id, "--uri", uri]) == 2
+    assert main(["evaluate", run_id, "--uri", uri]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

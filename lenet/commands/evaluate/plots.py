@@ -8,8 +8,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
-from lenet.commands.corruptions import CORRUPTIONS, corrupted
-from lenet.commands.robustness import Result
+from lenet.commands.evaluate.corruptions import CORRUPTIONS, corrupted
+from lenet.commands.evaluate.robustness import Result
 from lenet.training.plots.style import COLORS, INK
 
 

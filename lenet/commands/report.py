@@ -1,0 +1,41 @@
+"""The verdict on a sweep: which settings are no worse than the best, and what it cost.
+
+A page and the data are logged on the sweep's own run.
+"""
+
+from collections.abc import Sequence
+
+from lenet.cli import (
+    add_output_folder,
+    add_run_id,
+    add_uri,
+    check_folder,
+    command_parser,
+    one_line,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = command_parser(__name__, __doc__, "latest")
+    add_run_id(parser, "the sweep's own run")
+    parser.add_argument("--metric", help="judge by this metric (default: the sweep's objective)")
+    add_uri(parser)
+    add_output_folder(parser)
+    options = parser.parse_args(argv)
+
+    from lenet.report.report import make, report, write
+    from lenet.report.text import lines
+    from lenet.tracking.store import named
+
+    output, uri = options.output, options.uri
+    if output:
+        check_folder(output)
+    run_id = named(options.run_id, uri, sweep=True)
+    if not output:
+        print(report(run_id, uri, options.metric))
+        return 0
+    findings = make(run_id, uri, options.metric)
+    output.mkdir(parents=True, exist_ok=True)
+    write(findings, output, uri)
+    print("\n".join([*lines(findings), f"Page: {one_line(output)}/report.html"]))
+    return 0

@@ -1,0 +1,72 @@
+"""Send the records that the tracking server did not take while a run was training.
+
+What was sent before is not doubled.
+"""
+
+import argparse
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lenet.cli import MISTAKE, RUN_ID, command_parser, one_line, path_of, tell
+from lenet.tracking.journal import JournalError, left
+from lenet.tracking.sender import send, waiting_root
+from lenet.tracking.store import TrackingError, quoted
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns: 0, or 2 if any of the runs was not sent."""
+    parser = command_parser(__name__, __doc__, "latest")
+    note = f"{RUN_ID}, of the waiting ones (default: all of them)"
+    parser.add_argument("runs", metavar="RUN_ID", nargs="*", help=note)
+    note = "where they wait (default: $LENET_RUNS, or outputs)"
+    parser.add_argument("--folder", type=path_of, metavar="FOLDER", help=note)
+    note = "how long to try, for each run (default: %(default)g)"
+    parser.add_argument("--wait", type=_seconds, default=60.0, metavar="SECONDS", help=note)
+    options = parser.parse_args(argv)
+
+    root = waiting_root(options.folder)
+    if options.folder and not root.is_dir():
+        found = "a file" if root.exists() else "no such folder"
+        raise JournalError(f"{root}: expected a folder of waiting runs, found {found}")
+    waiting = dict(left(root))
+    status = 0
+    for run in options.runs or [facts["id"] for facts in waiting.values()]:
+        try:
+            print(one_line(send(find_waiting(run, waiting, root), options.wait)))
+        except (JournalError, TrackingError) as error:
+            tell(error)
+            status = MISTAKE
+    if not options.runs and not waiting:
+        print(f"Nothing waits in {one_line(root)}.")
+    return status
+
+
+def find_waiting(run: str, waiting: Mapping[Path, Mapping[str, Any]], root: Path) -> Path:
+    """The folder of a waiting run, by our id or MLflow's. It asks no store: it may be down.
+
+    Raises: JournalError if none or several match.
+    """
+    if run != "latest" and not re.fullmatch("[0-9a-f]{4,32}", run):
+        raise JournalError(f"{quoted(run)}: expected {RUN_ID}")
+    if run == "latest":
+        found = sorted(waiting, key=lambda each: waiting[each]["start_time"])[-1:]
+    else:
+        ids = {each: (facts["id"], facts["run_id"] or "") for each, facts in waiting.items()}
+        found = [each for each, names in ids.items() if any(n.startswith(run) for n in names)]
+    if not found:
+        raise JournalError(f"{run}: no such run waits in {root}")
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found[:3])
+        raise JournalError(f"{run}: several waiting runs have ids that start with it: {names} ...")
+    return found[0]
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= threading.TIMEOUT_MAX:  # nan fails this too
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
