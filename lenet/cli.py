@@ -71,6 +71,13 @@ def stop_printing() -> None:
         os.close(nowhere)
 
 
+def format_duration(seconds: float) -> str:
+    """12 s, 3 min or 1.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 # ---- Options that several commands have --------------------------------------------------------
 
 

@@ -23,8 +23,9 @@ def main(argv: Sequence[str]) -> int:
     add_output_folder(parser)
     options = parser.parse_args(argv)
 
-    from lenet.report.report import make, report, write
-    from lenet.report.text import lines
+    from lenet.report.findings import analyze
+    from lenet.report.publish import publish, write_files
+    from lenet.report.text import report_lines
     from lenet.tracking.store import named
 
     output, uri = options.output, options.uri
@@ -32,10 +33,10 @@ def main(argv: Sequence[str]) -> int:
         check_folder(output)
     run_id = named(options.run_id, uri, sweep=True)
     if not output:
-        print(report(run_id, uri, options.metric))
+        print(publish(run_id, uri, options.metric))
         return 0
-    findings = make(run_id, uri, options.metric)
+    found = analyze(run_id, uri, options.metric)
     output.mkdir(parents=True, exist_ok=True)
-    write(findings, output, uri)
-    print("\n".join([*lines(findings), f"Page: {one_line(output)}/report.html"]))
+    write_files(found, output, uri)
+    print("\n".join([*report_lines(found), f"Page: {one_line(output)}/report.html"]))
     return 0

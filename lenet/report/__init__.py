@@ -1,1 +1,1 @@
-"""What a sweep came to: results, verdict, text, page and pictures."""
+"""The report on a sweep: results as frames, verdict, text, page and pictures."""

@@ -1,4 +1,4 @@
-"""What each parameter of a sweep does, to the measure and to each class."""
+"""The effect of each parameter of a sweep on the metric, and of each setting on each class."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,21 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lenet.report.verdict import BEST, MOST_LEVELS, Verdict, interval, short_names, shown
+from lenet.report.verdict import Verdict, format_value, interval, short_names
 
 CLASS = "test/class_accuracy/"
 UNSET = "not set"
+MOST_LEVELS = 12  # A number with more values is a trend, not a set of levels.
 
 
 @dataclass(frozen=True)
 class Effect:
-    """`levels` has a row a value: value, n (runs), mean, low, high (of the mean over these runs,
-    95 %). `share` of the runs' variance lies between the values (eta squared: the sum of squares
-    between them by the whole one). Of a number with many values `levels` is empty and `rho` is
-    Spearman's rank correlation, positive where more of it gives more of the measure.
+    """What one parameter does to the metric.
+
+    `levels` has a row for each value: value, text, n (runs), mean, sd, low and high (95 % interval
+    of the mean). `share` is the part of the runs' variance that lies between the values: eta
+    squared, the sum of squares between values divided by the total. For a number with many values
+    `levels` is empty, and `rho` is Spearman's rank correlation with the metric.
     """
 
     axis: str
@@ -35,7 +38,7 @@ class Effect:
 
 
 def main_effects(verdict: Verdict) -> list[Effect]:
-    """Of each parameter over all values of the others; the one that explains most comes first."""
+    """The effect of each parameter, averaged over the others. The strongest comes first."""
     names = short_names(verdict.axes)
     effects = [
         _effect(verdict.runs, axis, name, verdict.metric)
@@ -56,9 +59,9 @@ def _effect(runs: pd.DataFrame, axis: str, name: str, metric: str) -> Effect:
     distinct = list(dict.fromkeys(values))
     if len(distinct) > MOST_LEVELS and all(_is_number(value) for value in distinct):
         numbers = values.astype(float)
-        rho = math.nan if _is_still(measured) else stats.spearmanr(numbers, measured).statistic
+        rho = math.nan if _is_constant(measured) else stats.spearmanr(numbers, measured).statistic
         return Effect(axis, name, pd.DataFrame(), math.nan, float(rho))
-    groups = measured.groupby(values.map(shown), sort=False)
+    groups = measured.groupby(values.map(format_value), sort=False)
     levels = groups.agg(n="count", mean="mean", sd="std").reset_index(names="text")
     levels.insert(0, "value", distinct)
     levels["low"], levels["high"] = interval(levels["n"], levels["mean"], levels["sd"])
@@ -66,7 +69,7 @@ def _effect(runs: pd.DataFrame, axis: str, name: str, metric: str) -> Effect:
         levels = levels.sort_values("value", ignore_index=True)
     total = float(((measured - measured.mean()) ** 2).sum())
     between = float((levels["n"] * (levels["mean"] - measured.mean()) ** 2).sum())
-    share = math.nan if _is_still(measured) else between / total
+    share = math.nan if _is_constant(measured) else between / total
     return Effect(axis, name, levels, share, math.nan)
 
 
@@ -74,13 +77,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
-def _is_still(values: pd.Series) -> bool:
+def _is_constant(values: pd.Series) -> bool:
     return len(values) < 2 or np.ptp(values) <= 1e-12 * values.abs().max()
 
 
 def class_differences(verdict: Verdict, most: int = 8) -> pd.DataFrame:
-    """The test accuracy of each class, a row a class: mean of the best setting, then by how much
-    each of the next ones differs. Empty where no class was scored.
+    """A row for each class: the best setting's mean test accuracy, then the difference of each
+    following setting from it. Empty where no class was scored.
     """
     scored = [column for column in verdict.runs.columns if column.startswith(CLASS)]
     ranked = verdict.settings[verdict.settings["n"] > 0].head(most)
@@ -94,8 +97,3 @@ def class_differences(verdict: Verdict, most: int = 8) -> pd.DataFrame:
         rows[str(label)] = (row - best).to_list()
     classes = [column.removeprefix(CLASS) for column in scored]
     return pd.DataFrame(rows, index=pd.Index(classes, name="class"))
-
-
-def best_row(verdict: Verdict) -> pd.Series | None:
-    rows = verdict.settings[verdict.settings["verdict"] == BEST]
-    return None if rows.empty else rows.iloc[0]

@@ -1,54 +1,46 @@
-"""A report as one file for the browser, which needs no other: no script, no network."""
+"""A report as one HTML file that needs no script, no other file and no network."""
 
 import base64
 import html
-import io
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from string import Template
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lenet.cli import one_line
+from lenet.report.findings import Findings
+from lenet.report.published import by_metric
 from lenet.report.text import (
-    Findings,
-    by_metric,
     cost_line,
-    difference,
     effect_line,
     failures,
+    format_difference,
+    format_number,
     headline,
-    judgement,
-    number,
     published_rows,
     ranking_rows,
+    verdict_sentences,
 )
 
 PAGE = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
-ON_PAGE = 100  # settings
+SETTINGS_ON_PAGE = 100
 
 
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def page(found: Findings, figures: Sequence[tuple[str, Figure]]) -> str:
-    """One file that needs no other: no script, nothing from the network."""
-    pictures = "".join(
-        f'<h2>{html.escape(name)}</h2>\n<img alt="{html.escape(name)}" '
-        f'src="data:image/png;base64,{_png(figure)}">\n'
-        for name, figure in figures
+def page(found: Findings, pictures: Iterable[tuple[str, bytes]]) -> str:
+    """The HTML text. `pictures` are titles and PNG files."""
+    images = "".join(
+        f'<h2>{html.escape(title)}</h2>\n<img alt="{html.escape(title)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">\n'
+        for title, png in pictures
     )
     metric = found.verdict.metric
-    sentences = "".join(f"<p>{html.escape(line)}</p>\n" for line in judgement(found))
+    sentences = "".join(f"<p>{html.escape(line)}</p>\n" for line in verdict_sentences(found))
     effects = [("parameter", "what it does")]
     effects += [tuple(effect_line(e, metric).split(": ", 1)) for e in found.effects]  # type: ignore[misc]
     failed = failures(found)
     published = "".join(
-        _section("Beside what was published", published_rows(compared), {0, 2, 3, 4, 5, 6})
+        _section("Compared with published numbers", published_rows(compared), {0, 2, 3, 4, 5, 6})
         for compared in by_metric(found.compared)
     )
     return PAGE.substitute(
@@ -57,33 +49,33 @@ def page(found: Findings, figures: Sequence[tuple[str, Figure]]) -> str:
         headline=html.escape(headline(found)),
         cost=html.escape(cost_line(found)),
         judgement=sentences,
-        ranking=_table(ranking_rows(found, ON_PAGE), numbers={0, 2, 3, 4, 5}),
+        ranking=_table(ranking_rows(found, SETTINGS_ON_PAGE), numbers={0, 2, 3, 4, 5}),
         published=published,
         effects=_section("Main effects", effects) if found.effects else "",
-        classes=_section("Classes", _class_rows(found.classes), numbers=set(range(1, 99))),
+        classes=_section("Classes", _class_rows(found.classes), numbers=range(1, 99)),
         failures=_section("Failed runs", [("run", "reason"), *failed]) if failed else "",
-        pictures=pictures,
+        pictures=images,
     )
 
 
-def _section(title: str, rows: Sequence[tuple[str, ...]], numbers: set[int] | None = None) -> str:
+def _section(title: str, rows: Sequence[tuple[str, ...]], numbers: Collection[int] = ()) -> str:
     if len(rows) < 2:
         return ""
-    return f"<h2>{html.escape(title)}</h2>\n{_table(rows, numbers or set())}"
+    return f"<h2>{html.escape(title)}</h2>\n{_table(rows, numbers)}"
 
 
 def _class_rows(classes: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The best setting's accuracy, and the others' difference to it in points."""
+    """The best setting's accuracy, and the differences of the others from it in points."""
     if classes.empty:
         return []
     rows: list[tuple[str, ...]] = [("setting", *map(str, classes.index))]
     for place, (label, column) in enumerate(classes.items()):
-        texts = [(difference if place else number)(v, "accuracy") for v in column]
+        texts = [(format_difference if place else format_number)(v, "accuracy") for v in column]
         rows.append((str(label), *texts))
     return rows
 
 
-def _table(rows: Sequence[tuple[str, ...]], numbers: set[int]) -> str:
+def _table(rows: Sequence[tuple[str, ...]], numbers: Collection[int]) -> str:
     def cells(row: Sequence[str], tag: str) -> str:
         marks = [' class="n"' if i in numbers else "" for i in range(len(row))]
         pairs = zip(marks, map(html.escape, row), strict=True)

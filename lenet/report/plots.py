@@ -1,7 +1,8 @@
-"""A sweep -> matplotlib Figures; never shows, never saves."""
+"""The pictures of a sweep's report."""
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +13,48 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lenet.report.effects import Effect
-from lenet.report.published import Comparison, as_printed
-from lenet.report.verdict import BEST, SAME, Verdict, is_share, short_names, shown
+from lenet.report.findings import Findings
+from lenet.report.published import Comparison, as_printed, by_metric
+from lenet.report.verdict import BEST, SAME, Verdict, format_value, is_share, short_names
 from lenet.training.plots.style import BLUE, COLORS, INK, PALE, VERMILION
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
-MOST_MARKS = 7  # values of a number that each get a mark
-LONG = 46  # characters of a setting's name; a longer one is cut
+MOST_MARKS = 7  # A number with more values gets marks at even distances.
+LONGEST_LABEL = 46
+
+
+def pictures(found: Findings, points: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """Titles and PNG files. `points` are those of `curve_metric` from `load_curves`."""
+    for title, figure in _figures(found, points):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        yield title, buffer.getvalue()
+
+
+def _figures(found: Findings, points: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    verdict = found.verdict
+    yield "Ranking", ranking(verdict)
+    for comparisons in by_metric(found.compared):
+        yield "Compared with published numbers", published(comparisons)
+    if not points.empty:
+        title = "Curves of the best settings, with the range of their seeds"
+        yield title, curves(points, verdict, curve_metric(verdict))
+    if any(len(effect.levels) > 1 for effect in found.effects):
+        yield "Main effects", effects(found.effects, verdict.metric)
+    if len(verdict.axes) == 2 and all(len(effect.levels) for effect in found.effects):
+        yield "Both parameters", heat_map(verdict)
+    elif len(verdict.axes) >= 2:
+        yield "All parameters", parallel_coordinates(verdict)
+
+
+def curve_metric(verdict: Verdict) -> str:
+    return verdict.metric if verdict.metric.startswith("val/") else "train/loss"
+
+
+def runs_with_curves(verdict: Verdict) -> list[str]:
+    """The run ids of the best settings, whose curves are drawn."""
+    best = set(verdict.settings["key"].head(MOST_CURVES))
+    return list(verdict.runs.loc[verdict.runs["setting"].isin(best), "run_id"])
 
 
 def _percent(axis: Any, metric: str) -> None:
@@ -27,12 +63,12 @@ def _percent(axis: Any, metric: str) -> None:
         axis.set_major_formatter(digits)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONG else text[: LONG - 1] + "…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
 def ranking(verdict: Verdict) -> Figure:
-    """Mean and 95 % interval of each setting, best on top; filled: not told apart from the best."""
+    """Mean and 95 % interval of each setting, best on top."""
     rows = verdict.settings[verdict.settings["n"] > 0].head(MOST_ROWS)
     figure = Figure(figsize=(9, 1.0 + 0.28 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -43,17 +79,18 @@ def ranking(verdict: Verdict) -> Figure:
             axes.plot([row.low, row.high], [y, y], color=color, linewidth=1.4)
         filled = color if good else "white"
         axes.plot(row.mean, y, "o", color=color, markerfacecolor=filled, markersize=6)
-    axes.set_yticks(range(len(rows)), [_cut(label) for label in rows["label"]], fontsize=9)
+    axes.set_yticks(range(len(rows)), [_shorten(label) for label in rows["label"]], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"{verdict.metric}: mean and 95% interval")
-    axes.set_title("filled: the best, and what is not told apart from it", fontsize=9, loc="right")
+    title = "filled: the best, and settings without a significant difference from it"
+    axes.set_title(title, fontsize=9, loc="right")
     _percent(axes.xaxis, verdict.metric)
-    _plain(axes, "x")
+    _style(axes, "x")
     return figure
 
 
-def beside(compared: Sequence[Comparison]) -> Figure:
-    """One metric's means with their 95 % intervals, and what was published."""
+def published(compared: Sequence[Comparison]) -> Figure:
+    """The means of one metric with their 95 % intervals, and the published numbers."""
     name, numbers = as_printed(compared)
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(numbers)), layout="constrained")
     axes = figure.subplots()
@@ -72,7 +109,7 @@ def beside(compared: Sequence[Comparison]) -> Figure:
         markersize=6,
         label="published",
     )
-    axes.set_yticks(rows, [_cut(each.label) for each in numbers], fontsize=9)
+    axes.set_yticks(rows, [_shorten(each.label) for each in numbers], fontsize=9)
     axes.set_ylim(len(numbers) - 0.4, -0.6)
     axes.set_xlabel(name)
     everything = [*ours, *theirs]
@@ -88,16 +125,13 @@ def beside(compared: Sequence[Comparison]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-    _plain(axes, "x")
+    _style(axes, "x")
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
 def curves(points: pd.DataFrame, verdict: Verdict, metric: str) -> Figure:
-    """The best settings' mean over seeds an epoch, with the range of the seeds behind it.
-
-    `points` as `lenet.report.results.load_curves` gives them.
-    """
+    """The mean over seeds at each epoch for the best settings, with the range of the seeds."""
     best = verdict.settings[verdict.settings["n"] > 0].head(MOST_CURVES)
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -105,20 +139,20 @@ def curves(points: pd.DataFrame, verdict: Verdict, metric: str) -> Figure:
     for color, row in zip(COLORS, best.itertuples(), strict=False):
         own = named[named["setting"] == row.key].groupby("step")["value"]
         band = own.agg(["mean", "min", "max"])
-        axes.plot(band.index, band["mean"], color=color, linewidth=1.6, label=_cut(row.label))
+        axes.plot(band.index, band["mean"], color=color, linewidth=1.6, label=_shorten(row.label))
         low, high = band["min"], band["max"]
         axes.fill_between(band.index, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _zoom(axes, named["value"], metric)
     _percent(axes.yaxis, metric)
-    _plain(axes, "both")
+    _style(axes, "both")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def _zoom(axes: Axes, values: pd.Series, metric: str) -> None:
-    """Losses on a log scale; of accuracies the first epochs may leave the picture."""
+    """Losses get a log scale. For accuracies the first epochs may lie outside the picture."""
     finite = values[np.isfinite(values)]
     if finite.empty:
         return
@@ -133,7 +167,7 @@ def _zoom(axes: Axes, values: pd.Series, metric: str) -> None:
 
 
 def effects(found: Sequence[Effect], metric: str) -> Figure:
-    """Of each parameter the mean over all runs with a value, with its 95 % interval."""
+    """For each value of each parameter: the mean over its runs, with the 95 % interval."""
     found = [effect for effect in found if len(effect.levels)]
     columns = min(3, max(1, len(found)))
     rows = max(1, -(-len(found) // columns))
@@ -159,14 +193,14 @@ def _draw_effect(axes: Axes, effect: Effect) -> None:
     errors = [levels["mean"] - levels["low"], levels["high"] - levels["mean"]]
     line = "o-" if numeric else "o"
     axes.errorbar(x, levels["mean"], np.nan_to_num(errors), fmt=line, color=BLUE, capsize=3)
-    texts = [_cut(text) for text in levels["text"]]
+    texts = [_shorten(text) for text in levels["text"]]
     steep = max(map(len, texts)) * len(texts) > 34
     turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if steep else {}
     axes.set_xticks(list(x), texts, fontsize=8, **turned)
     axes.xaxis.set_minor_locator(NullLocator())
     share = "" if math.isnan(effect.share) else f"  ({effect.share:.0%} of the variance)"
     axes.set_title(f"{effect.name}{share}", fontsize=10)
-    _plain(axes, "y")
+    _style(axes, "y")
 
 
 def _spans_decades(values: pd.Series) -> bool:
@@ -175,14 +209,17 @@ def _spans_decades(values: pd.Series) -> bool:
 
 
 def heat_map(verdict: Verdict) -> Figure:
-    """The mean of each pair of values; a frame: not told apart from the best."""
+    """The mean for each pair of values. A frame marks no significant difference from the best."""
     across, down = verdict.axes[1], verdict.axes[0]
     rows = verdict.settings[verdict.settings["n"] > 0]
     order = {axis: _ordered(rows[axis]) for axis in (across, down)}
     table = np.full((len(order[down]), len(order[across])), np.nan)
     good = []
     for row in rows.to_dict("records"):
-        at = order[down].index(shown(row[down])), order[across].index(shown(row[across]))
+        at = (
+            order[down].index(format_value(row[down])),
+            order[across].index(format_value(row[across])),
+        )
         table[at] = row["mean"]
         if row["verdict"] in (BEST, SAME):
             good.append(at)
@@ -190,10 +227,10 @@ def heat_map(verdict: Verdict) -> Figure:
         figsize=(2.6 + 0.85 * table.shape[1], 1.6 + 0.5 * table.shape[0]), layout="compressed"
     )
     axes = figure.subplots()
-    low = float(np.nanquantile(table, 0.1))  # one bad corner would take all the colours
+    low = float(np.nanquantile(table, 0.1))  # Otherwise one bad corner takes all the colours.
     cmap = colormaps["cividis" if verdict.maximize else "cividis_r"].with_extremes(bad=PALE)
-    shown_as = axes.imshow(table, cmap=cmap, aspect="auto", vmin=low if verdict.maximize else None)
-    middle = np.nanmean(shown_as.get_clim())
+    image = axes.imshow(table, cmap=cmap, aspect="auto", vmin=low if verdict.maximize else None)
+    middle = np.nanmean(image.get_clim())
     for (y, x), value in np.ndenumerate(table):
         if math.isfinite(value):
             color = "black" if (value > middle) == verdict.maximize else "white"
@@ -202,21 +239,23 @@ def heat_map(verdict: Verdict) -> Figure:
     for y, x in good:
         axes.plot(*_frame(x, y), color=VERMILION, linewidth=1.8)
     names = short_names(verdict.axes)
-    axes.set_xticks(range(table.shape[1]), [_cut(text) for text in order[across]], fontsize=9)
-    axes.set_yticks(range(table.shape[0]), [_cut(text) for text in order[down]], fontsize=9)
+    axes.set_xticks(range(table.shape[1]), [_shorten(text) for text in order[across]], fontsize=9)
+    axes.set_yticks(range(table.shape[0]), [_shorten(text) for text in order[down]], fontsize=9)
     unit = ", percent" if is_share(verdict.metric) else ""
     axes.set(xlabel=names[1], ylabel=names[0])
-    axes.set_title(f"{verdict.metric}{unit}; framed: not told apart from the best", fontsize=10)
+    axes.set_title(
+        f"{verdict.metric}{unit}; framed: no significant difference from the best", fontsize=10
+    )
     axes.tick_params(length=0)
     return figure
 
 
 def _ordered(values: pd.Series) -> list[str]:
-    """Numbers by size, words as they came; as texts."""
+    """The distinct values as texts: numbers by size, words in the order they came."""
     distinct = list(dict.fromkeys(values))
     if all(isinstance(value, int | float) for value in distinct):
         distinct.sort()
-    return list(dict.fromkeys(map(shown, distinct)))
+    return list(dict.fromkeys(map(format_value, distinct)))
 
 
 def _frame(x: int, y: int) -> tuple[list[float], list[float]]:
@@ -225,7 +264,7 @@ def _frame(x: int, y: int) -> tuple[list[float], list[float]]:
 
 
 def parallel_coordinates(verdict: Verdict) -> Figure:
-    """A line a setting through its values; the better, the darker, and drawn later."""
+    """A line for each setting through its values. Better settings are darker and on top."""
     rows = verdict.settings[verdict.settings["n"] > 0].head(MOST_LINES)
     axes_of = [*verdict.axes, verdict.metric]
     names = [*short_names(verdict.axes), verdict.metric]
@@ -247,7 +286,9 @@ def parallel_coordinates(verdict: Verdict) -> Figure:
     for x, texts in enumerate(ticks):
         axes.axvline(x, color=INK, linewidth=0.8)
         for y, text in texts:
-            axes.text(x + 0.03, y, _cut(text)[:16], fontsize=8, va="center", color=INK, bbox=box)
+            axes.text(
+                x + 0.03, y, _shorten(text)[:16], fontsize=8, va="center", color=INK, bbox=box
+            )
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set(xlim=(-0.15, len(names) - 0.6), ylim=(-0.06, 1.06), yticks=[])
     axes.spines[:].set_visible(False)
@@ -256,7 +297,7 @@ def parallel_coordinates(verdict: Verdict) -> Figure:
 
 
 def _placed(column: pd.Series, percent: bool) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights from 0 to 1, and where which text stands."""
+    """The height of each value, from 0 to 1, and the marks: (height, text)."""
     values = list(column)
     if all(isinstance(value, int | float | np.number) for value in values):
         numbers = np.array(values, float)
@@ -270,12 +311,14 @@ def _placed(column: pd.Series, percent: bool) -> tuple[list[float], list[tuple[f
         raw = [math.exp(r) for r in raw] if log else raw
         texts = [f"{100 * r:.2f}%" if percent else f"{r:.3g}" for r in raw]
         return list(at), list(zip(map(float, marks), texts, strict=True))
-    names = list(dict.fromkeys(map(shown, values)))
+    names = list(dict.fromkeys(map(format_value, values)))
     height = {name: i / max(1, len(names) - 1) for i, name in enumerate(names)}
-    return [height[shown(value)] for value in values], [(y, name) for name, y in height.items()]
+    return [height[format_value(value)] for value in values], [
+        (y, name) for name, y in height.items()
+    ]
 
 
-def _plain(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
+def _style(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
     axes.grid(color=PALE, linewidth=0.6, axis=grid)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""A sweep's results beside the numbers that others published for the same settings."""
+"""A sweep's results compared with the numbers that others published for the same settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from lenet.config.check import metric_of
-from lenet.report.verdict import interval, is_share, short_names, shown
+from lenet.report.verdict import format_value, interval, is_share, short_names
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting's mean over its finished runs with the standard deviation and 95 % interval (nan
-    where there is but one), and the number published for it.
+    """A setting's mean over its finished runs, and the number published for it. With one run the
+    standard deviation and the 95 % interval are NaN.
     """
 
     label: str
@@ -26,16 +26,17 @@ class Comparison:
     published: float
 
 
-def beside(runs: pd.DataFrame, entries: Sequence[Any]) -> list[Comparison]:
-    """In the entries' order; one that no finished run is of is left out, as is what is no entry.
+def compare_published(runs: pd.DataFrame, entries: Sequence[Any]) -> list[Comparison]:
+    """A comparison for each entry that has finished runs, in the order of the entries.
 
-    `runs` as `lenet.report.results.load_sweep` gives them.
+    `runs` is a frame from `load_sweep`. An entry is a mapping of a setting's keys and one metric,
+    such as {model: lenet1, test/accuracy: 0.983}; anything else is left out.
     """
     found = []
     for entry in entries:
         try:
             metric = metric_of(entry)
-        except ValueError:  # a tag of a run may hold anything
+        except ValueError:  # the tag of a run may hold anything
             continue
         setting = {str(key): value for key, value in entry.items() if key != metric}
         if not {metric, *setting} <= set(runs.columns):
@@ -49,14 +50,21 @@ def beside(runs: pd.DataFrame, entries: Sequence[Any]) -> list[Comparison]:
         n, mean, sd = len(values), float(values.mean()), float(values.std())
         low, high = map(float, interval(n, mean, sd))
         names = short_names(list(setting))
-        label = ", ".join(f"{k}={shown(v)}" for k, v in zip(names, setting.values(), strict=True))
+        label = ", ".join(
+            f"{k}={format_value(v)}" for k, v in zip(names, setting.values(), strict=True)
+        )
         number = float(entry[metric])
         found.append(Comparison(label, metric, n, mean, sd, low, high, number))
     return found
 
 
+def by_metric(compared: Sequence[Comparison]) -> list[list[Comparison]]:
+    metrics = dict.fromkeys(each.metric for each in compared)
+    return [[each for each in compared if each.metric == metric] for metric in metrics]
+
+
 def as_printed(compared: Sequence[Comparison]) -> tuple[str, list[Comparison]]:
-    """What to call one metric's numbers, and these: of an accuracy the error, as papers have it."""
+    """The name and the numbers of one metric as papers print them: errors instead of accuracies."""
     metric = compared[0].metric
     if not is_share(metric):
         return metric, list(compared)

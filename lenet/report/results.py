@@ -1,4 +1,4 @@
-"""A sweep's runs in MLflow -> pandas frames, for notebooks and for `lenet.report.report`.
+"""A sweep's runs in MLflow as pandas frames, for notebooks and for the report.
 
 from lenet.report.results import load_sweep
 load_sweep(PARENT_RUN_ID).groupby("optimizer.momentum")["val/accuracy"].agg(["mean", "count"])
@@ -15,20 +15,20 @@ from lenet.sweep import parent_run as sweep_store
 from lenet.sweep.parent_run import Summary
 from lenet.tracking.store import SWEEP_KIND_TAG
 
-# Parameters that say where records go, or where a run comes from: nothing a result depends on.
+# Parameters that no result depends on: where records go, where a run comes from.
 NO_AXES = ("tracking.", "checkpoint.", "resume", "rerun", "note", "tags.")
 SEED = "seed"
 WORDS = {"True": True, "False": False, "None": None}  # as str() writes them
-MOST_DIGITS = 100  # characters; what is longer is no number that anyone swept over
+MOST_DIGITS = 100  # A longer text is not a number that anyone swept over.
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A parent run and the frame of its children, a row each, first started first.
+    """A parent run, and a frame with a row for each child run in the order they started.
 
-    `published` holds what `lenet.report.published.beside` reads.
-    `axes` are columns of `runs`, in the order they were given; `seed` may be among them. Where
-    the tags that say what varies are missing, they are the parameters that differ.
+    `axes` are the columns of `runs` that the sweep varied, in the order they were given; `seed`
+    may be one of them. Where the tags that list them are missing, they are the parameters that
+    differ. `published` holds the entries for `lenet.report.published.compare_published`.
     """
 
     run_id: str
@@ -43,10 +43,11 @@ class Sweep:
 
 
 def load_sweep(parent_run_id: str, uri: str | None = None) -> pd.DataFrame:
-    """A row a child run: run_id, name, status, error, pruned, start (a time), then what varies,
-    `seconds`, the metrics (of each its last value), then the parameters, as numbers where they are.
+    """A frame with a row for each child run of a sweep.
 
-    Where two would have the same name, the later says in brackets what it is: `name (parameter)`.
+    Columns: run_id, name, status, error, pruned, start (a time), then the axes, seconds, the last
+    value of each metric, and the parameters, as numbers where they are numbers. Where two columns
+    would have the same name, the later one says what it is: `name (parameter)`.
 
     Raises: TrackingError where the store can't be reached, or has no such run.
     """
@@ -59,9 +60,9 @@ def load_curves(
     run_ids: Sequence[str] | None = None,
     uri: str | None = None,
 ) -> pd.DataFrame:
-    """Points as a tidy frame: run_id, metric, step, value. Of all children, or of `run_ids`.
+    """The points of all child runs, or of `run_ids`, as a frame: run_id, metric, step, value.
 
-    A request a run and metric: hundreds of runs take seconds, `run_ids` makes it less.
+    Each run and metric is one request, so hundreds of runs take seconds; `run_ids` limits them.
 
     Raises: TrackingError.
     """
@@ -95,7 +96,7 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
         return added
 
     both = [
-        {a: _plain(job.get(a, child.params.get(a))) for a in axes}
+        {a: _comparable(job.get(a, child.params.get(a))) for a in axes}
         for job, child in zip(jobs, children, strict=True)
     ]
     axis_columns = add(axes, "parameter", both)
@@ -103,7 +104,7 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
     names = sorted({name for child in children for name in child.metrics})
     metrics = add(names, "metric", [child.metrics for child in children])
     others = sorted({name for child in children for name in child.params} - set(axes))
-    typed_params = [{k: typed(v) for k, v in child.params.items()} for child in children]
+    typed_params = [{k: parse_value(v) for k, v in child.params.items()} for child in children]
     add(others, "parameter", typed_params)
     tags = parent.tags
     objective = tags.get("sweep.objective", "none")
@@ -127,10 +128,10 @@ def _job(child: Summary) -> dict[str, Any]:
 
 
 def _axes(parent: Summary, children: Sequence[Summary], jobs: Sequence[dict]) -> list[str]:
-    told = _json(parent.tags.get("sweep.axes"))
-    if isinstance(told, list) and told and any(jobs):
-        # A job may name more, where a sweep was gone on with that had other axes before.
-        return list(dict.fromkeys([*map(str, told), *(name for job in jobs for name in job)]))
+    listed = _json(parent.tags.get("sweep.axes"))
+    if isinstance(listed, list) and listed and any(jobs):
+        # A continued sweep may have had other axes before; its jobs still name them.
+        return list(dict.fromkeys([*map(str, listed), *(name for job in jobs for name in job)]))
     names = list(dict.fromkeys(name for child in children for name in child.params))
     varying = [n for n in names if len({child.params.get(n) for child in children}) > 1]
     return [name for name in varying if not name.startswith(NO_AXES)]
@@ -142,23 +143,25 @@ def _seconds(child: Summary) -> float:
     return (child.end - child.start) / 1000 if child.end else float("nan")
 
 
-def typed(text: str) -> Any:
-    """'0.5' -> 0.5, 'True' -> True, 'None' -> None; what is no such thing stays a text."""
+def parse_value(text: str) -> Any:
+    """The value that a parameter's text stands for: '0.5' -> 0.5, 'True' -> True, 'None' -> None.
+    Other texts stay texts.
+    """
     if text in WORDS:
         return WORDS[text]
     value = _json(text) if len(text) <= MOST_DIGITS else text
     return value if isinstance(value, int | float | bool) else text
 
 
-def _plain(value: Any) -> Any:
-    """An axis's value as something that can be compared and counted."""
+def _comparable(value: Any) -> Any:
+    """The value of an axis in a form that can be compared and grouped."""
     if isinstance(value, str):
-        return typed(value)
+        return parse_value(value)
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _json(text: str | None) -> Any:
     try:
         return json.loads(text or "null", parse_constant=str)
-    except (ValueError, RecursionError):  # whatever anybody wrote there
+    except (ValueError, RecursionError):  # anybody can write a tag
         return None

@@ -1,7 +1,7 @@
-"""Which settings of a sweep are no worse than the best, and what each parameter does.
+"""Which settings of a sweep are worse than the best, and which are not.
 
-Frames in, frames out; scipy computes every interval and every p value. A setting is what a job
-varies without its seed; runs that differ in their seed alone are its repetitions.
+A setting is everything that a sweep varies except the seed. Runs that differ only in their seed
+repeat the same setting. scipy computes every interval and every p value.
 """
 
 import json
@@ -17,21 +17,24 @@ from scipy import stats
 from lenet.report.results import SEED
 
 LEVEL, ALPHA = 0.95, 0.05
-BEST, SAME, WORSE, UNKNOWN, NOTHING = "best", "not told apart", "worse", "cannot be told", "-"
-TOO_FEW = "one run: no spread to judge by"
+BEST, SAME, WORSE = "best", "no significant difference", "worse"
+UNKNOWN, NO_RUN = "too few runs to tell", "-"
+ONE_RUN = "one run has no spread"
 NO_SPREAD = "no spread over seeds"
-MOST_LEVELS = 12  # values of a number; with more of them it is a trend, not a set of levels
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`settings` has a row a setting, best first: key, label, the axes, n, mean, sd, low, high
-    (of the mean, 95 %), verdict, test, difference (to the best, positive = worse), its low and
-    high, p, p_corrected, seconds (a run), runs, unfinished.
+    """The ranking of a sweep's settings and how each compares with the best.
 
-    `runs` are the runs that count: finished, with a finite value, the newest of each seed; `again`
-    is the number of those that newer ones replaced. `best` is the label that the others are held
-    against, None where no setting has two runs. `comparisons` is what p values were multiplied by.
+    `settings` has a row for each setting, best first. Its columns: key, label, the axes, n, mean,
+    sd, low and high (95 % interval of the mean), verdict, test, difference (to the best; positive
+    is worse), difference_low, difference_high, p, p_corrected, seconds (a run), runs, unfinished.
+
+    `runs` holds the runs that count: finished ones with a finite value, the newest of each seed.
+    `replaced` counts older runs of the same seed. `best` is the label of the setting that the
+    others are compared with, or None where no setting has two runs. Each p value was multiplied
+    by `comparisons`.
     """
 
     metric: str
@@ -41,16 +44,16 @@ class Verdict:
     runs: pd.DataFrame
     best: str | None
     comparisons: int
-    again: int
+    replaced: int
 
     @property
     def no_worse(self) -> list[str]:
-        """Labels of the best and of those that the numbers don't tell apart from it."""
+        """Labels of the best setting and of those without a significant difference from it."""
         return list(self.settings.loc[self.settings["verdict"].isin([BEST, SAME]), "label"])
 
 
 def judge(runs: pd.DataFrame, axes: Sequence[str], metric: str, maximize: bool) -> Verdict:
-    """`runs` as `lenet.report.results.load_sweep` gives them; the order of rows doesn't matter."""
+    """The verdict on `runs`, a frame from `load_sweep`. The order of its rows has no influence."""
     varied = [axis for axis in axes if axis != SEED]
     runs = with_settings(runs, varied)
     done = runs[(runs["status"] == "FINISHED") & np.isfinite(runs[metric].astype(float))]
@@ -65,12 +68,13 @@ def judge(runs: pd.DataFrame, axes: Sequence[str], metric: str, maximize: bool) 
 
 
 def with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """Adds `setting`, a key, and `label`, the same for reading; sorts by start."""
+    """The runs in the order they started, with `setting` (a key) and `label` (for people)."""
     names = short_names(axes)
     values = runs[list(axes)].astype(object)
     rows = values.where(values.notna(), None).values.tolist()
     labels = [
-        ", ".join(f"{n}={shown(v)}" for n, v in zip(names, row, strict=True)) or "the one setting"
+        ", ".join(f"{n}={format_value(v)}" for n, v in zip(names, row, strict=True))
+        or "the only setting"
         for row in rows
     ]
     keys = [json.dumps(row, default=str) for row in rows]
@@ -81,18 +85,18 @@ def with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
 
 
 def short_names(axes: Sequence[str]) -> list[str]:
-    """The last part of each name, or as many parts as tell it from the others."""
+    """The last part of each name, or as many parts as make it unique."""
     parts = [axis.replace("/", ".").split(".") for axis in axes]
 
     def tail(i: int, count: int) -> str:
         return ".".join(parts[i][-count:])
 
-    def alone(i: int, count: int) -> bool:
+    def is_unique(i: int, count: int) -> bool:
         return all(tail(i, count) != tail(j, count) for j in range(len(axes)) if j != i)
 
     counts = [range(1, len(part) + 1) for part in parts]
     return [
-        tail(i, next((n for n in counts[i] if alone(i, n)), len(parts[i])))
+        tail(i, next((n for n in counts[i] if is_unique(i, n)), len(parts[i])))
         for i in range(len(axes))
     ]
 
@@ -101,20 +105,20 @@ def is_share(metric: str) -> bool:
     return "accuracy" in metric
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _ranking(
     runs: pd.DataFrame, counted: pd.DataFrame, axes: list[str], metric: str, maximize: bool
 ) -> pd.DataFrame:
-    everything = runs.groupby("setting")
-    table = everything[["label", *axes]].first()
-    table["runs"] = everything.size()
+    by_setting = runs.groupby("setting")
+    table = by_setting[["label", *axes]].first()
+    table["runs"] = by_setting.size()
     done = runs[runs["status"] == "FINISHED"].groupby("setting")
     table["unfinished"] = (table["runs"] - done.size()).fillna(table["runs"]).astype(int)
     table["seconds"] = done["seconds"].mean()
-    # Sorted, so that the last bits of a sum don't depend on which run started first.
+    # Sorted, so that the last bits of a sum do not depend on which run started first.
     values = counted.sort_values(metric).groupby("setting")[metric]
     table = table.join(values.agg(n="count", mean="mean", sd="std"))
     table["n"] = table["n"].fillna(0).astype(int)
@@ -125,38 +129,39 @@ def _ranking(
 
 
 def interval(n: Any, mean: Any, sd: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Student's 95 % interval of a mean; NaN for one value, no width where all are the same."""
+    """Student's 95 % interval of a mean: NaN for one value, width 0 where all values are equal."""
     n, mean, sd = (np.asarray(a, float) for a in (n, mean, sd))
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=sd / np.sqrt(n))
-    still = (sd == 0) & (n > 1)
-    return np.where(still, mean, low), np.where(still, mean, high)
+    is_constant = (sd == 0) & (n > 1)
+    return np.where(is_constant, mean, low), np.where(is_constant, mean, high)
 
 
 def _against_best(
     table: pd.DataFrame, counted: pd.DataFrame, metric: str, maximize: bool
 ) -> tuple[pd.DataFrame, str | None, int]:
-    """Holds each setting against the best that has at least two runs.
+    """Compares each setting with the best one that has at least two runs.
 
-    Two-sided t-tests, since with five seeds Wilcoxon's least p value is 2/2^5 = 0.06 and nothing
-    could ever be told apart. Paired by seed where half of the seeds or more are shared, as a seed
-    fixes first weights and order of the images; else Welch's, since settings differ in their
-    spread. Every p value is multiplied by the number of comparisons (Bonferroni).
+    The tests are two-sided t-tests. With five seeds the smallest p value of Wilcoxon's test is
+    2/2^5 = 0.06, so it could never find a difference. Runs are paired by seed where at least half
+    of the seeds are shared, because a seed fixes the first weights and the order of the images.
+    Otherwise the test is Welch's, because settings differ in their spread. Every p value is
+    multiplied by the number of comparisons (Bonferroni).
 
-    What is not called worse is then a confidence set of the truly best setting, although the one
-    it is compared with was picked by the same numbers: it is called worse only where one of the
-    k - 1 others beats it by luck, each with a probability of 0.05/2/(k - 1) at most.
+    The settings that are not called worse form a confidence set of the truly best one, although
+    the same numbers picked the setting they are compared with: the truly best one is called worse
+    only where one of the k - 1 others beats it by luck, each with probability 0.05/2/(k - 1).
 
     Source: de Winter 2013, "Using the Student's t-test with extremely small sample sizes"; Welch
     1947; Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with
     the best".
     """
-    able = table[table["n"] >= 2]
+    repeated = table[table["n"] >= 2]
     columns = ["verdict", "test", "difference", "difference_low", "difference_high"]
     columns += ["p", "p_corrected"]
     blank = [math.nan] * 5
-    best = None if able.empty else able.index[0]
-    comparisons = max(0, len(able) - 1)
+    best = None if repeated.empty else repeated.index[0]
+    comparisons = max(0, len(repeated) - 1)
     values = {key: group.set_index(SEED)[metric] for key, group in counted.groupby("setting")}
     sign = 1 if maximize else -1
     rows = []
@@ -164,7 +169,7 @@ def _against_best(
         if i == best:
             rows.append((BEST, "", *blank))
         elif n < 2:
-            rows.append((UNKNOWN, TOO_FEW, *blank) if n else (NOTHING, "", *blank))
+            rows.append((UNKNOWN, ONE_RUN, *blank) if n else (NO_RUN, "", *blank))
         else:
             rows.append(compare(sign * values[table["key"][best]], sign * values[key], comparisons))
     label = None if best is None else str(table["label"][best])
@@ -172,21 +177,22 @@ def _against_best(
 
 
 def compare(best: pd.Series, other: pd.Series, comparisons: int = 1) -> tuple:
-    """(verdict, test, difference, low, high, p, corrected p) of two series by seed, more = better.
+    """(verdict, test, difference, low, high, p, corrected p) of two series indexed by seed.
 
-    The interval is of the difference, corrected as p is: all of them hold at once with 95 %.
+    More is better. `low` and `high` bound the difference; like p they are corrected, so that all
+    intervals of a sweep hold together with 95 % confidence.
     """
     shared = best.index.dropna().intersection(other.index.dropna())
     paired = len(shared) >= max(2, min(len(best), len(other)) / 2)
     if paired:
         best, other = best[shared], other[shared]
         test = f"paired t, {len(shared)} seeds"
-        still = np.ptp(best - other) <= 1e-12 * max(best.abs().max(), other.abs().max())
+        has_spread = np.ptp(best - other) > 1e-12 * max(best.abs().max(), other.abs().max())
     else:
         test = f"Welch's t, {len(best)} and {len(other)} runs"
-        still = all(np.ptp(side) <= 1e-12 * side.abs().max() for side in (best, other))
+        has_spread = any(np.ptp(side) > 1e-12 * side.abs().max() for side in (best, other))
     difference = float(best.mean() - other.mean())
-    if still:  # also where all values are equal: that they ever differ can't be told
+    if not has_spread:  # equal values do not show that the settings never differ
         return UNKNOWN, f"{test}: {NO_SPREAD}", difference, *[math.nan] * 4
     if paired:
         result = stats.ttest_rel(best.to_numpy(), other.to_numpy())

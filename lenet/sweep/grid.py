@@ -261,11 +261,12 @@ class Grid(BasicSweeper):
         assert self.config is not None
         run_id = self.record.run_id
         if self.config.sweep.report:
-            from lenet.report.report import ReportError, report
+            from lenet.report.findings import ReportError
+            from lenet.report.publish import publish
             from lenet.tracking.store import TrackingError
 
             try:
-                print(report(run_id, self.record.client.tracking_uri, failed=False))
+                print(publish(run_id, self.record.client.tracking_uri, with_failures=False))
             except (ReportError, TrackingError) as error:
                 print(f"Warning: no report ({error})", file=sys.stderr)
         print(f"MLflow run {run_id} ({name}); compare its jobs with: mlflow ui")
@@ -290,7 +291,7 @@ class Grid(BasicSweeper):
         """What the end needs, in a second that the jobs take anyway."""
         assert self.config is not None
         if self.config.sweep.report:
-            importlib.import_module("lenet.report.report")
+            importlib.import_module("lenet.report.publish")
 
     def _launchable(self, job: Job, axes: Sequence[str], **own: Any) -> DictConfig:
         """The job's configuration with what is not its own: where it belongs, and its threads."""

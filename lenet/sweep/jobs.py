@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lenet.cli import format_duration
 from lenet.config.overrides import job_name
 from lenet.sweep.outcome import Outcome
 from lenet.tracking.job import JOB_TAG
@@ -92,17 +93,10 @@ def time_left(jobs: int, seconds: float, workers: int | None) -> str:
     if math.isnan(seconds):
         return f"{jobs} jobs to run{at_once}; no run before tells how long one takes"
     if workers:
-        about = span(-(-jobs // workers) * seconds)
+        about = format_duration(-(-jobs // workers) * seconds)
     else:
-        about = f"{span(jobs * seconds)} of computing"
+        about = f"{format_duration(jobs * seconds)} of computing"
     return f"{jobs} jobs to run{at_once}: about {about}"
-
-
-def span(seconds: float) -> str:
-    """12 s, 3 min, 1.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def table(jobs: Sequence[Job]) -> str:
@@ -178,7 +172,7 @@ class Display:
             count = f"[{self.done + self.failed}/{self.total}]"
             left = self.total - self.done - self.failed
             seconds_left = (time.monotonic() - self._start) / (self.total - left) * left
-            about = f"; {left} to go, about {span(seconds_left)}" if left else ""
+            about = f"; {left} to go, about {format_duration(seconds_left)}" if left else ""
             tqdm.write(f"{count} {job.name}: {how}{about}", file=sys.stderr)
         self._bar.update()
         self._show()

@@ -33,8 +33,7 @@ WRONG = {
     "optimizer.momentun=0.9": "optimizer.momentun: no such key; did you mean optimizer.momentum?",
     "optimizer=null": "optimizer=null: expected one of its options",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
-    "seed="
-    + "9" * 30: "seed=999999999999999999999999999999: should be less than",
+    "seed=" + "9" * 30: "seed=999999999999999999999999999999: should be less than",
     "tags={1: a}": "tags={1: 'a'}: should be a valid string",
     'note="\\udcff"': 'note="\\udcff": should be plain YAML, in UTF-8',
     "model.activation._target_=torch.nn.Tan": "model.activation._target_=torch.nn.Tan: ",

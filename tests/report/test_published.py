@@ -1,4 +1,4 @@
-"""Results beside published numbers: which runs count for an entry, and how it is told."""
+"""Results compared with published numbers: which runs count, and what is printed."""
 
 import json
 import math
@@ -9,9 +9,10 @@ import pytest
 
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
-from lenet.report.published import beside
-from lenet.report.report import make, report, write
-from lenet.report.text import lines, published_rows
+from lenet.report.findings import analyze
+from lenet.report.publish import publish, write_files
+from lenet.report.published import compare_published
+from lenet.report.text import published_rows, report_lines
 from lenet.tracking import store
 from tests.support.sweeps import grid, make_sweep
 
@@ -35,9 +36,9 @@ RUNS = frame(
 )
 
 
-def test_an_entry_counts_the_finished_runs_of_its_setting_alone():
+def test_an_entry_counts_only_finished_runs_of_its_setting():
     entry = {"model": "lenet1", "augment": "none", "test/accuracy": 0.983}
-    (found,) = beside(RUNS, [entry])
+    (found,) = compare_published(RUNS, [entry])
     assert (found.label, found.n) == ("model=lenet1, augment=none", 2)
     assert found.mean == pytest.approx(0.975)
     assert found.sd == pytest.approx(np.std([0.98, 0.97], ddof=1))
@@ -45,15 +46,17 @@ def test_an_entry_counts_the_finished_runs_of_its_setting_alone():
     assert found.published == 0.983
 
 
-def test_of_an_accuracy_the_error_is_told_as_papers_do():
-    compared = beside(RUNS, [{"model": "lenet1", "augment": "none", "test/accuracy": 0.983}])
+def test_accuracies_are_printed_as_errors_like_in_papers():
+    compared = compare_published(
+        RUNS, [{"model": "lenet1", "augment": "none", "test/accuracy": 0.983}]
+    )
     head, row = published_rows(compared)
     assert head[2:] == ("n", "test/error", "sd", "published", "difference")
     assert row[1:] == ("model=lenet1, augment=none", "2", "2.50%", "0.71%", "1.70%", "+0.80")
 
 
 def test_one_run_has_no_spread():
-    (found,) = beside(RUNS, [{"model": "lenet4", "test/accuracy": 0.989}])
+    (found,) = compare_published(RUNS, [{"model": "lenet4", "test/accuracy": 0.989}])
     assert (found.n, found.mean) == (1, 0.99)
     assert math.isnan(found.sd)
     assert published_rows([found])[1][4] == "-"
@@ -73,9 +76,9 @@ def test_one_run_has_no_spread():
     ],
     ids=str,
 )
-def test_what_is_no_entry_or_has_no_run_is_left_out(entry):
+def test_a_wrong_entry_or_one_without_runs_is_left_out(entry):
     good = {"model": "lenet4", "test/accuracy": 0.989}
-    assert [each.label for each in beside(RUNS, [entry, good])] == ["model=lenet4"]
+    assert [each.label for each in compare_published(RUNS, [entry, good])] == ["model=lenet4"]
 
 
 @pytest.mark.parametrize("entry", ["{model: lenet1}", "5", "{test/accuracy: true}", "[1]"])
@@ -94,21 +97,21 @@ def sweep(tmp_path):
     return run_id, uri
 
 
-def test_the_report_has_them_on_screen_on_the_page_and_as_data(sweep, tmp_path):
-    found = make(*sweep)
-    text = "\n".join(lines(found))
-    assert "Beside what was published:" in text
-    assert "optimizer" not in text.split("Beside what was published:")[1].splitlines()[2]
+def test_terminal_page_and_data_have_the_published_numbers(sweep, tmp_path):
+    found = analyze(*sweep)
+    text = "\n".join(report_lines(found))
+    assert "Compared with published numbers:" in text
+    assert "optimizer" not in text.split("Compared with published numbers:")[1].splitlines()[2]
     assert "momentum=0.9  3" in text
-    write(found, tmp_path, sweep[1])
+    write_files(found, tmp_path, sweep[1])
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<h2>Beside what was published</h2>") == 2  # the table and the picture
+    assert page.count("<h2>Compared with published numbers</h2>") == 2  # the table and the picture
     data = json.loads((tmp_path / "verdict.json").read_text())
     assert [each["published"] for each in data["published"]] == [0.98, 0.99]
     assert data["published"][0]["n"] == 3
 
 
-def test_without_any_nothing_is_said_of_it(sweep):
+def test_a_report_without_published_numbers_does_not_mention_them(sweep):
     run_id, uri = sweep
     store.connect(uri).set_tag(run_id, "sweep.published", '{"no": "list"}')
-    assert "published" not in report(run_id, uri)
+    assert "published" not in publish(run_id, uri)

@@ -1,4 +1,4 @@
-"""The verdict on a sweep, against the same computed by hand, and what is shown of it."""
+"""The verdict on a sweep, compared with one computed by hand, and the report about it."""
 
 import html.parser
 import json
@@ -12,12 +12,13 @@ import pytest
 from scipy import special
 
 from lenet.__main__ import main as lenet
-from lenet.report import plots as sweep_plots
+from lenet.report import plots
 from lenet.report.effects import class_differences, main_effects
-from lenet.report.report import ReportError, make, write
+from lenet.report.findings import ReportError, analyze
+from lenet.report.publish import write_files
 from lenet.report.results import load_curves, load_sweep, read_sweep
-from lenet.report.text import difference, lines, number
-from lenet.report.verdict import BEST, NOTHING, SAME, UNKNOWN, WORSE, compare, judge, short_names
+from lenet.report.text import format_difference, format_number, report_lines
+from lenet.report.verdict import BEST, NO_RUN, SAME, UNKNOWN, WORSE, compare, judge, short_names
 from lenet.tracking.store import TrackingError
 from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
 
@@ -25,7 +26,7 @@ METRIC = "val/accuracy"
 
 
 def runs_of(values, seeds=None, status="FINISHED", axis="optimizer.lr"):
-    """`values`: a list of measures by setting."""
+    """`values` maps each setting to its measures."""
     rows = []
     for setting, measures in values.items():
         own = range(len(measures)) if seeds is None else seeds[setting]
@@ -54,7 +55,7 @@ def t_quantile(p, degrees):
 
 
 def two_sided_p(t, degrees):
-    """By the incomplete beta function, not by what the package calls."""
+    """From the incomplete beta function, not from what the package calls."""
     return float(special.betainc(degrees / 2, 0.5, degrees / (degrees + t * t)))
 
 
@@ -105,14 +106,14 @@ def test_p_values_are_multiplied_by_the_comparisons_with_the_best():
 
 
 def test_the_truly_best_setting_is_seldom_ruled_out():
-    """Where it is the best by next to nothing, in at most 5 % of sweeps and what chance adds."""
+    """The best by next to nothing: in at most 5 % of sweeps, plus the error of 100 sweeps."""
     rng = np.random.default_rng(1)
     wrong = 0
-    for _ in range(400):
+    for _ in range(100):
         seeds = rng.normal(0, 1, 5)
         values = {k: list(seeds + rng.normal(1e-9 * (k == 0), 1, 5)) for k in range(8)}
         wrong += row(judged(values), 0)["verdict"] == WORSE
-    assert wrong / 400 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+    assert wrong / 100 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 100)
 
 
 def test_a_loss_is_better_when_it_is_lower():
@@ -124,14 +125,14 @@ def test_a_loss_is_better_when_it_is_lower():
 # ---- Where there is little to go on ----------------------------------------------------------
 
 
-def test_one_run_each_tells_nothing():
+def test_one_run_a_setting_gives_no_verdict():
     verdict = judged({1: [0.9], 2: [0.8]})
     assert verdict.best is None
     assert set(verdict.settings["verdict"]) == {UNKNOWN}
     assert verdict.settings["low"].isna().all()
 
 
-def test_values_without_spread_tell_nothing():
+def test_values_without_spread_give_no_verdict():
     verdict = judged({1: [0.9, 0.9, 0.9], 2: [0.8, 0.8, 0.8]})
     assert row(verdict, 2)["verdict"] == UNKNOWN
     assert "no spread" in row(verdict, 2)["test"]
@@ -146,17 +147,17 @@ def test_only_finished_runs_with_a_finite_value_count():
     assert row(verdict, 2)["unfinished"] == 1
 
 
-def test_of_a_seed_that_was_run_twice_the_newest_counts():
+def test_the_newest_run_of_a_seed_counts():
     runs = runs_of({1: [0.1, 0.9, 0.91], 2: [0.8, 0.81, 0.82]}, {1: [0, 0, 1], 2: [0, 1, 2]})
     verdict = judge(runs, ["optimizer.lr", "seed"], METRIC, True)
-    assert (row(verdict, 1)["mean"], verdict.again) == (pytest.approx(0.905), 1)
+    assert (row(verdict, 1)["mean"], verdict.replaced) == (pytest.approx(0.905), 1)
 
 
-def test_a_setting_none_of_whose_runs_ended_is_last_and_says_so():
+def test_a_setting_without_a_finished_run_comes_last():
     runs = runs_of({1: [0.9, 0.91], 2: [0.8, 0.81]})
     runs.loc[runs["optimizer.lr"] == 2, "status"] = "KILLED"
     verdict = judge(runs, ["optimizer.lr", "seed"], METRIC, True)
-    assert list(verdict.settings["verdict"]) == [BEST, NOTHING]
+    assert list(verdict.settings["verdict"]) == [BEST, NO_RUN]
 
 
 def test_the_order_of_rows_makes_no_difference():
@@ -215,7 +216,7 @@ def test_words_lists_and_nothing_are_levels_too():
     assert sorted(effect.levels["text"]) == ["[6, 16]", "not set"]
 
 
-def test_classes_are_held_against_the_best_setting():
+def test_classes_are_compared_with_the_best_setting():
     runs = runs_of({1: [0.9, 0.91], 2: [0.8, 0.81]})
     runs["test/class_accuracy/0"] = [0.9, 0.8, 0.7, 0.6]
     runs["test/class_accuracy/10"] = [0.5, 0.5, 0.6, 0.6]
@@ -267,7 +268,7 @@ def test_a_frame_has_a_row_a_run_with_axes_first_and_numbers_as_numbers(uri, par
     assert len(curves) == (len(JOBS) - 1) * EPOCHS + 1
 
 
-def test_parameters_that_differ_are_the_axes_where_no_tag_says(uri):
+def test_without_tags_the_parameters_that_differ_are_the_axes(uri):
     parent = make_sweep(uri, grid(optimizer__lr=[0.1, 0.2], seed=[0, 1]), told=False)
     assert read_sweep(parent, uri).axes == ["optimizer.lr", "seed"]
 
@@ -278,7 +279,7 @@ def test_the_command_prints_and_logs_page_table_and_data(uri, parent, artifacts,
     assert "val/accuracy of 11 finished runs, 4 settings, 1 failed" in out
     assert "Best: lr=0.01, momentum=0.9." in out
     assert (
-        "paired t-test by seed, two-sided, 5%; p values times 3, the comparisons (Bonferroni)"
+        "paired t-test by seed, two-sided, 5%; p values multiplied by 3 comparisons (Bonferroni)"
         in out
     )
     assert "\x1b" not in out
@@ -305,8 +306,8 @@ class Tags(html.parser.HTMLParser):
         self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
 
 
-def test_the_page_needs_nothing_else_and_runs_nothing(uri, parent, tmp_path):
-    write(make(parent, uri), tmp_path, uri)
+def test_the_page_needs_no_other_file_and_runs_no_script(uri, parent, tmp_path):
+    write_files(analyze(parent, uri), tmp_path, uri)
     text = (tmp_path / "report.html").read_text()
     tags = Tags()
     tags.feed(text)
@@ -317,7 +318,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(uri, parent, tmp_path):
     assert "https://" not in text
 
 
-def test_a_page_is_of_any_shape_of_sweep(uri, tmp_path):
+def test_every_shape_of_sweep_gets_a_page(uri, tmp_path):
     words = grid(model__activation=["relu", "tanh"], a=[1, 2], b=["[1, 2]", None], seed=[0, 1])
     for number_of, jobs in enumerate(
         (
@@ -329,27 +330,27 @@ def test_a_page_is_of_any_shape_of_sweep(uri, tmp_path):
     ):
         folder = tmp_path / str(number_of)
         folder.mkdir()
-        found = make(make_sweep(uri, jobs), uri)
-        write(found, folder, uri)
-        assert "\n".join(lines(found))
+        found = analyze(make_sweep(uri, jobs), uri)
+        write_files(found, folder, uri)
+        assert "\n".join(report_lines(found))
         assert json.loads((folder / "verdict.json").read_text())["settings"]
 
 
-def test_the_test_set_is_no_ground_to_choose_on(uri):
+def test_a_verdict_on_the_test_set_is_exploratory(uri):
     jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
     parent = make_sweep(uri, jobs, points=lambda job: points_of(job, False), objective="none")
-    found = make(parent, uri)
+    found = analyze(parent, uri)
     assert (found.verdict.metric, found.exploratory) == ("test/accuracy", True)
-    assert any(line.startswith("Exploratory:") for line in lines(found))
+    assert any(line.startswith("Exploratory:") for line in report_lines(found))
 
 
 def test_pruned_and_unfinished_runs_are_counted_apart(uri):
     jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
     states = iter(["FINISHED", "FINISHED", "KILLED", "FINISHED", "RUNNING", "FAILED"])
-    found = make(make_sweep(uri, jobs, status=lambda job: next(states)), uri)
-    assert next(lines(found)).endswith("3 finished runs, 2 settings, 1 failed, 2 unfinished")
+    found = analyze(make_sweep(uri, jobs, status=lambda job: next(states)), uri)
+    assert next(report_lines(found)).endswith("3 finished runs, 2 settings, 1 failed, 2 unfinished")
     found.sweep.runs.loc[2, "pruned"] = True
-    assert "1 failed, 1 pruned, 1 unfinished" in next(lines(found))
+    assert "1 failed, 1 pruned, 1 unfinished" in next(report_lines(found))
 
 
 @pytest.mark.parametrize(
@@ -364,31 +365,36 @@ def test_a_wrong_id_is_one_line_and_status_2(uri, run_id, said, capsys):
     assert captured.out == ""
 
 
-def test_what_is_no_sweep_or_has_no_end_is_refused(uri, parent):
+def test_a_run_that_is_no_sweep_or_has_no_result_is_refused(uri, parent):
     child = load_sweep(parent, uri)["run_id"][0]
-    with pytest.raises(ReportError, match="is no sweep"):
-        make(child, uri)
+    with pytest.raises(ReportError, match="is not a sweep"):
+        analyze(child, uri)
     running = make_sweep(uri, grid(seed=[0, 1]), status=lambda job: "RUNNING")
     with pytest.raises(ReportError, match="none of its 2 runs is finished"):
-        make(running, uri)
-    with pytest.raises(ReportError, match="don't all have val/nothing; they have test/accuracy"):
-        make(parent, uri, "val/nothing")
+        analyze(running, uri)
+    with pytest.raises(
+        ReportError, match="not all finished runs have val/nothing; they have test/accuracy"
+    ):
+        analyze(parent, uri, "val/nothing")
     with pytest.raises(TrackingError):
-        make(parent, "sqlite:///no/such.db")
+        analyze(parent, "sqlite:///no/such.db")
 
 
 def test_numbers_are_percent_where_they_are_shares():
-    assert (number(0.98765, METRIC), number(0.098765, "val/loss")) == ("98.77%", "0.09877")
-    assert (difference(0.0123, METRIC), difference(-1e-9, METRIC)) == ("+1.23", "0")
-    assert number(math.nan, METRIC) == "-"
+    assert (format_number(0.98765, METRIC), format_number(0.098765, "val/loss")) == (
+        "98.77%",
+        "0.09877",
+    )
+    assert (format_difference(0.0123, METRIC), format_difference(-1e-9, METRIC)) == ("+1.23", "0")
+    assert format_number(math.nan, METRIC) == "-"
 
 
 def test_pictures_of_extreme_values_draw(tmp_path):
     values = {"x" * 200: [0.1, 0.1], "y": [1.0, 0.0], "z": [0.5, 0.5]}
     verdict = judged(values)
     for figure in (
-        sweep_plots.ranking(verdict),
-        sweep_plots.effects(main_effects(verdict), METRIC),
+        plots.ranking(verdict),
+        plots.effects(main_effects(verdict), METRIC),
     ):
         figure.savefig(tmp_path / "a.png")
 
@@ -400,6 +406,6 @@ def test_five_hundred_runs_are_reported_in_seconds(uri, tmp_path):
     jobs = grid(optimizer__lr=rates, optimizer__momentum=momentum, seed=range(5))
     parent = make_sweep(uri, jobs)
     start = time.process_time()
-    write(make(parent, uri), tmp_path, uri)
+    write_files(analyze(parent, uri), tmp_path, uri)
     assert time.process_time() - start < 60, "an order of magnitude more than it takes"
-    assert SAME in set(make(parent, uri).verdict.settings["verdict"])
+    assert SAME in set(analyze(parent, uri).verdict.settings["verdict"])

@@ -1,0 +1,59 @@
+"""What is known about a sweep: its runs, the verdict, the effects, published numbers."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lenet.report.effects import Effect, class_differences, main_effects
+from lenet.report.published import Comparison, compare_published
+from lenet.report.results import Sweep, read_sweep
+from lenet.report.verdict import Verdict, judge
+from lenet.tracking.objective import is_maximized
+
+
+class ReportError(ValueError):
+    """A sweep that can't be judged: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report says about a sweep. It is `exploratory` where the runs have no validation
+    set, so that the verdict rests on the test set.
+    """
+
+    sweep: Sweep
+    verdict: Verdict
+    effects: list[Effect]
+    classes: pd.DataFrame
+    exploratory: bool
+    compared: list[Comparison]
+
+
+def analyze(parent_run_id: str, uri: str | None = None, metric: str | None = None) -> Findings:
+    """The findings about a sweep, judged by `metric` or else by the sweep's objective.
+
+    Raises: ReportError where no run can be judged; TrackingError where the store can't be reached
+    or has no such run.
+    """
+    sweep = read_sweep(parent_run_id, uri)
+    if sweep.runs.empty:
+        raise ReportError(f"{parent_run_id}: is not a sweep; no run names it as its parent")
+    finished = sweep.runs[sweep.runs["status"] == "FINISHED"]
+    if finished.empty:
+        raise ReportError(f"{parent_run_id}: none of its {len(sweep.runs)} runs is finished")
+    wanted = [metric] if metric else [sweep.objective, "val/accuracy", "test/accuracy"]
+    scored = [m for m in wanted if m in sweep.metrics and finished[m].notna().all()]
+    if not scored:
+        some = ", ".join(m for m in sweep.metrics if m.startswith(("val/", "test/a")))
+        missing = ", ".join(m for m in wanted if m)
+        raise ReportError(
+            f"{parent_run_id}: not all finished runs have {missing}; they have {some}"
+        )
+    maximize = is_maximized(scored[0])
+    verdict = judge(sweep.runs, sweep.axes, scored[0], maximize)
+    if verdict.runs.empty:
+        raise ReportError(f"{parent_run_id}: {scored[0]} is not finite in any run")
+    exploratory = scored[0].startswith("test/")
+    compared = compare_published(sweep.runs, sweep.published)
+    effects, classes = main_effects(verdict), class_differences(verdict)
+    return Findings(sweep, verdict, effects, classes, exploratory, compared)
