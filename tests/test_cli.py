@@ -10,7 +10,7 @@ import pytest
 
 from lenet.__main__ import find_commands, main
 from lenet.cli import answer, check_file, check_folder
-from lenet.tracking import store
+from lenet.tracking import client as store
 from tests.conftest import ROOT
 
 COMMANDS = list(find_commands())

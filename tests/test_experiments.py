@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import CONF
-from tests.tracking.test_resume import Bench
+from tests.support.lab import Bench
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 

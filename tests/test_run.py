@@ -8,56 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from tests.conftest import ROOT
-
-BASE = ["data=digits", "device.threads=1"]
-
-
-class Lab:
-    """A folder with a store of its own to run run.py in."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {
-            "MLFLOW_TRACKING_URI": self.uri,
-            "LENET_RUNS": str(folder / "waiting"),
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), *arguments],
-            cwd=self.folder,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def run(self, *arguments: str, status: int = 0) -> tuple[str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == status, out + err
-        return out, err
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.uri)
-
-    def runs(self):
-        ids = [e.experiment_id for e in self.client.search_experiments()]
-        return self.client.search_runs(ids, order_by=["attributes.start_time ASC"])
-
-    def artifacts(self, run, path=""):
-        found = []
-        for item in self.client.list_artifacts(run.info.run_id, path):
-            found += self.artifacts(run, item.path) if item.is_dir else [item.path]
-        return found
+from tests.support.lab import BASE, Lab
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +145,7 @@ print(hits / data.test.count)
     assert float(done.stdout) == pytest.approx(run.data.metrics["test/accuracy"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_one_line(lab, first):
     done = subprocess.run(
         [sys.executable, "-m", "lenet", "predict", "0" * 32, "x.png"],
@@ -232,6 +188,7 @@ def test_a_wrong_value_leaves_no_run(lab):
     assert len(lab.runs()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["eager", "auto"])
 def test_the_run_tells_which_kernels_it_had_and_why(lab, kernels):
     quick = ["epochs=1", "tracking.pictures=false", "tracking.model=false"]
@@ -248,6 +205,7 @@ def test_the_run_tells_which_kernels_it_had_and_why(lab, kernels):
     assert f"eager kernels ({tags['kernels.why']})" in out
 
 
+@pytest.mark.slow
 def test_divergence_ends_as_failed_with_the_reason(lab):
     _, err = lab.run(*BASE, "optimizer.lr=1e38", "log_interval=5", status=1)
     run = lab.runs()[-1]
@@ -278,6 +236,7 @@ def test_a_signal_ends_a_run_as_killed_with_what_was_reached(lab, number, code):
     assert "checkpoint.pt" in lab.artifacts(run)
 
 
+@pytest.mark.slow
 def test_a_run_whose_reader_goes_away_is_killed_without_a_word(lab):
     process = lab.start(*BASE, "epochs=5000")
     for line in process.stdout:
@@ -318,6 +277,7 @@ def test_two_first_uses_of_a_new_database_at_once_both_succeed(tmp_path):
     assert [run.info.status for run in lab.runs()] == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [
@@ -370,9 +330,10 @@ sys.exit(status)
 )
 def test_threads_spin_for_long_where_no_other_process_is_busy(busy_cores, own, expected):
     code = f"""
-import os, psutil, run
+import os, psutil
+from lenet.training import startup
 psutil.cpu_percent = lambda: 100 * {busy_cores} / os.cpu_count()
-run.let_threads_wait()
+startup.choose_waiting()
 print(os.environ["GOMP_SPINCOUNT"])
 """
     env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}

@@ -15,9 +15,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from lenet.tracking.compare import compare, read, report
-    from lenet.tracking.store import named
+    from lenet.tracking.read import resolve_run
 
-    ids = [named(run, options.uri) for run in options.runs]
+    ids = [resolve_run(run, options.uri) for run in options.runs]
     (a, environment_a), (b, environment_b) = (read(run_id, options.uri) for run_id in ids)
     difference = compare(a, b, (environment_a, environment_b))
     print(report(a, b, difference))

@@ -134,10 +134,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
-    from lenet.tracking.resume import load_data, load_trained
-    from lenet.tracking.store import named
+    from lenet.tracking.read import resolve_run
+    from lenet.tracking.trained import load_data, load_trained
 
-    run_id = named(run_id, uri)
+    run_id = resolve_run(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):
         model, inputs = load_trained(run_id, uri)
         data = load_data(run_id, uri) if check else None

@@ -41,10 +41,10 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
     """
     path = Path(source)
     if not is_weights(source):
-        from lenet.tracking.resume import load_trained
-        from lenet.tracking.store import named
+        from lenet.tracking.read import resolve_run
+        from lenet.tracking.trained import load_trained
 
-        model, inputs = load_trained(named(source))
+        model, inputs = load_trained(resolve_run(source))
         equip(model)
         return Classifier(model, inputs)
     state = load(path)

@@ -26,12 +26,12 @@ def main(argv: Sequence[str]) -> int:
     from lenet.report.findings import analyze
     from lenet.report.publish import publish, write_files
     from lenet.report.text import report_lines
-    from lenet.tracking.store import named
+    from lenet.tracking.read import resolve_run
 
     output, uri = options.output, options.uri
     if output:
         check_folder(output)
-    run_id = named(options.run_id, uri, sweep=True)
+    run_id = resolve_run(options.run_id, uri, sweep=True)
     if not output:
         print(publish(run_id, uri, options.metric))
         return 0

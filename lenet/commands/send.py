@@ -9,12 +9,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from lenet.cli import MISTAKE, RUN_ID, command_parser, one_line, path_of, tell
-from lenet.tracking.journal import JournalError, left
+from lenet.tracking.client import TrackingError
+from lenet.tracking.journal import Facts, JournalError, unfinished
+from lenet.tracking.read import quoted
 from lenet.tracking.sender import send, waiting_root
-from lenet.tracking.store import TrackingError, quoted
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> int:
     if options.folder and not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise JournalError(f"{root}: expected a folder of waiting runs, found {found}")
-    waiting = dict(left(root))
+    waiting = dict(unfinished(root))
     status = 0
-    for run in options.runs or [facts["id"] for facts in waiting.values()]:
+    for run in options.runs or [facts.id for facts in waiting.values()]:
         try:
             print(one_line(send(find_waiting(run, waiting, root), options.wait)))
         except (JournalError, TrackingError) as error:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
-def find_waiting(run: str, waiting: Mapping[Path, Mapping[str, Any]], root: Path) -> Path:
+def find_waiting(run: str, waiting: Mapping[Path, Facts], root: Path) -> Path:
     """The folder of a waiting run, by our id or MLflow's. It asks no store: it may be down.
 
     Raises: JournalError if none or several match.
@@ -53,9 +53,9 @@ def find_waiting(run: str, waiting: Mapping[Path, Mapping[str, Any]], root: Path
     if run != "latest" and not re.fullmatch("[0-9a-f]{4,32}", run):
         raise JournalError(f"{quoted(run)}: expected {RUN_ID}")
     if run == "latest":
-        found = sorted(waiting, key=lambda each: waiting[each]["start_time"])[-1:]
+        found = sorted(waiting, key=lambda each: waiting[each].start_time)[-1:]
     else:
-        ids = {each: (facts["id"], facts["run_id"] or "") for each, facts in waiting.items()}
+        ids = {each: (facts.id, facts.run_id or "") for each, facts in waiting.items()}
         found = [each for each, names in ids.items() if any(n.startswith(run) for n in names)]
     if not found:
         raise JournalError(f"{run}: no such run waits in {root}")

@@ -13,7 +13,7 @@ from lenet.report.page import page
 from lenet.report.plots import curve_metric, pictures, runs_with_curves
 from lenet.report.results import load_curves
 from lenet.report.text import failures, report_lines
-from lenet.sweep.parent_run import add_artifacts
+from lenet.tracking.read import add_artifacts
 
 FOLDER = "report"  # among the artifacts of the sweep's run
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from lenet.sweep import parent_run as sweep_store
-from lenet.sweep.parent_run import Summary
-from lenet.tracking.store import SWEEP_KIND_TAG
+from lenet.tracking.client import SWEEP_KIND_TAG
+from lenet.tracking.read import Summary, read_family, read_points
 
 # Parameters that no result depends on: where records go, where a run comes from.
 NO_AXES = ("tracking.", "checkpoint.", "resume", "rerun", "note", "tags.")
@@ -67,15 +66,15 @@ def load_curves(
     Raises: TrackingError.
     """
     if run_ids is None:
-        run_ids = [child.run_id for child in sweep_store.read_family(parent_run_id, uri)[1]]
-    points = sweep_store.read_points(run_ids, metrics, uri)
+        run_ids = [child.run_id for child in read_family(parent_run_id, uri)[1]]
+    points = read_points(run_ids, metrics, uri)
     frame = pd.DataFrame(points, columns=["run_id", "metric", "step", "value"])
     return frame.astype({"step": int, "value": float})
 
 
 def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
     """Raises: TrackingError."""
-    parent, children = sweep_store.read_family(parent_run_id, uri)
+    parent, children = read_family(parent_run_id, uri)
     jobs = [_job(child) for child in children]
     axes = _axes(parent, children, jobs)
     columns: dict[str, list[Any]] = {

@@ -55,7 +55,7 @@ class Task:
     """
 
     def __init__(self, function: TaskFunction) -> None:
-        from lenet.tracking import store
+        from lenet.tracking import client as store
         from lenet.tracking.provenance import code_state
 
         self.root = str(store.ROOT)
@@ -65,7 +65,7 @@ class Task:
         self.others: frozenset[str] = frozenset()
 
     def __call__(self, cfg: DictConfig) -> Any:
-        from lenet.tracking import store
+        from lenet.tracking import client as store
 
         os.environ.update(self.environment)
         try:
@@ -83,7 +83,7 @@ class Task:
     def _earlier(self, config: Mapping[str, Any]) -> Any:
         """The run of a job that begins again, once nobody writes to it any more; or None."""
         from lenet.sweep import parent_run as sweep_store
-        from lenet.tracking import store
+        from lenet.tracking import client as store
 
         tracking, job = config["tracking"], SweepJob.read(config["job"])
         assert job

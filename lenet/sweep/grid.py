@@ -195,20 +195,20 @@ class Grid(BasicSweeper):
 
     def _seconds(self, jobs: Sequence[Job]) -> float:
         """Of a job of another sweep, or of a run, that was like these."""
-        from lenet.sweep import parent_run as sweep_store
+        from lenet.tracking.read import median_seconds
 
         if not self.record:
             return math.nan
         config, experiment = jobs[0].config, jobs[0].config["tracking"]["experiment"]
         like = {"epochs": str(config["epochs"]), "data.name": str(config["data"].get("name"))}
-        return sweep_store.median_seconds(self.record.client, experiment, like)
+        return median_seconds(self.record.client, experiment, like)
 
     # ---- Its run in MLflow -------------------------------------------------------------------
 
     @contextmanager
     def _store(self, job: Job) -> Iterator[Any]:
         """Its client; None where a dry sweep has nothing to look at."""
-        from lenet.tracking import store
+        from lenet.tracking import client as store
 
         assert self.config is not None
         if isinstance(self.launcher, Engine) and self.launcher.elsewhere:
@@ -226,7 +226,7 @@ class Grid(BasicSweeper):
         self, arguments: Sequence[str], kind: str, axes: Sequence[str], job: Job, jobs: int
     ) -> Iterator[str]:
         """Yields the sweep's name. Where it is left by an error its run is KILLED."""
-        from lenet.tracking import store
+        from lenet.tracking import client as store
         from lenet.tracking.provenance import code_state, git, process_identity
 
         assert self.config is not None
@@ -263,7 +263,7 @@ class Grid(BasicSweeper):
         if self.config.sweep.report:
             from lenet.report.findings import ReportError
             from lenet.report.publish import publish
-            from lenet.tracking.store import TrackingError
+            from lenet.tracking.client import TrackingError
 
             try:
                 print(publish(run_id, self.record.client.tracking_uri, with_failures=False))

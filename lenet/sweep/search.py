@@ -60,7 +60,7 @@ class Search(Grid):
 
     def sweep(self, arguments: list[str]) -> Any:
         from lenet.sweep import parent_run as sweep_store
-        from lenet.tracking import store
+        from lenet.tracking import client as store
 
         assert self.config is not None
         with self._warming():
@@ -166,7 +166,7 @@ class Search(Grid):
         return replace(base, config={**base.config, "seed": self.seeds[0]})
 
     def _storage(self, tracking_uri: str) -> str:
-        from lenet.tracking import store
+        from lenet.tracking import client as store
 
         file = tracking_uri.removeprefix("sqlite:///")
         folder = Path(file).parent if file != tracking_uri else store.home()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from lenet.config.errors import ConfigError
 from lenet.sweep.jobs import Job
+from lenet.tracking.client import first_use_lock, reason
 from lenet.tracking.objective import Result
-from lenet.tracking.store import first_use_lock, reason
 
 try:
     import numpy as np

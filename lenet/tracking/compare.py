@@ -1,19 +1,12 @@
-"""Two runs side by side: configuration, environment, metrics.
-
-python -m lenet diff RUN_A RUN_B
-"""
+"""Two runs side by side: configuration, environment, metrics."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from lenet.tracking import store
+from lenet.tracking.client import TrackingError
 from lenet.tracking.provenance import environment_differences
-from lenet.tracking.store import Stored, TrackingError
-
-if TYPE_CHECKING:
-    from lenet.tracking.run import Run
+from lenet.tracking.read import Stored, fetched, read_run, set_tags
 
 Row = tuple[str, str, str]
 # Tags that say what a run was made of; others only say what it is called, or when it was.
@@ -113,20 +106,20 @@ def _two(a: Sequence[float] | None, b: Sequence[float] | None) -> tuple[str, str
 
 def read(run_id: str, uri: str | None = None) -> tuple[Stored, str]:
     """A run and its environment. Raises: TrackingError."""
-    run = store.read_run(run_id, uri)
-    with store.fetched(run_id, "environment.txt", uri) as path:
+    run = read_run(run_id, uri)
+    with fetched(run_id, "environment.txt", uri) as path:
         return run, path.read_text(errors="replace") if path else ""
 
 
-def verdict(before: str, run: "Run") -> str:
+def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
     """Whether a run that was done again came out the same, in a few lines; also as its tag."""
     try:
-        (a, env_a), (b, env_b) = read(before, run.uri), read(run.id, run.uri)
+        (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
         tags = {"rerun.same": str(difference.same_bits).lower()}
-        store.set_tags(run.id, tags, run.uri)
+        set_tags(run_id, tags, uri)
     except TrackingError as error:
-        return f"Not compared yet ({error}); later: python -m lenet diff {before} {run.id}"
+        return f"Not compared yet ({error}); later: python -m lenet diff {before} {run_id}"
     if difference.same_bits:
         return f"The same bits as run {before}: {difference.points} points and the weights."
     lines = [f"Not the same as run {before}."]

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import psutil
-import torch
 
 
 def environment() -> str:
     """Python, machine and the version of every installed package, a line each."""
+    import torch  # late: a configuration is checked without it
+
     packages = _packages()
     lines = [
         f"python {platform.python_version()}",

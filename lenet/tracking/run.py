@@ -1,56 +1,50 @@
-"""Records of a run -> its journal, which is sent to MLflow beside the training."""
+"""The life of a run in MLflow: it starts, records what it gets, and ends with a true status."""
 
 import functools
-import hashlib
-import json
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
-import numpy as np
 import torch
-import yaml
 from torch import nn
+from torch.profiler import profile
 
 from lenet.cli import stop_printing
-from lenet.config.overrides import differing, job_name
-from lenet.config.record import config_hash, flatten, masked, shown
+from lenet.config.record import masked
 from lenet.data.sets import Data
-from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.tracking.job import JOB_TAG, SweepJob
-from lenet.tracking.journal import Journal, JournalError
+from lenet.tracking import records
+from lenet.tracking.client import PROCESS_TAG, TrackingError, resolved
+from lenet.tracking.compare import rerun_verdict
+from lenet.tracking.journal import Facts, Journal, JournalError
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
+from lenet.tracking.past import Past, data_tags
 from lenet.tracking.provenance import (
     code_state,
     environment,
     environment_differences,
     git,
     process_identity,
-    version,
 )
-from lenet.tracking.sender import Sender, command, waiting_root
-from lenet.tracking.store import PARENT_TAG, PROCESS_TAG, TrackingError, resolved
+from lenet.tracking.sender import Sender, send_command, waiting_root
+from lenet.tracking.settings import Settings
 from lenet.training.evaluate import Score
+from lenet.training.profiling import save_trace, table
 from lenet.training.progress import Epoch
 
-if TYPE_CHECKING:
-    from lenet.tracking.resume import Past
-    from lenet.training.checkpoints import Checkpoints
-
-START_SECONDS = 10.0  # for a server to answer before the training begins without it
+START_SECONDS = 10.0  # to wait for a server before the training begins without it
 P = ParamSpec("P")
 
 
 def _recording(
     method: Callable[Concatenate["Run", P], None],
 ) -> Callable[Concatenate["Run", P], None]:
-    """Counts a method's time as logging; its failure costs a warning, never the training."""
+    """Counts a method's time as logging, and turns its failure into a warning."""
 
     @functools.wraps(method)
     def recording(self: "Run", *args: P.args, **kwargs: P.kwargs) -> None:
@@ -58,28 +52,29 @@ def _recording(
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            print(f"Warning: {method.__name__} failed ({_reason(error)})", file=sys.stderr)
+            print(f"Warning: {method.__name__} failed ({_first_line(error)})", file=sys.stderr)
         finally:
             self.seconds += time.perf_counter() - start
 
     return recording
 
 
-def _reason(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 class Run:
-    """One MLflow run: entering starts it, or one of the `past` again; leaving sets the status that
-    is true.
+    """One MLflow run. Entering starts it, or goes on with the run of before that the settings name;
+    leaving sets its status.
 
-    FINISHED; KILLED after KeyboardInterrupt, SystemExit, BrokenPipeError (nobody reads what is
-    printed: `run.py | head`) or where `killed` was set; FAILED after any other exception, with its
-    text as tag `error` and its traceback as an artifact. One that is `pruned` is KILLED too, with
-    its last epoch as a tag: it has no result to compare. All that is recorded goes into a folder of
-    the run's own under `folder`, from there to the store of `uri` when that takes it. On leaving,
-    `wait` seconds are given to a store that fails; what it has not taken then stays in the folder,
-    and a line says how to send it.
+    The status is FINISHED; KILLED after Ctrl-C, SIGTERM and the like, after a broken pipe
+    (`run.py | head`), or if the run was `pruned`; FAILED after any other exception, whose text
+    becomes the tag `error`.
+
+    Everything that is recorded is written to a folder of the run below `folder`, and sent from
+    there to the store at `uri` while the training goes on. On leaving, a store that fails gets
+    `wait` seconds. What it has not taken by then stays in the folder, and a line says how to send
+    it.
 
     Raises: TrackingError or JournalError on entering, where the store refuses the run or the
     folder can't be written; nothing is left then.
@@ -87,10 +82,7 @@ class Run:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
-        overrides: Sequence[str],
-        started: float,
-        past: "Past | None" = None,
+        settings: Settings,
         uri: str | None = None,
         experiment: str = "lenet5",
         run_name: str | None = None,
@@ -102,26 +94,22 @@ class Run:
         folder: str | None = None,
         wait: float = 30.0,
     ) -> None:
-        self.config = shown(config)
-        self.overrides = [masked(override) for override in overrides]
-        self.started = started
-        self.past = past
+        self.settings = settings
+        self.past = settings.past
         self.uri = uri
         self.experiment = experiment
-        self.job = SweepJob.read(config["job"])
-        self.differs = differing(self.overrides, self.job.axes if self.job else ())
-        own = job_name(self.differs) or " ".join(self.overrides)
-        self.name = run_name or own[:250] or "defaults"
+        self.name = run_name or settings.name
         self.tags = dict(tags or {})
         self.note = note
-        self.pictures = pictures  # whether whoever makes them should
-        self.model = model
+        self.pictures, self.model = pictures, model  # whether to log them
         self.register_as = register_as
         self.root = waiting_root(folder)
         self.wait = wait
-        self.seconds = 0.0
-        self.killed = self.pruned = False
-        self.curve: list[float] = []  # the objective's, of whole epochs
+        self.seconds = 0.0  # spent on logging
+        self.checkpoint_seconds: float | None = None  # once the training is over
+        self.pruned = False
+        self.history: list[Epoch] = []  # whole epochs, those before a resume included
+        self.curve: list[float] = []  # the objective after each of them
         self._best: dict[str, float] = {}
 
     @property
@@ -130,22 +118,27 @@ class Run:
 
     @property
     def id(self) -> str:
-        """MLflow's, or the run's own where MLflow has none yet."""
-        return str(self.journal.facts["run_id"] or self.journal.facts["id"])
+        """MLflow's id of the run, or its own while MLflow has none."""
+        return self.journal.facts.run_id or self.journal.facts.id
+
+    @property
+    def result(self) -> Result | None:
+        """The objective after the last epoch, None if there is no objective."""
+        value = self.journal.latest.get(self.settings.objective or "")
+        return None if value is None else Result(value, self.curve, self.pruned)
+
+    # ---- Start -------------------------------------------------------------------------------
 
     def __enter__(self) -> "Run":
         start = time.perf_counter()
         resumed = self.past.journal if self.past else None
-        if resumed:
-            self.journal = resumed
-            self.name = self.journal.facts["name"]
-        else:
-            self.journal = Journal.create(self.root, self._facts())
-        self._sender = Sender(self.journal, self.uri, again=resumed is not None)
+        self.journal = resumed or Journal.create(self.root, self._facts())
+        self.name = self.journal.facts.name
+        self._sender = Sender(self.journal, self.uri, may_exist=resumed is not None)
         try:
-            if resumed:
-                self.journal.describe(uri=resolved(self.uri))
-                self._log_again()
+            if self.past and resumed:
+                resumed.describe(uri=resolved(self.uri))
+                self._log_resume(self.past)
             else:
                 self._log_start()
             self._sender.start()
@@ -164,180 +157,163 @@ class Run:
         self.seconds += time.perf_counter() - start
         return self
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Facts:
         tags = {key: str(value) for key, value in self.tags.items()}
         if self.note:
             tags["mlflow.note.content"] = self.note
         if self.past:
             tags["rerun.of"] = self.past.run_id
-        if self.job:
-            tags[PARENT_TAG] = self.job.parent
-            tags["sweep.job"] = json.dumps(self.differs)
-            tags[JOB_TAG] = self.job.sha256
-            if self.job.trial is not None:
-                tags["trial"] = str(self.job.trial)
-        return {
-            "uri": resolved(self.uri),
-            "experiment": self.experiment,
-            "name": self.name,
-            "start_time": int(self.started * 1000),
-            "process": process_identity(),
-            "tags": tags | {"host": process_identity().split()[0]},
-        }
+        tags |= records.sweep_tags(self.settings)
+        process = process_identity()
+        return Facts(
+            id="",
+            uri=resolved(self.uri),
+            experiment=self.experiment,
+            name=self.name,
+            start_time=int(self.settings.started * 1000),
+            process=process,
+            tags=tags | {"host": process.split()[0]},
+        )
 
     def _log_start(self) -> None:
-        # Where a job belongs is in its tags.
-        whole = {key: value for key, value in self.config.items() if key not in ("sweep", "job")}
-        params = {key: str(value) for key, value in flatten(whole).items()}
-        self.journal.append("params", params)
-        self._log_text(masked(environment()), "environment.txt")
-        self._log_git()
-        self._log_config()  # last: where it is, a resume finds all of this
-
-    def _log_config(self) -> None:
-        self.tag("config.sha256", config_hash(self.config))
-        self._log_text(_yaml(self.overrides), "overrides.yaml")
-        self._log_text(_yaml(self.config), "config.yaml")
-
-    def _log_again(self) -> None:
-        assert self.past
-        resumed = int(self.past.tags.get("resumed", "0")) + 1
-        gone = {"error": None, "pruned": None}
-        self._tag({**gone, PROCESS_TAG: process_identity(), "resumed": str(resumed)})
-        if self.job and self.job.trial is not None:  # a trial that is repeated has a new number
-            self.tag("trial", str(self.job.trial))
-        self.journal.append("status", ["RUNNING", None])
-        if self.config["epochs"] != self.past.epochs:
-            self._log_config()  # a parameter of MLflow's can't change
-        if environment_differences(self.past.environment, masked(environment())):
-            self._log_text(masked(environment()), f"environment.resumed-{resumed}.txt")
-        for record in self.past.history:  # a checkpoint may outlive the points before it
-            self.log_epoch(record)
-
-    def _log_git(self) -> None:
+        self.journal.append("params", records.params_of(self.settings.public_config))
+        self._write_text(masked(environment()), "environment.txt")
         if state := code_state():
             self._tag(state)
         if patch := git("diff", "HEAD"):
-            self._log_text(patch, "uncommitted.patch")
+            self._write_text(patch, "uncommitted.patch")
+        self._log_config()  # last: a run with a config.yaml can be resumed
 
-    def tag(self, key: str, value: str) -> None:
-        self._tag({key: value})
+    def _log_config(self) -> None:
+        self._tag({"config.sha256": self.settings.sha256})
+        self._write_text(records.as_yaml(self.settings.public_overrides), "overrides.yaml")
+        self._write_text(records.as_yaml(self.settings.public_config), "config.yaml")
 
-    def _tag(self, tags: Mapping[str, str | None]) -> None:
-        self.journal.append("tags", dict(tags))
+    def _log_resume(self, past: Past) -> None:
+        count = int(past.tags.get("resumed", "0")) + 1
+        self._tag({"error": None, "pruned": None, PROCESS_TAG: process_identity()})
+        self._tag({"resumed": str(count)})
+        if trial := records.sweep_tags(self.settings).get("trial"):  # new if repeated
+            self._tag({"trial": trial})
+        self.journal.append("status", ["RUNNING", None])
+        if self.settings.epochs != past.epochs:
+            self._log_config()  # MLflow's parameters can't change
+        if environment_differences(past.environment, masked(environment())):
+            self._write_text(masked(environment()), f"environment.resumed-{count}.txt")
+        for record in past.history:  # its last points may be neither in the journal nor in MLflow
+            self._add_epoch(record)
+
+    # ---- Records -----------------------------------------------------------------------------
 
     @_recording
     def log_setup(
         self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
     ) -> None:
-        """What the run is made of, beyond its configuration."""
-        if device.type == "cuda":
-            device_name = torch.cuda.get_device_name(device)
-        else:
-            device_name = f"{device.type}, {torch.get_num_threads()} threads"
-        self._tag(
-            {
-                "dataset": data.name,
-                "dataset.sha256": data.sha256,
-                "dataset.val_sha256": data.val_sha256 or "none",
-                "model": type(model).__name__,
-                "model.parameters": str(count_parameters(model)),
-                "device": device_name,
-                "kernels": kernels.name,
-                "kernels.why": kernels.why,
-            }
-        )
-        dataset = {
-            "name": data.name,
-            "digest": data.sha256[:36],
-            "source_type": "local",
-            "source": str(data.where),
-            "profile": f'{{"train": {data.train.count}, "test": {data.test.count}}}',
-        }
-        self.journal.append("data", dataset)
+        self._tag(records.setup_tags(data, model, device, kernels))
+        self.journal.append("data", records.dataset_of(data))
 
     @_recording
     def log_epoch(self, record: Epoch) -> None:
-        """Step = epoch; for `train/loss_step`, step = optimizer step. Of an epoch that was stopped
-        only those points that a whole one would have too: it may be gone on with.
+        """Step = epoch, and for `train/loss_step` step = optimizer step. Sets `pruned` if a search
+        need not see more of the run.
         """
-        interval = self.config["log_interval"]
-        for step, loss in record.steps:
-            if record.complete or step % interval == 0:
-                self._add({"train/loss_step": loss}, step)
-        if record.complete:
-            self._log_values(record)
-            if record.epoch > (len(self.past.history) if self.past else 0):
-                self._judge(record.epoch)
-
-    def _log_values(self, record: Epoch) -> None:
-        values = {
-            "train/loss": record.loss,
-            "train/accuracy": record.accuracy,
-            "learning_rate": record.learning_rate,
-            "seconds/epoch": record.seconds,
-            "images_per_second": record.images_per_second,
-        }
-        if record.val is not None:
-            values |= {"val/loss": record.val.loss, "val/accuracy": record.val.accuracy}
-            for name, better in (("val/loss", min), ("val/accuracy", max)):
-                self._best[name] = better(self._best.get(name, values[name]), values[name])
-                values[f"best/{name}"] = self._best[name]
-        self._add(values, record.epoch)
-        if self.config["objective"] in values:
-            self.curve.append(values[self.config["objective"]])
-
-    def _judge(self, epoch: int) -> None:
-        """Sets `pruned` where a search need not see the rest."""
-        name, bounds = self.config["objective"], self.job.bounds if self.job else ()
-        if name and is_hopeless(self.curve, bounds, is_maximized(name)):
+        self._add_epoch(record)
+        name, job = self.settings.objective, self.settings.job
+        if not (record.complete and name and job):
+            return
+        if is_hopeless(self.curve, job.bounds, is_maximized(name)):
             self.pruned = True
-            self.tag("pruned", str(epoch))
+            self._tag({"pruned": str(record.epoch)})
             print(
-                f"Pruned after epoch {epoch}: {name} {self.curve[-1]:.4f}, other trials had "
-                f"{bounds[epoch - 1]:.4f}; resume={self.id} trains it to its end"
+                f"Pruned after epoch {record.epoch}: {name} {self.curve[-1]:.4f}, other trials had "
+                f"{job.bounds[record.epoch - 1]:.4f}; resume={self.id} trains it to its end"
             )
 
-    @_recording
-    def log_test(self, score: Score, epoch: int) -> None:
-        """The test set's figures, at the step of the last epoch."""
-        values = {
-            "test/loss": score.loss,
-            "test/accuracy": score.accuracy,
-            "test/calibration_error": score.calibration_error,
-        }
-        for k, accuracy in enumerate(score.class_accuracy):
-            if accuracy is not None:
-                values[f"test/class_accuracy/{k}"] = accuracy
-        self._add(values, epoch)
+    def _add_epoch(self, record: Epoch) -> None:
+        """Of a stopped epoch only the points that the whole epoch will have too."""
+        for step, loss in record.steps:
+            if record.complete or step % self.settings.log_interval == 0:
+                self._add({"train/loss_step": loss}, step)
+        if not record.complete:
+            return
+        self.history.append(record)
+        values = records.epoch_metrics(record)
+        self._best = records.best_metrics(values, self._best)
+        values |= self._best
+        self._add(values, record.epoch)
+        if self.settings.objective in values:
+            self.curve.append(values[self.settings.objective])
 
-    def end(
-        self,
-        history: Sequence[Epoch],
-        model: nn.Module,
-        saver: "Checkpoints",
-        killed: bool = False,
+    @_recording
+    def log_training(
+        self, model: nn.Module, checkpoint_seconds: float, recording: profile | None = None
     ) -> None:
-        """Logs where the time went, in seconds since `started` and of the training before a
-        resume, and what the weights are.
+        """The end of the training: the weights' hash, and what the profiler recorded, if it did."""
+        self._tag({"weights.sha256": records.weights_sha256(model)})
+        self.checkpoint_seconds = checkpoint_seconds
+        if recording:
+            self._write_text(table(recording), "profile/table.txt")
+            self._write_artifact(lambda path: save_trace(recording, path), "profile/trace.json")
+
+    def log_test(self, model: nn.Module, data: Data, score: Score) -> None:
+        """The score on the test set, and with it what shows the trained network."""
+        self._log_score(score)
+        if self.pictures:
+            self._log_pictures(model, data, score)
+        if self.model:
+            self._log_model(model, data)
+        if self.register_as:
+            self._register(data)
+
+    @_recording
+    def _log_score(self, score: Score) -> None:
+        self._add(records.test_metrics(score), len(self.history))
+
+    @_recording
+    def _log_pictures(self, model: Any, data: Data, score: Score) -> None:
+        """The time that it takes to draw them counts as logging."""
+        from lenet.training.plots import gallery  # late: matplotlib takes a second to import
+
+        for name, figure in gallery(model, data, self.history, score):
+            self._write_artifact(figure.savefig, f"pictures/{name}.png")
+
+    def checkpoint_arguments(
+        self, data: Data
+    ) -> tuple[Path, dict[str, Any], Callable[[str], None], dict[str, Any] | None]:
+        """The first arguments of `Checkpoints`: the folder, what each checkpoint says about its
+        run, whom to tell, and the state to go on from.
         """
-        self.killed = killed or self.pruned
-        self.tag("weights.sha256", weights_sha256(model))
-        before = self.past.seconds if self.past else 0.0
-        training = sum(record.seconds for record in history)
-        elapsed = time.time() - self.started
-        seconds = {"total": elapsed + before, "training": training, "logging": self.seconds}
-        seconds["checkpoints"] = saver.cost
-        if not killed:  # else whoever goes on with it will tell
-            self._add({f"seconds/{name}": value for name, value in seconds.items()}, len(history))
-        rest = elapsed - (training - before) - self.seconds
-        print(
-            f"Time: {elapsed:.1f} s, of it {training - before:.1f} training, {self.seconds:.1f} "
-            f"logging, {rest:.1f} start, data and evaluation"
-        )
+        facts = {
+            "config_sha256": self.settings.sha256,
+            "data_sha256": data.sha256,
+            "inputs": data.inputs.to_values(),
+        }
+        state = self.past.state if self.past else None
+        return self.folder / "checkpoints", facts, self.log_checkpoint, state
+
+    def log_checkpoint(self, name: str) -> None:
+        """A file in the run's `checkpoints/`."""
+        self.journal.append("checkpoint", name)
+
+    @_recording
+    def _log_model(self, model: nn.Module, data: Data) -> None:
+        folder = self.folder / "model"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier end
+        self.journal.write(folder, lambda path: records.save_mlflow_model(model, data, path))
+        self.journal.append("model", len(self.history))
+
+    @_recording
+    def _register(self, data: Data) -> None:
+        """Has the logged model registered, with its validation score."""
+        facts = records.score_for_registry(self.history, self.settings.patience)
+        facts |= data_tags(data)
+        self.journal.append("register", [self.register_as, len(self.history), facts])
+
+    def _tag(self, tags: Mapping[str, str | None]) -> None:
+        self.journal.append("tags", dict(tags))
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
-        """A point that is there already, from before a resume, stays as it is."""
+        """Adds points, except those that are there already from before a resume."""
         now = int(time.time() * 1000)
         points = [
             [key, float(value), now, step]
@@ -347,88 +323,14 @@ class Run:
         if points:
             self.journal.append("metrics", points)
 
-    @property
-    def result(self) -> Result | None:
-        """The objective's newest value, None where there is none."""
-        value = self.journal.latest.get(self.config["objective"])
-        return None if value is None else Result(value, self.curve, self.pruned)
+    def _write_text(self, text: str, name: str) -> None:
+        self._write_artifact(lambda path: path.write_text(text, encoding="utf-8"), name)
 
-    @_recording
-    def log_text(self, text: str, name: str) -> None:
-        self._log_text(text, name)
-
-    def _log_text(self, text: str, name: str) -> None:
-        self._log_file(lambda path: path.write_text(text, encoding="utf-8"), name)
-
-    @_recording
-    def log_figures(self, figures: Iterable[tuple[str, Any]]) -> None:
-        """Matplotlib figures by name; the time it takes to make them counts as logging."""
-        for name, figure in figures:
-            self._log_file(figure.savefig, f"pictures/{name}.png")
-
-    @_recording
-    def log_file(self, write: Callable[[Path], Any], name: str) -> None:
-        """An artifact that `write` puts at the path it is given."""
-        self._log_file(write, name)
-
-    def _log_file(self, write: Callable[[Path], Any], name: str) -> None:
-        self.journal.write(f"artifacts/{name}", write)
+    def _write_artifact(self, write: Callable[[Path], Any], name: str) -> None:
+        self.journal.write(self.journal.file(name), write)
         self.journal.append("artifact", name)
 
-    def log_checkpoint(self, name: str) -> None:
-        self.journal.append("checkpoint", name)
-
-    @_recording
-    def log_model(self, model: nn.Module, data: Data, epoch: int) -> None:
-        """The network as a `pt2` program over a batch of any size: no pickle to load it.
-
-        Its metadata holds what a picture needs to become an input, and the classes' names.
-        """
-        import mlflow.pytorch
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        def tensor(*shape: int) -> Schema:
-            return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
-
-        shutil.rmtree(self.folder / "model", ignore_errors=True)  # that an earlier process began
-        example = next(iter(data.test))[0][:2].cpu()
-        was_training, device = model.training, data.test.labels.device
-        model.cpu().eval()
-
-        def save(folder: Path) -> None:
-            mlflow.pytorch.save_model(
-                model,
-                str(folder),
-                signature=ModelSignature(
-                    tensor(*example.shape[1:]), tensor(len(data.inputs.classes))
-                ),
-                # One row would fix the batch axis at 1.
-                input_example=example.expand(2, -1, -1, -1).numpy(),
-                # Given, because finding them out takes MLflow a subprocess and nine seconds.
-                pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
-                serialization_format="pt2",
-                metadata=data.inputs.to_values(),
-            )
-
-        try:
-            self.journal.write("model", save)
-        finally:
-            model.to(device).train(was_training)
-        self.journal.append("model", epoch)
-
-    @_recording
-    def register(self, data: Data, history: Sequence[Epoch]) -> None:
-        """Asks for the logged model to be registered, with the validation score of its weights:
-        those of the last epoch, with `patience` those of the best.
-        """
-        scores = [record.val for record in history if record.val]
-        best = scores[-1]
-        if self.config["patience"] is not None:
-            best = min(scores, key=lambda score: score.loss)
-        facts = {"val/accuracy": str(best.accuracy), "val/loss": str(best.loss)}
-        facts |= {"dataset.sha256": data.sha256, "dataset.val_sha256": data.val_sha256 or "none"}
-        self.journal.append("register", [self.register_as, len(history), facts])
+    # ---- End ---------------------------------------------------------------------------------
 
     def __exit__(
         self,
@@ -439,23 +341,50 @@ class Run:
         status = "FINISHED"
         if isinstance(error, BrokenPipeError):
             stop_printing()
-        if self.killed or isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError):
+        if self.pruned or isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError):
             status = "KILLED"
         elif error is not None:
             status = "FAILED"
         if error is not None:
-            self.tag("error", f"{type(error).__name__}: {_reason(error)}"[:5000])
-        if status == "FAILED":  # one that was stopped may go on, and leave no trace of it
-            self.log_text("".join(traceback.format_exception(error)), "error.txt")
+            self._tag({"error": f"{type(error).__name__}: {_first_line(error)}"[:5000]})
+        if status == "FAILED":
+            self._log_error(error)
+        elif self.checkpoint_seconds is not None:
+            self._log_seconds(was_stopped=error is not None)
         self.journal.append("status", [status, int(time.time() * 1000)])
         lost = self._finish()
         if lost and error is None:
             raise TrackingError(lost)
         if lost:
             print(f"error: {lost}", file=sys.stderr)
+        if self.past and not self.past.journal and status == "FINISHED":
+            print(rerun_verdict(self.past.run_id, self.id, self.uri))
+
+    @_recording
+    def _log_error(self, error: BaseException | None) -> None:
+        self._write_text("".join(traceback.format_exception(error)), "error.txt")
+
+    def _log_seconds(self, was_stopped: bool) -> None:
+        """Where the time went. A run that was stopped logs it when it is resumed and ends."""
+        elapsed = time.time() - self.settings.started
+        before = self.past.seconds if self.past else 0.0
+        training = sum(record.seconds for record in self.history)
+        seconds = {
+            "total": elapsed + before,
+            "training": training,
+            "logging": self.seconds,
+            "checkpoints": self.checkpoint_seconds or 0.0,
+        }
+        if not was_stopped:
+            self._add({f"seconds/{k}": value for k, value in seconds.items()}, len(self.history))
+        rest = max(0.0, elapsed - (training - before) - self.seconds)
+        print(
+            f"{elapsed:.1f} s: training {max(0.0, training - before):.1f}, logging "
+            f"{self.seconds:.1f}, start-up, data and evaluation {rest:.1f}"
+        )
 
     def _finish(self) -> str | None:
-        """Waits for what is still to be sent, then says where the run is. Returns: what is lost."""
+        """Waits for the sender and says where the run is. Returns: what is lost, or None."""
         sent = False
         try:
             sent = self._sender.finish(1.0)
@@ -467,44 +396,28 @@ class Run:
                 )
             sent = sent or self._sender.finish(self.wait)
         finally:
-            self._sender.leave()
-            whole = sent or self.journal.save()
+            self._sender.stop()
+            saved = sent or self.journal.save()
             try:
-                self._say(sent, whole)
+                self._print_end(sent, saved)
             finally:
                 self.journal.close(remove=sent)
-        if whole:
+        if saved:
             return None
         return (
-            f"records of run {self.id} are lost: neither MLflow ({self._why()}) nor {self.folder} "
-            "takes them all"
+            f"records of run {self.id} are lost: neither MLflow ({self._sender.why()}) nor "
+            f"{self.folder} takes them all"
         )
 
-    def _say(self, sent: bool, whole: bool) -> None:
+    def _print_end(self, sent: bool, saved: bool) -> None:
         if sent:
             print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui", flush=True)
-        elif whole:
+        elif saved:
             print(
-                f"MLflow has not taken {self.journal.waiting} records of this run ({self._why()}). "
-                f"They are safe in {self.folder}; once the server is back:\n"
-                f"  {command(self.folder)}",
+                f"MLflow has not taken {self.journal.waiting} records of this run "
+                f"({self._sender.why()}). They are safe in {self.folder}; once the server is back:"
+                f"\n  {send_command(self.folder)}",
                 file=sys.stderr,
             )
-        for run_id in self._sender.mended:
-            print(f"Run {run_id} had ended without a word; go on with resume={run_id}")
-
-    def _why(self) -> object:
-        return self._sender.refusal or self._sender.problem or "it is slow"
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Of all that a model's state_dict holds: names, shapes, types and bits."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _yaml(value: Any) -> str:
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+        for run_id in self._sender.marked_dead:
+            print(f"The process of run {run_id} has died; resume={run_id} goes on with the run")

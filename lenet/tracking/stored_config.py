@@ -105,13 +105,13 @@ def _targets(folders: Sequence[Path]) -> dict[str, set[str]]:
     return found
 
 
-def together(
+def merge_configs(
     stored: Mapping[str, Any],
     config: Mapping[str, Any],
     asked: Mapping[str, Any],
     folders: Sequence[Path],
     what: str,
-    longer: bool = False,
+    may_extend: bool = False,
 ) -> dict[str, Any]:
     """A run's configuration on this machine. `config` is today's, of which `asked` (flat) was said
     on purpose: that may change only what has no effect on the result, and with `longer` the
@@ -123,7 +123,7 @@ def together(
     before = flatten(check_values({**stored, "job": None}, what))
     asked = {k: v for k, v in asked.items() if k.partition(".")[0] != "job"}
     allowed = {k: v for k, v in asked.items() if changes_nothing(k)}
-    if longer and "epochs" in asked and asked["epochs"] > before.get("epochs", 0):
+    if may_extend and "epochs" in asked and asked["epochs"] > before.get("epochs", 0):
         allowed["epochs"] = asked["epochs"]
     refused = {k: v for k, v in asked.items() if k not in allowed and before.get(k) != v}
     if refused:

@@ -52,6 +52,11 @@ class Interrupt:
         """What a shell expects of a process that a signal ended: 130, 143 or 129."""
         return 128 + (self.signal or signal.SIGINT)
 
+    def exit_if_asked(self) -> None:
+        """Raises: SystemExit with `exit_status` where a stop was asked for."""
+        if self():
+            raise SystemExit(self.exit_status)
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         self._deferred = True

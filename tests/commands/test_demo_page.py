@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.tracking.test_resume import Bench
+from tests.support.lab import Bench
 
 pytestmark = pytest.mark.slow
 SEVEN = [(0.22, 0.2), (0.78, 0.18), (0.45, 0.85)]

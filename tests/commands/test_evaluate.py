@@ -12,9 +12,9 @@ from lenet.commands.evaluate.corruptions import CORRUPTIONS, corrupted
 from lenet.commands.evaluate.plots import robustness as picture
 from lenet.commands.evaluate.robustness import results_of, rows, table
 from lenet.data.sets import Batches, load
-from lenet.tracking import store
+from lenet.tracking import client as store
 from lenet.training.evaluate import evaluate
-from tests.tracking.test_resume import Bench
+from tests.support.lab import Bench
 
 EVERY = [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
 

@@ -14,7 +14,7 @@ from lenet.commands.explain.steps import Arithmetic, ExplainError, explain
 from lenet.model.family import LeNet1
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998
-from tests.tracking.test_resume import Bench
+from tests.support.lab import Bench
 
 DIGITS = [str(k) for k in range(10)]
 

@@ -15,7 +15,7 @@ from lenet.data.inputs import Inputs
 from lenet.model.family import MLP, LeNet1, LeNet4
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998
-from tests.tracking.test_resume import Bench
+from tests.support.lab import Bench
 
 NETWORKS = {
     "lenet5": LeNet5,

@@ -13,7 +13,7 @@ from lenet.report.findings import analyze
 from lenet.report.publish import publish, write_files
 from lenet.report.published import compare_published
 from lenet.report.text import published_rows, report_lines
-from lenet.tracking import store
+from lenet.tracking import client as store
 from tests.support.sweeps import grid, make_sweep
 
 PRINTED = [

@@ -19,7 +19,7 @@ from lenet.report.publish import write_files
 from lenet.report.results import load_curves, load_sweep, read_sweep
 from lenet.report.text import format_difference, format_number, report_lines
 from lenet.report.verdict import BEST, NO_RUN, SAME, UNKNOWN, WORSE, compare, judge, short_names
-from lenet.tracking.store import TrackingError
+from lenet.tracking.client import TrackingError
 from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
 
 METRIC = "val/accuracy"

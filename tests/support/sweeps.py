@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 
-from lenet.tracking import store
+from lenet.tracking import client as store
 
 EPOCHS = 5
 Job = Mapping[str, Any]

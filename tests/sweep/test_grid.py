@@ -25,7 +25,7 @@ from lenet.sweep.jobs import (
     time_left,
 )
 from lenet.tracking.job import JOB_TAG
-from tests.test_run import Lab
+from tests.support.lab import Lab
 
 SMALL = ["data=digits", "tracking.pictures=false", "tracking.model=false"]
 

@@ -19,7 +19,7 @@ from lenet.sweep.search_space import Axis, axis_of, seeds_of
 from lenet.sweep.study import STARTUP, Plan, Study
 from lenet.tracking.job import SweepJob
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
-from tests.test_run import Lab
+from tests.support.lab import Lab
 
 COMPLETE, FAIL, FEW = TrialState.COMPLETE, TrialState.FAIL, 3
 
@@ -491,21 +491,21 @@ def test_without_optuna_one_line_says_what_to_install():
 
 def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
     from lenet.config.check import check
+    from lenet.tracking import client as store
     from lenet.tracking import run as tracking
-    from lenet.tracking import store
+    from lenet.tracking.settings import Settings
     from lenet.training.progress import Epoch
 
     cfg = composed("data=digits", "data.val_size=100", "objective=val/loss")
     cfg.job = SweepJob("0" * 32, "1" * 64, trial=3, bounds=(None, 0.5)).plain()
     uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "waiting")
-    run = tracking.Run(check(cfg), [], time.time(), uri=uri, folder=folder)
+    run = tracking.Run(Settings(check(cfg), [], time.time()), uri=uri, folder=folder)
     val = SimpleNamespace(loss=0.6, accuracy=0.5)
     with run:
         for epoch in (1, 2):
             assert not run.pruned
             run.log_epoch(Epoch(1.0, 1, 2, epoch, [], 0.1, 1.0, val, True))
         assert run.pruned
-        run.killed = True
     assert (run.result, run.result.curve, run.result.pruned) == (0.6, (0.6, 0.6), True)
     assert (
         "Pruned after epoch 2: val/loss 0.6000, other trials had 0.5000" in capsys.readouterr().out

@@ -4,16 +4,15 @@ import math
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from lenet.__main__ import main as lenet
 from lenet.tracking import compare as diff
-from lenet.tracking import store
-from lenet.tracking.compare import compare, report, verdict
-from lenet.tracking.store import Stored
-from tests.tracking.test_resume import Bench
+from lenet.tracking.client import ROOT, TrackingError
+from lenet.tracking.compare import compare, report, rerun_verdict
+from lenet.tracking.read import Stored
+from tests.support.lab import Bench
 
 STEPS = [(100, 0.5), (200, 0.25)]
 
@@ -119,8 +118,8 @@ def told(monkeypatch):
         runs = {"a": (one, environments[0]), "b": (other, environments[1])}
         tags = {}
         monkeypatch.setattr(diff, "read", lambda run_id, uri: runs[run_id])
-        monkeypatch.setattr(store, "set_tags", lambda run_id, given, uri: tags.update(given))
-        return verdict("a", SimpleNamespace(id="b", uri=None)), tags["rerun.same"]
+        monkeypatch.setattr(diff, "set_tags", lambda run_id, given, uri: tags.update(given))
+        return rerun_verdict("a", "b", None), tags["rerun.same"]
 
     return say
 
@@ -144,16 +143,17 @@ def test_a_verdict_names_what_differs_first_and_what_may_be_why(told):
 
 def test_a_verdict_that_can_t_be_had_says_how_to_have_it_later(monkeypatch):
     def fail(run_id, uri):
-        raise store.TrackingError("no answer")
+        raise TrackingError("no answer")
 
     monkeypatch.setattr(diff, "read", fail)
-    text = verdict("a", SimpleNamespace(id="b", uri=None))
+    text = rerun_verdict("a", "b", None)
     assert text == "Not compared yet (no answer); later: python -m lenet diff a b"
 
 
 # ---- Real runs -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_rerun_says_the_same_bits_and_diff_what_a_seed_changes(lab):
     first = lab.whole(*QUICK)
     out, _ = lab.run(f"rerun={first}")
@@ -192,7 +192,7 @@ def lab(tmp_path):
 def side_by_side(lab, one, other, status):
     done = subprocess.run(
         [sys.executable, "-m", "lenet", "diff", one, other],
-        env=lab.env | {"PYTHONPATH": str(store.ROOT)},
+        env=lab.env | {"PYTHONPATH": str(ROOT)},
         cwd=lab.folder,
         capture_output=True,
         text=True,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +16,10 @@ from lenet.__main__ import main as lenet
 from lenet.commands.demo.network import open_network
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
-from lenet.tracking import registry, store
-from lenet.tracking.store import TrackingError, named
-from tests.tracking.test_resume import Bench
+from lenet.tracking import registry
+from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.read import resolve_run
+from tests.support.lab import Bench
 
 SMALL = ("data=digits", "data.val_size=100", "tracking.pictures=false")
 
@@ -27,9 +29,16 @@ def facts(accuracy, loss=0.1, images="a"):
     return scores | {"dataset.sha256": images, "dataset.val_sha256": "v"}
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def client(tmp_path):
-    return store.connect(f"sqlite:///{tmp_path}/mlflow.db")
+def client(database, tmp_path):
+    return connect(f"sqlite:///{shutil.copy(database, tmp_path / 'mlflow.db')}")
 
 
 def logged(client):
@@ -83,7 +92,7 @@ def test_a_version_leads_to_its_run(client):
     run_id, model_id = logged(client)
     registry.register(client, "digits", run_id, model_id, facts(0.9))
     for text in ("models:/digits@champion", "models:/digits/1"):
-        assert named(text, client.tracking_uri) == run_id
+        assert resolve_run(text, client.tracking_uri) == run_id
 
 
 @pytest.mark.parametrize(
@@ -100,7 +109,7 @@ def test_a_version_leads_to_its_run(client):
 def test_what_is_no_version_is_one_line(client, text, message):
     registry.register(client, "digits", *logged(client), facts(0.9))
     with pytest.raises(TrackingError, match=message) as caught:
-        named(text, client.tracking_uri)
+        resolve_run(text, client.tracking_uri)
     assert str(caught.value).isprintable()
 
 
@@ -127,6 +136,7 @@ def lab(tmp_path_factory):
     return bench
 
 
+@pytest.mark.slow
 def test_a_run_registers_its_model_and_says_so(lab):
     first, second = lab.runs()
     assert "Registered as digits, version 1, now its champion" in lab.out
@@ -143,6 +153,7 @@ def test_a_run_registers_its_model_and_says_so(lab):
     assert float(tags["val/accuracy"]) == first.data.metrics["val/accuracy"]
 
 
+@pytest.mark.slow
 def test_commands_take_the_champion(lab, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
     assert lenet(["evaluate", "models:/digits@champion"]) == 0
@@ -154,6 +165,7 @@ def test_commands_take_the_champion(lab, monkeypatch, capsys):
     assert "nothing.png" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_registered_model_outlives_a_run_that_is_gone_on_with(lab):
     run = lab.runs()[-1]
     lab.run(f"resume={run.info.run_id}", "epochs=2")

@@ -1,25 +1,37 @@
 """A run's records: nothing that fails among them ends it, and its status is true."""
 
+import shutil
 import time
 
 import pytest
 
 from lenet.config.check import check
 from lenet.tracking import run as tracking
-from lenet.tracking import store
-from lenet.tracking.resume import load_trained
+from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.settings import Settings
+from lenet.tracking.trained import load_trained
+from lenet.training.progress import Epoch
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture
-def run(tmp_path, composed, monkeypatch):
-    monkeypatch.setattr(tracking, "START_SECONDS", 120.0)  # a new database, a busy machine
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def run(tmp_path, composed, database, monkeypatch):
+    monkeypatch.setattr(tracking, "START_SECONDS", 120.0)  # for a busy machine
+    uri = f"sqlite:///{shutil.copy(database, tmp_path / 'mlflow.db')}"
     folder = str(tmp_path / "waiting")
-    return tracking.Run(check(composed("data=digits")), [], time.time(), uri=uri, folder=folder)
+    return tracking.Run(
+        Settings(check(composed("data=digits")), [], time.time()), uri=uri, folder=folder
+    )
 
 
 def found(run):
-    client = store.connect(run.uri)
+    client = connect(run.uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
     return client.search_runs(experiments)
 
@@ -39,7 +51,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(run, monkeypatch, tmp_p
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "_log_text", full)
+    monkeypatch.setattr(run, "_write_text", full)
     with pytest.raises(ValueError, match="No space left on device"), run:
         pytest.fail("entered")
     assert list((tmp_path / "waiting").iterdir()) == []
@@ -47,7 +59,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(run, monkeypatch, tmp_p
 
 def test_what_was_sent_leaves_no_folder(run, tmp_path):
     with run:
-        run.log_text("text", "name.txt")
+        run.log_file(lambda path: path.write_text("text"), "name.txt")
         assert len(list((tmp_path / "waiting").iterdir())) == 1
     assert list((tmp_path / "waiting").iterdir()) == []
 
@@ -76,15 +88,15 @@ def test_the_status_tells_how_it_ended(run, error, status):
 
 def test_the_same_point_is_there_once(run):
     with run:
-        for value in (1.0, 2.0):
-            run._add({"train/loss": value}, 3)
+        for loss in (1.0, 2.0):
+            run.log_epoch(Epoch(loss, 1, 1, 3, [], 0.1, 1.0, None, True))
     (one,) = found(run)
-    history = store.connect(run.uri).get_metric_history(one.info.run_id, "train/loss")
+    history = connect(run.uri).get_metric_history(one.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(3, 1.0)]
 
 
 def test_nothing_is_made_where_there_is_nothing_to_read(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with pytest.raises(store.TrackingError, match="no such database"):
+    with pytest.raises(TrackingError, match="no such database"):
         load_trained("0" * 32, uri)
     assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,13 @@ from lenet.config.errors import ConfigError
 from lenet.config.record import config_hash
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
-from lenet.tracking import resume as past
-from lenet.tracking import store
-from lenet.tracking.resume import load_trained
-from lenet.tracking.stored_config import MOST_CHARACTERS, check_targets, read_config, together
-from lenet.training import checkpoints as checkpoint
+from lenet.tracking import trained
+from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.read import read_run, text_of
+from lenet.tracking.resume import check_state
+from lenet.tracking.stored_config import MOST_CHARACTERS, check_targets, merge_configs, read_config
+from lenet.tracking.trained import load_trained
+from lenet.training.checkpoints import newest
 from tests.conftest import CONF
 
 FOLDERS = [CONF]
@@ -124,7 +126,7 @@ def test_a_config_nested_too_deeply_is_refused():
 
 
 def merged(stored, today, asked=None, longer=False):
-    return together(stored, today, asked or {}, FOLDERS, "resume=x", longer)
+    return merge_configs(stored, today, asked or {}, FOLDERS, "resume=x", longer)
 
 
 def test_paths_servers_and_mirrors_are_this_machines(config):
@@ -229,7 +231,7 @@ def test_a_yaml_of_another_program_beside_ours_does_no_harm(config, tmp_path):
     (tmp_path / "tagged.yaml").write_text("a: !reference [b]")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     (tmp_path / "device.yaml").symlink_to("/nowhere")
-    assert together(config, config, {}, [CONF, tmp_path], "resume=x")
+    assert merge_configs(config, config, {}, [CONF, tmp_path], "resume=x")
 
 
 # ---- What a run trained ----------------------------------------------------------------------
@@ -251,7 +253,9 @@ class Shelf:
             def __exit__(self, *_):
                 pass
 
-        monkeypatch.setattr(store, "fetched", Fetched)
+        monkeypatch.setattr(trained, "fetched", Fetched)
+        read = lambda run_id, name, uri: text_of(folder / name)  # noqa: E731
+        monkeypatch.setattr(trained, "read_text", read)
 
 
 @pytest.fixture
@@ -339,9 +343,9 @@ def test_a_stranger_s_network_is_none_but_ours(shelf, config):
 )
 def test_what_is_no_id_asks_no_store(run_id, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    store.connect()
-    for ask in (load_trained, store.read_run):
-        with pytest.raises(store.TrackingError) as caught:
+    connect()
+    for ask in (load_trained, read_run):
+        with pytest.raises(TrackingError) as caught:
             ask(run_id)
         assert len(str(caught.value).splitlines()) == 1
         assert "32 hexadecimal digits" in str(caught.value)
@@ -364,7 +368,7 @@ def test_what_is_no_id_asks_no_store(run_id, tmp_path, monkeypatch):
 def test_a_state_of_nothing_is_passed_over(config, tmp_path, capsys, state):
     path = tmp_path / "000001-000000000.pt"
     save(state, path)
-    found = checkpoint.newest([path], lambda state: past._check_state(state, config, {}))
+    found = newest([path], lambda state: check_state(state, config, {}))
     assert found is None
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1

@@ -77,9 +77,9 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
         classifier = load_classifier(source, activation, pooling)
         name, run_id = source, None
     else:
-        from lenet.tracking.store import named, read_run
+        from lenet.tracking.read import read_run, resolve_run
 
-        run_id = named(source)
+        run_id = resolve_run(source)
         run, classifier = read_run(run_id), load_classifier(run_id)
         name = f"{run.name} ({run_id[:8]})"
         if points := run.metrics.get("test/accuracy"):

@@ -106,9 +106,9 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
 
     @app.get("/api/runs")
     def runs() -> list[dict[str, str]]:
-        from lenet.tracking.store import recent
+        from lenet.tracking.read import recent
 
-        return [{"run_id": run_id, "name": name} for run_id, name in recent(20)]
+        return [{"run_id": run.run_id, "name": run.name} for run in recent(20)]
 
     @app.post("/api/look/drawing")
     async def look_at_drawing(request: Request, ids: Ids) -> Response:

@@ -58,7 +58,7 @@ def walk(network: Network) -> Walk:
     c = network.classifier
     with contextlib.redirect_stdout(sys.stderr):
         if network.run_id:
-            from lenet.tracking.resume import load_data
+            from lenet.tracking.trained import load_data
 
             data = load_data(network.run_id)
         else:

@@ -45,11 +45,10 @@ def run(run_id: str, uri: str | None, output: Path | None, seed: int) -> None:
     from lenet.commands.evaluate.plots import robustness
     from lenet.commands.evaluate.robustness import results_of, rows, table
     from lenet.native import equip
-    from lenet.sweep.parent_run import add_artifacts
-    from lenet.tracking.resume import load_data, load_trained
-    from lenet.tracking.store import named
+    from lenet.tracking.read import add_artifacts, resolve_run
+    from lenet.tracking.trained import load_data, load_trained
 
-    run_id = named(run_id, uri)
+    run_id = resolve_run(run_id, uri)
     with contextlib.redirect_stdout(sys.stderr):
         data = load_data(run_id, uri)
         model, _ = load_trained(run_id, uri)

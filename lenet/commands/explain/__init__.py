@@ -26,10 +26,10 @@ def main(argv: Sequence[str]) -> int:
 
     from lenet.commands.explain.page import page
     from lenet.commands.explain.steps import explain
-    from lenet.tracking.resume import load_data, load_trained
-    from lenet.tracking.store import named
+    from lenet.tracking.read import resolve_run
+    from lenet.tracking.trained import load_data, load_trained
 
-    run_id, index = named(options.run_id, options.uri), options.image
+    run_id, index = resolve_run(options.run_id, options.uri), options.image
     with contextlib.redirect_stdout(sys.stderr):
         data = load_data(run_id, options.uri)
         model, inputs = load_trained(run_id, options.uri)

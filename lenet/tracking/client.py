@@ -1,0 +1,218 @@
+"""The connection to the tracking store, MLflow's server or database, and its errors in one line.
+
+MLflow is imported here first: its settings must be in the environment before that.
+"""
+
+import getpass
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# No retries of MLflow's own: a repeated request whose answer was lost would make a second run.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds; MLflow's default is 120
+os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
+import mlflow
+import requests
+from filelock import FileLock, Timeout
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from lenet.config.record import masked
+from lenet.tracking.journal import FULL
+
+__all__ = ["Metric", "MlflowClient", "MlflowException", "Run", "RunTag"]
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
+PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
+FIRST_USE_SECONDS = 60.0  # to wait for another process that creates the database
+REFUSALS = (MlflowException, requests.HTTPError)  # the latter for artifacts
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class TrackingError(ValueError):
+    """A tracking store or a run that can't be used: one line that says which, and why."""
+
+
+class Unreachable(TrackingError):
+    """A store that does not answer now, but may later."""
+
+
+def home() -> Path:
+    """The folder of mlflow.db and mlruns/: that of run.py, or the current one if the package is
+    installed without run.py.
+    """
+    return ROOT if (ROOT / "run.py").is_file() else Path.cwd()
+
+
+def own_uri() -> str:
+    """The address of the database that is used if no other is given."""
+    return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def resolved(uri: str | None) -> str:
+    """The store's full address, which means the same in every folder."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or own_uri()
+    database = _database(uri)
+    return f"sqlite:///{database.absolute()}" if database else uri
+
+
+def _database(uri: str) -> Path | None:
+    """The file of an SQLite address."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
+
+
+def is_there(uri: str | None) -> bool:
+    """Whether the store can hold any run: not if its database does not exist yet."""
+    database = _database(resolved(uri))
+    return database is None or database.is_file()
+
+
+def connect(uri: str | None = None, create: bool = True) -> MlflowClient:
+    """A client of the store, which has answered a first request. A database that does not exist
+    is created unless `create` is false.
+
+    Raises: TrackingError where the store can't be used, Unreachable where it does not answer.
+    """
+    uri = resolved(uri)
+    database = _database(uri)
+    if database and not create and not database.is_file():
+        raise TrackingError(f"tracking.uri={uri}: no such database, so no runs to read")
+    if uri.startswith("http") and not urlsplit(uri).hostname:
+        raise TrackingError(f"tracking.uri={masked(uri)}: expected http://HOST:PORT")
+    mlflow.set_tracking_uri(uri)  # MLflow looks artifacts up by it
+    try:
+        is_database = "://" in uri and not uri.startswith(("http", "file:"))
+        return _connect_to_database(uri, database) if is_database else _ask(uri)
+    except Exception as error:  # sqlalchemy's, requests' and MLflow's own
+        kind = Unreachable if is_passing(error, uri) else TrackingError
+        text = f"tracking.uri={masked(uri)}: cannot be used ({reason(error)})"
+        raise kind(text) from None
+
+
+def _connect_to_database(uri: str, database: Path | None) -> MlflowClient:
+    """Creates a new database under a lock, because two processes that do it at once both fail.
+    A new file gets its name when it is complete, so a kill leaves no half database.
+    """
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 1  # instead of 10, which take 102 seconds
+    with first_use_lock(uri):
+        if database and not database.exists():
+            database.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
+                _ask(f"sqlite:///{folder}/new.db")
+                os.replace(f"{folder}/new.db", database)
+        return _ask(uri)
+
+
+def _ask(uri: str) -> MlflowClient:
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def first_use_lock(uri: str) -> FileLock:
+    """A lock for this user's processes on this machine, one for each address."""
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir(), f"lenet-{getpass.getuser()}-{name}.lock")
+    return FileLock(path, timeout=FIRST_USE_SECONDS)
+
+
+def experiment_id_of(client: MlflowClient, name: str) -> str:
+    """The experiment's id; it is created if there is none.
+
+    Raises: TrackingError where the experiment is deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        own = client.tracking_uri == own_uri()
+        location = (home() / "mlruns").as_uri() if own else None
+        try:
+            # With this tag `mlflow ui` opens the experiment's page for training, with its charts.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, location, kind))
+        except MlflowException:  # another process was first
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"experiment {name!r} is deleted; restore it or give another name (tracking.experiment)"
+        )
+    return str(found.experiment_id)
+
+
+# ---- Errors ----------------------------------------------------------------------------------
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, short and without what MLflow wraps around it."""
+    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    for pattern, short in _REASONS:
+        if re.search(pattern, text):
+            return short
+    return masked(text)[:200]
+
+
+_REASONS = [
+    ("Connection refused", "connection refused"),
+    ("NameResolutionError|Name or service not known", "no such host"),
+    ("[Rr]ead timed out|ReadTimeout", "no answer in time"),
+    ("ConnectTimeout|timed out", "no answer in time"),
+    ("Connection aborted|RemoteDisconnected|Connection reset", "connection lost"),
+    ("too many (\\d+) error responses", "it answers with server errors"),
+    ("filesystem tracking backend", "expected sqlite:///FILE or http://HOST:PORT"),
+    ("^Expecting value: ", "it answers with something else than MLflow's JSON"),
+]
+
+
+def is_passing(error: Exception, uri: str) -> bool:
+    """Whether a later try may succeed: the server is down, as opposed to it refuses."""
+    if isinstance(error, Unreachable | Timeout):
+        return True
+    if isinstance(error, TrackingError | ImportError):  # no driver for the database
+        return False
+    if isinstance(error, MlflowException) and "API request to" not in str(error):  # MLflow answered
+        status = error.get_http_status_code()
+        if 400 <= status < 500 and status not in (408, 429):
+            return False
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code not in (400, 413, 422)
+    if uri.startswith("sqlite:"):
+        full = isinstance(error, OSError) and error.errno in FULL
+        return full or bool(re.search("locked|busy|full|disk I/O", str(error)))
+    return "://" in uri and not re.search("[Uu]nsupported URI|InvalidURL", str(error))
+
+
+@contextmanager
+def translated(client: MlflowClient) -> Iterator[None]:
+    """Turns MLflow's errors into TrackingErrors."""
+    try:
+        yield
+    except MlflowException as error:
+        uri = masked(client.tracking_uri)
+        raise tracking_error(client, error, f"tracking.uri={uri}: cannot be used") from None
+
+
+def tracking_error(client: MlflowClient, error: Exception, what: str) -> TrackingError:
+    """The TrackingError, or Unreachable, that says what failed and why."""
+    kind = Unreachable if is_passing(error, client.tracking_uri) else TrackingError
+    return kind(f"{what} ({reason(error)})")

@@ -1,0 +1,212 @@
+"""Entries of a journal -> requests to MLflow.
+
+Every request may be repeated: what MLflow has already is not doubled. So nobody who sends needs to
+know whether an answer was lost.
+"""
+
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lenet.tracking import registry
+from lenet.tracking.client import (
+    ID_TAG,
+    PROCESS_TAG,
+    Metric,
+    MlflowClient,
+    MlflowException,
+    RunTag,
+    TrackingError,
+    experiment_id_of,
+    is_passing,
+)
+from lenet.tracking.journal import Entry, Journal
+from lenet.tracking.provenance import is_alive
+
+# isort: split
+# After lenet.tracking.client, which sets what MLflow reads as it starts.
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Param,
+)
+
+MAX_METRICS, MAX_PARAMS, MAX_CHARACTERS = 1000, 100, 6000  # of one request
+LOST = "its process ended without setting a status"
+
+
+def start_run(client: MlflowClient, journal: Journal, may_exist: bool) -> str:
+    """MLflow's id of the journal's run. With `may_exist` an earlier try may have created it, and
+    its answer was lost.
+
+    Raises: TrackingError where its experiment is deleted.
+    """
+    facts = journal.facts
+    experiment_id = experiment_id_of(client, facts.experiment)
+    if may_exist:
+        wanted = f"tags.`{ID_TAG}` = '{facts.id}'"
+        for run in client.search_runs([experiment_id], wanted, max_results=1):
+            return str(run.info.run_id)
+    tags = {ID_TAG: facts.id, PROCESS_TAG: facts.process, **facts.tags}
+    run = client.create_run(experiment_id, facts.start_time, tags, facts.name)
+    return str(run.info.run_id)
+
+
+def check_run(client: MlflowClient, run_id: str) -> None:
+    """Raises: TrackingError where somebody has deleted the run."""
+    try:
+        stage = client.get_run(run_id).info.lifecycle_stage
+    except MlflowException as error:
+        if is_passing(error, client.tracking_uri) or error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        stage = "deleted"
+    if stage != "active":
+        raise TrackingError(f"run {run_id} is deleted there; mlflow runs restore brings it back")
+
+
+def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) -> int:
+    """Sends the first of `entries`, and those after it that fit into the same request.
+
+    Returns: how many it sent.
+    """
+    run_id, (kind, value) = str(journal.facts.run_id), entries[0]
+    if kind == "metrics":
+        return _send_metrics(client, run_id, entries)
+    if kind == "params":
+        params = [Param(key, text[:MAX_CHARACTERS]) for key, text in value.items()]
+        for first in range(0, len(params), MAX_PARAMS):
+            client.log_batch(run_id, params=params[first : first + MAX_PARAMS])
+    elif kind == "tags":
+        _send_tags(client, run_id, value)
+    elif kind == "data":
+        context = [InputTag("mlflow.data.context", "training")]
+        client.log_inputs(run_id, [DatasetInput(Dataset(**value), context)])
+    elif kind == "artifact":
+        if journal.file(value).exists():  # else an earlier process sent it
+            _upload(client, run_id, journal.file(value), value)
+    elif kind == "checkpoint":
+        if not any(other == "checkpoint" for other, _ in entries[1:]):
+            _send_checkpoint(client, run_id, journal.folder / "checkpoints" / value)
+    elif kind == "model":
+        _send_model(client, journal, run_id, value)
+    elif kind == "register":
+        _send_version(client, run_id, *value)
+    elif kind == "status":
+        status, end_time = value
+        if status == "RUNNING":
+            client.update_run(run_id, status)
+        else:
+            client.set_terminated(run_id, status, end_time)
+    return 1
+
+
+def _send_metrics(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> int:
+    points: list[Metric] = []
+    count = 0
+    for kind, value in entries:
+        if kind != "metrics" or (points and len(points) + len(value) > MAX_METRICS):
+            break
+        points += [Metric(*point) for point in value]
+        count += 1
+    _log_points(client, run_id, points)
+    return count
+
+
+def _log_points(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> None:
+    for first in range(0, len(points), MAX_METRICS):
+        client.log_batch(run_id, metrics=points[first : first + MAX_METRICS])
+
+
+def _send_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str | None]) -> None:
+    """None removes a tag."""
+    given = [RunTag(key, text) for key, text in tags.items() if text is not None]
+    client.log_batch(run_id, tags=given)
+    gone = {key for key, text in tags.items() if text is None}
+    for key in gone and gone & set(client.get_run(run_id).data.tags):
+        client.delete_tag(run_id, key)
+
+
+def _upload(client: MlflowClient, run_id: str, path: Path, artifact: str) -> None:
+    folder = str(Path(artifact).parent) if "/" in artifact else None
+    client.log_artifact(run_id, str(path), folder)
+
+
+def _send_checkpoint(client: MlflowClient, run_id: str, path: Path) -> None:
+    """First as the previous one, then as the last, so that one of them is always whole."""
+    for name in ("checkpoint.previous.pt", "checkpoint.pt"):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                shutil.copyfile(path, Path(folder, name))
+            except FileNotFoundError:  # the training has saved two newer ones by now
+                return
+            _upload(client, run_id, Path(folder, name), name)
+
+
+def _send_model(client: MlflowClient, journal: Journal, run_id: str, step: int) -> None:
+    """The folder `model/` becomes the run's logged model. A model that an earlier try left
+    unfinished is deleted, and so is that of an earlier end of the run, unless it is registered.
+    """
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    steps = model_steps(client, run_id)
+    experiment_id = run.info.experiment_id
+    for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if old.status == LoggedModelStatus.READY and steps.get(old.model_id) == step:
+            return
+        if registry.VERSIONS_TAG not in old.tags:
+            client.delete_logged_model(old.model_id)
+    folder = journal.folder / "model"
+    if not (folder / "MLmodel").exists():  # an earlier process sent it
+        return
+    model = client.create_logged_model(experiment_id, "model", run_id, params=run.data.params)
+    about = Model.load(str(folder))
+    about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
+    about.artifact_path = model.artifact_location
+    about.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(folder))
+    points = [point for kind, value in journal.entries if kind == "metrics" for point in value]
+    of_model = [
+        Metric(key, number, time, at, model_id=model.model_id, run_id=run_id)
+        for key, number, time, at in points
+        if at == step
+    ]
+    _log_points(client, run_id, of_model)  # MLflow shows them on the model's page
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+
+
+def model_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+    """The run's logged models, each with the step of its weights."""
+    run = client.get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return {output.model_id: output.step for output in outputs}
+
+
+def _send_version(
+    client: MlflowClient, run_id: str, name: str, step: int, facts: Mapping[str, str]
+) -> None:
+    """The run's model of that step becomes a version of the registered model `name`."""
+    for model_id, at in model_steps(client, run_id).items():
+        if at == step:
+            print(registry.register(client, name, run_id, model_id, facts))
+
+
+def mark_dead_runs(client: MlflowClient, but: str | None) -> list[str]:
+    """Gives this machine's runs whose process is gone the status KILLED. Returns: their ids."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
+    killed = []
+    for run in running:
+        host, *process = run.data.tags.get(PROCESS_TAG, "").split()[:3] or [""]
+        if run.info.run_id == but or host != platform.node() or is_alive(*process):
+            continue
+        client.set_tag(run.info.run_id, "error", LOST)
+        client.set_terminated(run.info.run_id, "KILLED")
+        killed.append(run.info.run_id)
+    return killed

@@ -1,0 +1,314 @@
+"""What is read from the tracking store: runs, sweeps, their points and artifacts.
+
+Also the little that commands add to runs of before: tags and artifacts.
+"""
+
+import math
+import re
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lenet.config.record import masked
+from lenet.tracking import registry
+from lenet.tracking.client import (
+    PARENT_TAG,
+    SWEEP_KIND_TAG,
+    MlflowClient,
+    MlflowException,
+    Run,
+    RunTag,
+    TrackingError,
+    Unreachable,
+    connect,
+    is_passing,
+    reason,
+    tracking_error,
+    translated,
+)
+
+RUN_ID = re.compile("[0-9a-f]{32}")
+MAX_BYTES = 1_000_000  # of a text
+READERS = 8  # requests at a time
+PAGE = 1000  # runs that one request returns
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run as a search returns it, with the newest value of each metric. Times in milliseconds."""
+
+    run_id: str
+    name: str
+    status: str
+    start: int
+    end: int | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, run: Run) -> "Summary":
+        info, data = run.info, run.data
+        name, start = info.run_name or "", info.start_time or 0
+        return cls(
+            *(info.run_id, name, info.status, start, info.end_time),
+            *(data.params, data.tags, data.metrics),
+        )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run with every point of its metrics: name -> (step, value) in the order of steps."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, list[tuple[int, float]]]
+
+
+# ---- Which run -------------------------------------------------------------------------------
+
+
+def resolve_run(run: str, uri: str | None = None, sweep: bool = False) -> str:
+    """The id of the run that a user means by its id, by the first letters of it (4 at least), by
+    `latest` (the newest run, or with `sweep` the newest sweep), or by a registered model that it
+    made: `models:/NAME@ALIAS`, `models:/NAME/VERSION`.
+
+    Raises: TrackingError where there is none, or several, or the store can't be reached.
+    """
+    if RUN_ID.fullmatch(run):
+        return run
+    if run.startswith("models:/"):
+        client = connect(uri, create=False)
+        with translated(client):
+            try:
+                return checked_id(registry.run_of(client, run))
+            except ValueError as error:
+                raise TrackingError(f"{ascii(run)[1:-1][:80]}: {error}") from None
+    if run != "latest" and not re.fullmatch("[0-9a-f]{4,31}", run):
+        raise TrackingError(
+            f"{quoted(run)}: expected a run's id, 32 hexadecimal digits or the first of them, 4 at "
+            "least, latest, or models:/NAME@ALIAS"
+        )
+    client = connect(uri, create=False)
+    with translated(client):
+        if run != "latest":
+            runs = _newest(client, f"attributes.run_id LIKE '{run}%'")
+        elif sweep:
+            runs = _newest(client, f"tags.`{SWEEP_KIND_TAG}` LIKE '%'")
+        else:
+            runs = _without_sweeps(_newest(client))
+        found = [each.info.run_id for each in islice(runs, 2)]
+    where = masked(client.tracking_uri)
+    if not found and run == "latest":
+        raise TrackingError(f"latest: there is no {'sweep' if sweep else 'run'} yet in {where}")
+    if not found:
+        raise TrackingError(f"{run}: no run id starts with {run!r} in {where}")
+    if run != "latest" and len(found) > 1:
+        raise TrackingError(f"{run}: several run ids start with it: {', '.join(found)} ...")
+    return str(found[0])
+
+
+def checked_id(run_id: str) -> str:
+    """The id, which can't lead out of a folder or a URL. Raises: TrackingError for any other."""
+    if not RUN_ID.fullmatch(run_id):
+        raise TrackingError(f"{quoted(run_id)}: expected a run's id, 32 hexadecimal digits")
+    return run_id
+
+
+def quoted(run: str) -> str:
+    """What was given for a run, so that it can be shown; an empty text is seen as such."""
+    return (run if run.isprintable() and run else ascii(run))[:80]
+
+
+def recent(
+    count: int, uri: str | None = None, wanted: str = "attributes.status = 'FINISHED'"
+) -> list[Summary]:
+    """The newest runs that trained a network, the newest first. `wanted` is MLflow's filter.
+
+    Raises: TrackingError where the store can't be reached.
+    """
+    client = connect(uri, create=False)
+    with translated(client):
+        runs = islice(_without_sweeps(_newest(client, wanted)), count)
+        return [Summary.of(run) for run in runs]
+
+
+def _newest(client: MlflowClient, wanted: str = "") -> Iterator[Run]:
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return search(client, experiments, wanted, "DESC", page=100)
+
+
+def search(
+    client: MlflowClient,
+    experiments: Sequence[str],
+    wanted: str,
+    order: str = "ASC",
+    page: int = PAGE,
+) -> Iterator[Run]:
+    """All runs that MLflow's filter `wanted` finds, by the time of their start."""
+    token = None
+    while True:
+        found = client.search_runs(
+            *(list(experiments), wanted),
+            max_results=page,
+            order_by=[f"attributes.start_time {order}"],
+            page_token=token,
+        )
+        yield from found
+        if not (token := found.token):
+            return
+
+
+def _without_sweeps(runs: Iterator[Run]) -> Iterator[Run]:
+    """MLflow's filters can't ask for runs without a tag."""
+    return (run for run in runs if SWEEP_KIND_TAG not in run.data.tags)
+
+
+# ---- One run ---------------------------------------------------------------------------------
+
+
+def read_run(run_id: str, uri: str | None = None) -> Stored:
+    """Raises: TrackingError where the store can't be reached, or has no such run."""
+    client = connect(uri, create=False)
+    try:
+        run = client.get_run(checked_id(run_id))
+        metrics = {name: points_of(client, run_id, name) for name in sorted(run.data.metrics)}
+        experiment = client.get_experiment(run.info.experiment_id).name
+    except MlflowException as error:
+        if is_passing(error, client.tracking_uri):
+            raise Unreachable(f"{run_id}: {reason(error)}") from None
+        raise TrackingError(f"{run_id}: no such run ({reason(error)})") from None
+    info, data = run.info, run.data
+    return Stored(run_id, info.run_name, experiment, info.status, data.params, data.tags, metrics)
+
+
+def points_of(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) in the order of steps."""
+    points = client.get_metric_history(run_id, metric)
+    return [(p.step, p.value) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+
+
+@contextmanager
+def fetched(run_id: str, artifact: str, uri: str | None = None) -> Iterator[Path | None]:
+    """An artifact of a run as a temporary file; None where the run has none."""
+    client = connect(uri, create=False)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = Path(client.download_artifacts(checked_id(run_id), artifact, folder))
+        except (MlflowException, OSError) as error:
+            if isinstance(error, MlflowException) and is_passing(error, client.tracking_uri):
+                raise Unreachable(f"{run_id}: {artifact}: {reason(error)}") from None
+            found = Path(folder, "nothing")
+        yield found if found.is_file() else None
+
+
+def read_text(run_id: str, artifact: str, uri: str | None = None) -> str:
+    """A run's artifact as text. Raises: TrackingError where there is none, or it is no text."""
+    with fetched(run_id, artifact, uri) as path:
+        if path is None:
+            read_run(run_id, uri)  # raises if there is no such run at all
+            raise TrackingError(f"{run_id}: the run has no artifact {artifact}")
+        return text_of(path)
+
+
+def text_of(path: Path) -> str:
+    """Raises: TrackingError where the file is no text, or larger than any that a run writes."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise TrackingError(f"{path.name}: expected at most {MAX_BYTES:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise TrackingError(f"{path.name}: expected a text") from None
+
+
+def set_tags(run_id: str, tags: Mapping[str, str], uri: str | None = None) -> None:
+    """Raises: TrackingError where the store doesn't take them."""
+    client = connect(uri, create=False)
+    entries = [RunTag(key, value) for key, value in tags.items()]
+    try:
+        client.log_batch(checked_id(run_id), tags=entries)
+    except MlflowException as error:
+        raise tracking_error(client, error, f"{run_id}: takes no tags") from None
+
+
+def add_artifacts(run_id: str, folder: Path, where: str, uri: str | None = None) -> str:
+    """Logs the files in `folder` below the artifact path `where`.
+
+    Returns: where to look at them.
+    Raises: TrackingError.
+    """
+    client = connect(uri, create=False)
+    try:
+        client.log_artifacts(checked_id(run_id), str(folder), where)
+        info = client.get_run(run_id).info
+    except (MlflowException, OSError) as error:
+        raise tracking_error(client, error, f"{run_id}: takes no artifacts") from None
+    if client.tracking_uri.startswith("http"):
+        runs = f"{masked(client.tracking_uri)}/#/experiments/{info.experiment_id}/runs"
+        return f"{runs}/{run_id}/artifacts/{where}"
+    place = f"{info.artifact_uri}/{where}"
+    return unquote(urlsplit(place).path) if place.startswith("file:") else place
+
+
+# ---- A sweep ---------------------------------------------------------------------------------
+
+
+def read_family(run_id: str, uri: str | None = None) -> tuple[Summary, list[Summary]]:
+    """A run and its children, the first started first. Raises: TrackingError."""
+    client = connect(uri, create=False)
+    try:
+        parent = client.get_run(checked_id(run_id))
+        wanted = f"tags.`{PARENT_TAG}` = '{run_id}'"
+        children = list(search(client, [parent.info.experiment_id], wanted))
+    except MlflowException as error:
+        raise tracking_error(client, error, f"{run_id}: no such run") from None
+    found = [Summary.of(run) for run in children]
+    return Summary.of(parent), sorted(found, key=lambda child: (child.start, child.run_id))
+
+
+def read_points(
+    run_ids: Sequence[str], metrics: Sequence[str], uri: str | None = None
+) -> list[tuple[str, str, int, float]]:
+    """(run_id, metric, step, value) of all points, in the order of the arguments and of steps.
+
+    MLflow has no call for several runs at once, so this is one request for each run and metric.
+
+    Raises: TrackingError.
+    """
+    client = connect(uri, create=False)
+    wanted = [(checked_id(run_id), metric) for run_id in run_ids for metric in metrics]
+    try:
+        with ThreadPoolExecutor(READERS) as pool:
+            histories = pool.map(lambda pair: points_of(client, *pair), wanted)
+            return [
+                (run_id, metric, step, value)
+                for (run_id, metric), points in zip(wanted, histories, strict=True)
+                for step, value in points
+            ]
+    except MlflowException as error:
+        raise tracking_error(client, error, "metrics: cannot be read") from None
+
+
+def median_seconds(client: MlflowClient, experiment: str, params: Mapping[str, str]) -> float:
+    """Of the newest hundred finished runs with these parameters; nan if there are none."""
+    there = client.get_experiment_by_name(experiment)
+    if there is None:
+        return math.nan
+    wanted = ["attributes.status = 'FINISHED'"]
+    wanted += [f"params.`{key}` = '{value}'" for key, value in params.items()]
+    found = client.search_runs([there.experiment_id], " and ".join(wanted), max_results=100)
+    times = [run.data.metrics.get("seconds/total", math.nan) for run in found]
+    times = [seconds for seconds in times if not math.isnan(seconds)]
+    return statistics.median(times) if times else math.nan

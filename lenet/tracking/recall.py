@@ -1,0 +1,33 @@
+"""`resume=RUN` and `rerun=RUN`, answered before anything large is imported."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lenet.config.errors import ConfigError
+from lenet.config.overrides import config_folders, explicit_overrides
+from lenet.tracking.settings import Settings
+
+
+@contextmanager
+def recall(settings: Settings) -> Iterator[Settings]:
+    """The settings themselves, or those of the run of before that they name, with it as `past`.
+    Enter it within `hydra.main`.
+
+    Raises: ConfigError where two runs are named, or the command line changes what can't change;
+    TrackingError or JournalError where the run can't be read.
+    """
+    if not settings.resume and not settings.rerun:
+        yield settings
+        return
+    if settings.resume and settings.rerun:
+        raise ConfigError("resume, rerun: expected one of them, got both")
+    explicit = explicit_overrides(settings.config, settings.overrides)
+    if settings.rerun:
+        from lenet.tracking.resume import repeat
+
+        yield repeat(settings, explicit, config_folders())
+        return
+    from lenet.tracking.resume import resume
+
+    with resume(settings, explicit, config_folders()) as resumed:
+        yield resumed

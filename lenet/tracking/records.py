@@ -1,0 +1,155 @@
+"""What is logged of a run: its parameters, tags, metrics, and the network as an MLflow model."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from lenet.config.record import flatten
+from lenet.data.sets import Data
+from lenet.model.lenet5 import count_parameters
+from lenet.native import Chosen
+from lenet.tracking.client import PARENT_TAG
+from lenet.tracking.job import JOB_TAG
+from lenet.tracking.past import data_tags
+from lenet.tracking.provenance import version
+from lenet.tracking.settings import Settings
+from lenet.training.evaluate import Score
+from lenet.training.progress import Epoch
+
+
+def as_yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def params_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration as MLflow's parameters. Where a job belongs is in its tags instead."""
+    own = {key: value for key, value in config.items() if key not in ("sweep", "job")}
+    return {key: str(value) for key, value in flatten(own).items()}
+
+
+def sweep_tags(settings: Settings) -> dict[str, str]:
+    """The tags by which a sweep finds its job; none for other runs."""
+    job = settings.job
+    if job is None:
+        return {}
+    tags = {PARENT_TAG: job.parent, "sweep.job": json.dumps(settings.differs), JOB_TAG: job.sha256}
+    return tags if job.trial is None else tags | {"trial": str(job.trial)}
+
+
+def setup_tags(
+    data: Data, model: nn.Module, device: torch.device, kernels: Chosen
+) -> dict[str, str]:
+    """Data, network and machine: what the run is made of beyond its configuration."""
+    device_name = f"{device.type}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        device_name = torch.cuda.get_device_name(device)
+    return {
+        **data_tags(data),
+        "dataset": data.name,
+        "model": type(model).__name__,
+        "model.parameters": str(count_parameters(model)),
+        "device": device_name,
+        "kernels": kernels.name,
+        "kernels.why": kernels.why,
+    }
+
+
+def dataset_of(data: Data) -> dict[str, str]:
+    """The arguments of MLflow's Dataset."""
+    return {
+        "name": data.name,
+        "digest": data.sha256[:36],
+        "source_type": "local",
+        "source": str(data.where),
+        "profile": json.dumps({"train": data.train.count, "test": data.test.count}),
+    }
+
+
+def epoch_metrics(record: Epoch) -> dict[str, float]:
+    values = {
+        "train/loss": record.loss,
+        "train/accuracy": record.accuracy,
+        "learning_rate": record.learning_rate,
+        "seconds/epoch": record.seconds,
+        "images_per_second": record.images_per_second,
+    }
+    if record.val is not None:
+        values |= {"val/loss": record.val.loss, "val/accuracy": record.val.accuracy}
+    return values
+
+
+def best_metrics(values: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """The best validation so far, given that of the epochs `before`; empty without a validation."""
+    choices = {"val/loss": min, "val/accuracy": max}
+    return {
+        f"best/{name}": choose(values[name], before.get(f"best/{name}", values[name]))
+        for name, choose in choices.items()
+        if name in values
+    }
+
+
+def test_metrics(score: Score) -> dict[str, float]:
+    values = {
+        "test/loss": score.loss,
+        "test/accuracy": score.accuracy,
+        "test/calibration_error": score.calibration_error,
+    }
+    for k, accuracy in enumerate(score.class_accuracy):
+        if accuracy is not None:  # None: the test set has no image of this class
+            values[f"test/class_accuracy/{k}"] = accuracy
+    return values
+
+
+def score_for_registry(history: Sequence[Epoch], patience: int | None) -> dict[str, str]:
+    """The validation score of the final weights: with `patience` those of the best epoch, else
+    those of the last one.
+    """
+    scores = [record.val for record in history if record.val]
+    score = scores[-1] if patience is None else min(scores, key=lambda each: each.loss)
+    return {"val/accuracy": str(score.accuracy), "val/loss": str(score.loss)}
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """The hash of a model's state_dict: names, types, shapes and bits."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_mlflow_model(model: nn.Module, data: Data, folder: Path) -> None:
+    """Saves the network as an MLflow model: a `pt2` program for a batch of any size, which loads
+    without a pickle. Its metadata are the network's `Inputs`.
+    """
+    import mlflow.pytorch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def tensor(*shape: int) -> Schema:
+        return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
+
+    example = next(iter(data.test))[0][:2].cpu()
+    was_training, device = model.training, data.test.labels.device
+    model.cpu().eval()
+    try:
+        mlflow.pytorch.save_model(
+            model,
+            str(folder),
+            signature=ModelSignature(tensor(*example.shape[1:]), tensor(len(data.inputs.classes))),
+            # Two rows: an example of one row would fix the batch size at 1.
+            input_example=example.expand(2, -1, -1, -1).numpy(),
+            # Given, because MLflow takes nine seconds and a subprocess to find them out.
+            pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
+            serialization_format="pt2",
+            metadata=data.inputs.to_values(),
+        )
+    finally:
+        model.to(device).train(was_training)

@@ -1,0 +1,67 @@
+"""What a run trained: its network, and the data that it was trained on."""
+
+import os
+
+from torch import nn
+
+from lenet.config.build import build
+from lenet.config.check import check_values
+from lenet.config.errors import ConfigError
+from lenet.data.inputs import Inputs
+from lenet.data.sets import Data
+from lenet.tracking.client import ROOT, TrackingError
+from lenet.tracking.past import check_data
+from lenet.tracking.read import fetched, read_run, read_text
+from lenet.tracking.stored_config import check_targets, merge_configs, read_config
+from lenet.training.checkpoints import newest
+from lenet.training.state import StateError
+
+CONF = ROOT / "conf"
+
+
+def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs]:
+    """The network of a run with the weights of its last checkpoint, and what it reads.
+
+    Raises: TrackingError where there is no such run, or no checkpoint of it; ConfigError,
+    CheckpointError, StateError where its configuration or checkpoint is not as it should be.
+    """
+    config = read_config(read_text(run_id, "config.yaml", uri))
+    check_targets(config, [CONF])
+    with (
+        fetched(run_id, "checkpoint.pt", uri) as last,
+        fetched(run_id, "checkpoint.previous.pt", uri) as before,
+    ):
+        state = newest([path for path in (last, before) if path])
+    if state is None:
+        raise TrackingError(f"{run_id}: the run has no checkpoint to take the network from")
+    try:
+        inputs = Inputs.from_values(state["inputs"])
+        checked = check_values({**config, "job": None}, run_id)
+        model: nn.Module = build(checked, "model", **inputs.model_arguments)
+        # As a plain dict: the metadata that a state_dict may carry is trusted by torch.
+        model.load_state_dict(dict(state["progress"]["best_model"] or state["model"]))
+    except ConfigError:
+        raise
+    except Exception as error:  # anybody may have written the checkpoint
+        reason = " ".join(str(error).split())[:200]
+        raise StateError(f"{run_id}: expected the checkpoint of its network ({reason})") from None
+    return model.eval(), inputs
+
+
+def load_data(run_id: str, uri: str | None = None) -> Data:
+    """The data of a run, found or downloaded as for a new run.
+
+    Raises: TrackingError where there is no such run; ConfigError where its configuration is not
+    allowed, or the data here is different; DataError where there is none.
+    """
+    run = read_run(run_id, uri)
+    stored = read_config(read_text(run_id, "config.yaml", uri))
+    here = {
+        "data": {"root": os.environ.get("LENET_DATA", "data"), "mirror": None, "download": True},
+        "tracking": {"uri": uri, "folder": "outputs"},
+        **dict.fromkeys(("resume", "rerun", "job")),
+    }
+    config = merge_configs(stored, here, {}, [CONF], run_id)
+    data: Data = build(config, "data")
+    check_data(run_id, run.tags, data)
+    return data

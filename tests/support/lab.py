@@ -1,0 +1,175 @@
+"""A folder with a tracking store of its own in which run.py is run as a user would."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from mlflow.tracking import MlflowClient
+
+from lenet.data.tensor_files import load
+from tests.conftest import ROOT
+
+BASE = ["data=digits", "device.threads=1"]
+PLAIN = ["tracking.pictures=false", "tracking.model=false"]
+
+
+class Lab:
+    """A folder with a store of its own to run run.py in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "LENET_RUNS": str(folder / "waiting"),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), *arguments],
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *arguments: str, status: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, out + err
+        return out, err
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    def runs(self):
+        ids = [e.experiment_id for e in self.client.search_experiments()]
+        return self.client.search_runs(ids, order_by=["attributes.start_time ASC"])
+
+    def artifacts(self, run, path=""):
+        found = []
+        for item in self.client.list_artifacts(run.info.run_id, path):
+            found += self.artifacts(run, item.path) if item.is_dir else [item.path]
+        return found
+
+
+class Bench(Lab):
+    """A lab that kills what it runs."""
+
+    @property
+    def waiting(self) -> Path:
+        return Path(self.env["LENET_RUNS"])
+
+    def last(self) -> str:
+        return self.runs()[-1].info.run_id
+
+    def killed(self, *arguments, after=20, number=signal.SIGKILL):
+        """The id of a run that got a signal in the epoch after that one."""
+        process = self.start(*arguments)
+        for line in process.stdout:
+            if re.match(f"Epoch +{after}/", line):
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode != 0, out + err
+        return self.last()
+
+    def refuse(self, *arguments):
+        """The one line that a command is answered with, by which nothing has changed."""
+        runs = [(r.info.run_id, r.info.status) for r in self.runs()]
+        folders = sorted(self.waiting.glob("*"))
+        _, err = self.run(*arguments, status=2)
+        assert err.startswith("error: "), err
+        assert err.count("\n") == 1, err
+        assert [(r.info.run_id, r.info.status) for r in self.runs()] == runs
+        assert sorted(self.waiting.glob("*")) == folders
+        return err
+
+    def whole(self, *arguments):
+        self.run(*arguments)
+        return self.last()
+
+    def found(self, run_id):
+        """All that MLflow has of a run and that another run of it must have too, as bits."""
+        run = self.client.get_run(run_id)
+        points = {}
+        for name in run.data.metrics:
+            history = self.client.get_metric_history(run_id, name)
+            timed = name.startswith("seconds/") or name == "images_per_second"
+            points[name] = sorted((p.step, 0 if timed else p.value.hex()) for p in history)
+        return {
+            "status": run.info.status,
+            "params": {k: v for k, v in run.data.params.items() if k not in ("resume", "rerun")},
+            "points": points,
+            "tags": sorted(run.data.tags.keys() - {"resumed"}),
+            "weights": run.data.tags["weights.sha256"],
+            "inputs": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
+            # Of the code's changes, which whoever works on it may make in the meantime.
+            "artifacts": sorted(set(self.artifacts(run)) - {"uncommitted.patch"}),
+            "checkpoint": bits(self.artifact(run_id, "checkpoint.pt")),
+            "model": self.logged_model(run),
+        }
+
+    def artifact(self, run_id, name):
+        return Path(self.client.download_artifacts(run_id, name))
+
+    def logged_model(self, run):
+        """The weights of the model that was logged."""
+        outputs = run.outputs.model_outputs if run.outputs else []
+        assert len(outputs) == run.data.params["tracking.model"].count("True")
+        if not outputs:
+            return None
+        folder = self.folder / "models"
+        uri = f"models:/{outputs[0].model_id}"
+        code = (
+            "import sys, mlflow, hashlib; mlflow.set_tracking_uri(sys.argv[1]);"
+            "m = mlflow.pytorch.load_model(sys.argv[2]);"
+            "print([hashlib.sha256(t.detach().numpy().tobytes()).hexdigest()"
+            " for t in m.state_dict().values()])"
+        )
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, self.uri, uri],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=self.env,
+            cwd=folder,
+        )
+        return done.stdout, outputs[0].step
+
+
+def bits(path):
+    """The state in a checkpoint, without what tells of the clock."""
+    state = load(path)
+    del state["progress"]["history"]["steps"]
+    state["progress"]["history"]["numbers"][:, 5] = 0
+    leaves = []
+
+    def walk(value, place):
+        if isinstance(value, torch.Tensor):
+            leaves.append((place, str(value.dtype), value.numpy().tobytes()))
+        elif isinstance(value, dict):
+            for key in sorted(value, key=str):
+                walk(value[key], f"{place}.{key}")
+        elif isinstance(value, list | tuple):
+            for number, inner in enumerate(value):
+                walk(inner, f"{place}.{number}")
+        else:
+            leaves.append((place, repr(value)))
+
+    walk(state, "")
+    return leaves
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        assert one[key] == other[key], key
