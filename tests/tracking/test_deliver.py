@@ -66,7 +66,7 @@ def a_whole_run(journal):
     journal.append("data", {"name": "digits", "digest": "1", "source_type": "local", "source": "s"})
     journal.append("metrics", [point(step) for step in range(1500)])
     journal.append("metrics", [point(1500, float("nan")), point(1500, 1.0, "test/loss")])
-    journal.file("pictures/a.txt").write_text("text")
+    journal.write(journal.file("pictures/a.txt"), lambda path: path.write_text("text"))
     journal.append("artifact", "pictures/a.txt")
     journal.append("artifact", "not-there.txt")
     folder = journal.folder / "checkpoints"
