@@ -1,10 +1,7 @@
 """What is trained on is what lay in the files: split once for ever, scaled as the tutorial does."""
 
 import hashlib
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from lenet import MNISTDataset, get_data_loaders
 from lenet.data.errors import DataError
-from lenet.data.idx import idx_sha256
 from lenet.data.sets import (
     MNIST_MEAN,
     MNIST_STD,
@@ -35,7 +29,7 @@ from lenet.data.sets import (
     permutation,
     prepare,
 )
-from lenet.data.sources import DIGITS, KNOWN, Pair, Raw
+from lenet.data.sources import DIGITS, Pair, Raw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -530,156 +524,3 @@ def test_a_bad_file_of_ones_own_is_named(tmp_path: Path) -> None:
         saved(bad, content)
         message = refusal(lambda: load_files("own", [good], [str(bad)]))
         assert message.startswith(f"{bad}: expected {expected}")
-
-
-# ---- the tutorial's names --------------------------------------------------------------------
-
-
-def test_mnist_dataset_gives_pil_images_to_its_transform_and_int_labels(tmp_path: Path) -> None:
-    images, labels = pair(12)
-    path = saved(tmp_path / "training.pt", (images, labels))
-    bare = MNISTDataset(path)
-    assert len(bare) == 12
-    image, label = bare[3]
-    assert isinstance(image, Image.Image)
-    assert np.array_equal(np.asarray(image), images[3].numpy())
-    assert (label, type(label)) == (3, int)
-    assert bare.data.equal(images)
-    assert bare.targets.equal(labels)
-    scaled = MNISTDataset(Path(path), transform=torchvision.transforms.ToTensor())
-    assert scaled[11][0].equal(images[11:].float() / 255)
-    assert scaled[11][1] == 1
-    assert len(list(scaled)) == 12  # ends, as a sequence does
-
-
-def test_mnist_dataset_works_in_a_data_loader(tmp_path: Path) -> None:
-    path = saved(tmp_path / "training.pt", pair(12))
-    loader = DataLoader(MNISTDataset(path, torchvision.transforms.ToTensor()), batch_size=5)
-    batches = list(loader)
-    assert [images.shape[0] for images, _ in batches] == [5, 5, 2]
-    assert torch.cat([labels for _, labels in batches]).equal(cycle(12))
-
-
-def test_mnist_dataset_names_a_missing_file(tmp_path: Path) -> None:
-    path = tmp_path / "training.pt"
-    assert refusal(lambda: MNISTDataset(path)) == f"{path}: no such file"
-
-
-@pytest.fixture
-def tutorial(tmp_path: Path) -> tuple[Path, Pair, Pair]:
-    train, test = pair(150), pair(23, seed=1)
-    tutorials_files(tmp_path, train, test)
-    return tmp_path, train, test
-
-
-def test_loaders_give_what_the_tutorials_give(tutorial: tuple[Path, Pair, Pair]) -> None:
-    root, train, test = tutorial
-    train_loader, test_loader = get_data_loaders(str(root), batch_size=64, test_batch_size=10)
-    assert isinstance(train_loader, DataLoader)
-    assert (len(train_loader), len(test_loader)) == (3, 3)
-    assert (train_loader.batch_size, test_loader.batch_size) == (64, 10)
-    assert (len(train_loader.dataset), len(test_loader.dataset)) == (150, 23)  # type: ignore[arg-type]
-    assert [len(labels) for _, labels in train_loader] == [64, 64, 22]
-    images, labels = (torch.cat(parts) for parts in zip(*test_loader, strict=True))
-    assert images.equal(tutorials_chain(test[0]))
-    assert labels.equal(test[1])
-    assert labels.dtype == torch.int64
-    image, label = train_loader.dataset[7]
-    assert image.equal(tutorials_chain(train[0][7:8])[0])
-    assert label == 7
-
-
-def test_the_training_loader_shuffles_anew_each_epoch_and_loses_nothing(
-    tutorial: tuple[Path, Pair, Pair],
-) -> None:
-    root, train, _ = tutorial
-    train_loader, _ = get_data_loaders(root)
-    torch.manual_seed(0)
-    expected = tutorials_chain(train[0])
-    orders = []
-    for _ in range(2):
-        images, labels = (torch.cat(parts) for parts in zip(*train_loader, strict=True))
-        places = torch.cdist(images.flatten(1), expected.flatten(1)).argmin(dim=1)
-        assert images.equal(expected[places])
-        assert labels.equal(train[1][places])
-        orders.append(places.tolist())
-        assert sorted(orders[-1]) == list(range(150))
-    assert orders[0] != orders[1]
-    assert list(range(150)) not in orders
-
-
-def test_loaders_default_to_batches_of_64_and_1000(tutorial: tuple[Path, Pair, Pair]) -> None:
-    loaders = get_data_loaders(tutorial[0])
-    assert [loader.batch_size for loader in loaders] == [64, 1000]
-
-
-def test_loaders_name_a_file_that_is_missing_or_damaged(
-    tutorial: tuple[Path, Pair, Pair], tmp_path: Path
-) -> None:
-    path = tutorial[0] / "test" / "MNIST" / "processed" / "test.pt"
-    path.write_bytes(path.read_bytes()[:-100])
-    assert refusal(lambda: get_data_loaders(tutorial[0])).startswith(f"{path}: expected")
-    path.unlink()
-    assert refusal(lambda: get_data_loaders(tutorial[0])) == f"{path}: no such file"
-    assert "no mnist under" in refusal(lambda: get_data_loaders(tmp_path / "nowhere"))
-
-
-@pytest.mark.slow
-def test_loaders_find_mnist_in_other_layouts(mnist_root: Path) -> None:
-    train_loader, test_loader = get_data_loaders(mnist_root)
-    assert (len(train_loader), len(test_loader)) == (938, 10)
-    images, labels = next(iter(test_loader))
-    assert labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert images.mean().abs() < 0.4
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | environment,
-        check=False,
-    )
-
-
-@pytest.mark.slow
-def test_the_module_runs_as_a_command_without_a_word_on_stderr(mnist_root: Path) -> None:
-    done = run("-m", "lenet", "data", "mnist", "--no-download", LENET_DATA=str(mnist_root))
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert lines[0] == f"mnist from {mnist_root}"
-    assert lines[3].split(", ")[1:] == ["mean 0.1307", "std 0.3081"]
-    assert lines[6].split() == ["0", "5,923", "980"]
-
-
-@pytest.mark.slow
-def test_reading_mnist_takes_less_than_a_gigabyte(mnist_root: Path) -> None:
-    # A small process in between: a child counts the memory of the one it was forked from.
-    measure = (
-        "import resource, subprocess, sys; "
-        "code = subprocess.call([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL); "
-        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    done = run("-c", measure, "-m", "lenet", "data", "mnist", LENET_DATA=str(mnist_root))
-    status, kilobytes = done.stdout.split()
-    assert status == "0"
-    assert 100_000 < int(kilobytes) < 1_000_000
-
-
-@pytest.mark.slow
-def test_mnist_is_normalised_and_recorded_by_its_published_numbers(mnist_root: Path) -> None:
-    data = load("auto", str(mnist_root), val_size=5000)
-    assert (data.name, data.inputs.mean, data.inputs.std) == ("mnist", 0.1307, 0.3081)
-    assert data.val is not None
-    assert (data.train.count, data.val.count, data.test.count) == (55_000, 5_000, 10_000)
-    assert KNOWN["mnist"].sha256 is not None
-    joined = "".join(KNOWN["mnist"].sha256)
-    assert data.sha256 == hashlib.sha256(joined.encode()).hexdigest()
-    images = (data.test.inputs[:50, 0, 2:-2, 2:-2] * data.inputs.std + data.inputs.mean) * 255
-    assert as_input(images.round().byte(), 32, data.inputs.mean, data.inputs.std).equal(
-        data.test.inputs[:50]
-    )
-    assert data.train.inputs.mean().abs() < 0.5
-    assert idx_sha256(data.test.labels) == KNOWN["mnist"].sha256[3]

@@ -1,88 +1,133 @@
-"""Weights of the network that is asked for, or one line that says how they differ."""
-
-import os
+"""Weights of the network that is asked for, and a folder that keeps the newest states."""
 
 import pytest
 import torch
+from torch import nn
 
-from lenet.data.tensor_files import CheckpointError, load, save
-from lenet.model.lenet5 import LeNet5
-from lenet.tutorial import load_model, save_model
-from tests.data.test_tensor_files import same, small, weights
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "weights.pth"
+from lenet.data.tensor_files import CheckpointError, save
+from lenet.training.checkpoints import Checkpoints, kept, load_weights, newest
 
 
-def test_a_round_trip_gives_the_same_bits(path):
-    model, other = LeNet5(), LeNet5()
-    assert not same(weights(model), weights(other))
-    save_model(model, path)
-    assert load_model(other, path) is other
-    assert same(weights(model), weights(other))
+def network(outputs=3):
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs))
 
 
-def test_the_tutorials_lines_are_printed(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save_model(small())
-    load_model(small(), "lenet5.pth")
-    assert capsys.readouterr().out == "Model saved to lenet5.pth\nModel loaded from lenet5.pth\n"
-    assert os.listdir() == ["lenet5.pth"]
+def same(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
-def test_the_device_is_a_name_or_an_object(path, device):
-    save_model(small(), path)
-    model = load_model(small(1), path, device)
-    assert same(weights(model), weights(small()))
-    assert load(str(path), device).keys() == weights(model).keys()
+# ---- Weights ---------------------------------------------------------------------------------
 
 
-def test_what_the_tutorial_saved_is_read(path):
-    torch.save(small().state_dict(), path)
-    assert same(weights(load_model(small(1), path)), weights(small()))
-
-
-def test_the_old_format_of_torch_is_read(path):
-    torch.save(small().state_dict(), path, _use_new_zipfile_serialization=False)
-    assert same(weights(load_model(small(1), path)), weights(small()))
-
-
-def test_another_architecture_is_named_by_its_first_difference(path):
-    save_model(LeNet5(num_classes=47), path)
-    model = LeNet5()
-    before = weights(model)
-    with pytest.raises(CheckpointError) as caught:
-        load_model(model, path)
-    expected = f"{path}: expected fc3.weight (10, 84), found (47, 84)"
-    assert str(caught.value) == expected
-    assert same(weights(model), before)
-
-
-def test_a_missing_and_an_unknown_weight_are_named(path):
-    state = small().state_dict()
-    removed = {name: tensor for name, tensor in state.items() if name != "2.bias"}
-    for content, expected in (
-        (removed, r"expected 2\.bias \(3,\), found nothing$"),
-        ({**state, "3.weight": torch.ones(2)}, r"expected no 3\.weight, found \(2,\)$"),
-    ):
-        save(content, path)
-        model = small(1)
-        with pytest.raises(CheckpointError, match=expected):
-            load_model(model, path)
-        assert same(weights(model), weights(small(1)))
+@pytest.mark.parametrize("zipped", [True, False], ids=["new format", "format before torch 1.6"])
+def test_what_torch_saved_is_read(tmp_path, zipped):
+    model, other = network(), network()
+    torch.save(model.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    load_weights(other, tmp_path / "w.pth")
+    assert same(model, other)
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "line"),
     [
-        ([1, 2], "found list"),
-        (torch.ones(2), "found Tensor"),
+        (network(outputs=7).state_dict(), "expected 2.weight (3, 5), found (7, 5)"),
+        (nn.Sequential(nn.Linear(4, 5)).state_dict(), "expected 2.weight (3, 5), found nothing"),
+        (network().state_dict() | {"3.bias": torch.ones(2)}, "expected no 3.bias, found (2,)"),
+        ({"0.weight": 3.0}, "expected 0.weight (5, 4), found float"),
+        ([1, 2], "expected a state_dict, found list"),
     ],
+    ids=["shape", "missing", "unknown", "number", "list"],
 )
-def test_what_is_no_state_dict_is_named(path, content, found):
+def test_other_weights_are_named_by_their_first_difference(tmp_path, content, line):
+    path, model = tmp_path / "w.pth", network()
+    before = network()
+    before.load_state_dict(model.state_dict())
     save(content, path)
-    with pytest.raises(CheckpointError, match=rf"expected a state_dict, {found}$"):
-        load_model(small(), path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, path)
+    assert str(caught.value) == f"{path}: {line}"
+    assert same(model, before)
+
+
+# ---- States ----------------------------------------------------------------------------------
+
+
+def state(epochs, batches=0):
+    return {"progress": {"epochs": epochs, "batches": batches}}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time stands still but for what a test adds."""
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_the_two_newest_states_are_kept_with_their_facts(tmp_path):
+    names = []
+    checkpoints = Checkpoints(tmp_path, {"of": "a run"}, names.append)
+    for epochs, batches in ((0, 7), (0, 12), (1, 0)):
+        checkpoints.save(state(epochs, batches))
+    assert names == ["000000-000000007.pt", "000000-000000012.pt", "000001-000000000.pt"]
+    assert [path.name for path in kept(tmp_path)] == names[:0:-1]
+    assert newest(kept(tmp_path)) == {"of": "a run", **state(1)}
+
+
+def test_a_checkpoint_is_due_by_epoch_and_by_time(tmp_path, clock):
+    checkpoints = Checkpoints(tmp_path, {}, epochs=2, seconds=30.0)
+    assert [checkpoints.is_due(epoch) for epoch in (1, 2, 3, None)] == [False, True, False, False]
+    clock[0] += 31
+    assert checkpoints.is_due()
+    never = Checkpoints(tmp_path, {}, epochs=None, seconds=None)
+    clock[0] += 1e6
+    assert not never.is_due()
+    assert not never.is_due(2)
+
+
+def test_checkpoints_that_take_long_are_rare(tmp_path, clock):
+    """They may take a hundredth of a training's time."""
+
+    def slow(name):
+        clock[0] += 5
+
+    checkpoints = Checkpoints(tmp_path, {}, slow, epochs=1, seconds=30.0)
+    checkpoints.save(state(1))
+    assert checkpoints.cost == 5
+    clock[0] += 499
+    assert not checkpoints.is_due(2)
+    clock[0] += 2
+    assert checkpoints.is_due(3)
+
+
+def test_a_folder_that_takes_none_costs_a_warning(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    Checkpoints(tmp_path / "file", {}).save(state(1))
+    assert capsys.readouterr().err.startswith("Warning: no checkpoint could be written (")
+
+
+def test_a_damaged_or_refused_state_is_passed_over_and_removed(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    second, first = kept(tmp_path)
+    second.write_bytes(second.read_bytes()[:-50])
+    assert newest([second, first]) == state(1)
+    assert kept(tmp_path) == [first]
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"Warning: {second}: ")
+    assert warning.endswith("; the checkpoint before it is used\n")
+
+    def refuse(state):
+        raise ValueError("state: expected another")
+
+    assert newest([first], refuse) is None
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [{"progress": 3}, [1], {}])
+def test_another_file_is_no_state(tmp_path, content, capsys):
+    save(content, tmp_path / "000001-000000000.pt")
+    assert newest(kept(tmp_path)) is None
+    assert "expected a training's state, found another file" in capsys.readouterr().err

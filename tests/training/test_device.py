@@ -12,45 +12,32 @@ CORES = os.cpu_count() or 1
 
 
 @pytest.fixture(autouse=True)
-def _torch_as_it_was(monkeypatch):
-    """`select` sets what holds for the whole process; a test must leave nothing of it."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    yield
-    # select() sets the variable by itself, which monkeypatch does not know of.
-    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    if torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = benchmark
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def machine(monkeypatch):
-    # Turning on deterministic algorithms imports this, which must not meet the faked functions.
+    """Says what the machine has. What `select` sets for the process is put back."""
+    # Deterministic algorithms import this, which must not meet the faked functions.
     importlib.import_module("torch._dynamo")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
 
     def has(cuda=False, mps=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     has()
-    return has
+    yield has
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_num_threads(threads)
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_else(machine):
+def test_auto_takes_cuda_and_else_the_cpu(machine):
     assert select() == torch.device("cpu")
-    assert select("auto") == torch.device("cpu")
-
-
-def test_auto_is_cuda_where_it_is(machine):
-    machine(cuda=True, mps=True)
-    assert select("auto") == torch.device("cuda")
-
-
-def test_auto_never_takes_mps(machine):
     machine(mps=True)
     assert select("auto") == torch.device("cpu")
+    machine(cuda=True, mps=True)
+    assert select("auto") == torch.device("cuda")
 
 
 @pytest.mark.parametrize("type", ["cpu", "cuda", "mps"])
@@ -59,74 +46,47 @@ def test_a_device_that_is_there_is_taken(machine, type):
     assert select(type) == torch.device(type)
 
 
-def test_the_cpu_is_taken_where_cuda_is_there_too(machine):
-    machine(cuda=True)
-    assert select("cpu") == torch.device("cpu")
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_cuda_is_made_to_repeat_itself(machine):
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_cuda_is_made_to_repeat_itself(machine, monkeypatch, workspace):
     machine(cuda=True)
     torch.backends.cudnn.benchmark = True
+    if workspace:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
     select("cuda")
     assert torch.are_deterministic_algorithms_enabled()
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.backends.cudnn.benchmark
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (workspace or ":4096:8")
 
 
-def test_a_workspace_of_the_users_own_is_kept(machine, monkeypatch):
-    machine(cuda=True)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    select("auto")
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
-
-
-@pytest.mark.parametrize("type", ["cuda", "mps"])
-def test_a_device_that_is_missing_is_one_line(machine, type):
-    with pytest.raises(DeviceError) as caught:
-        select(type)
-    assert str(caught.value) == f"device={type}: this machine has none; expected auto, cpu"
-
-
-def test_the_line_names_what_the_machine_has(machine):
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["cuda"], "device=cuda: this machine has none; expected auto, cpu, mps"),
+        (["cuda:9"], "device=cuda:9: there is no such device; expected auto, cpu, mps"),
+        (["cpu", 0], f"device.threads=0: expected 1 to {CORES}, this machine's cores"),
+        (["cpu", 999], f"device.threads=999: expected 1 to {CORES}, this machine's cores"),
+        (["cuda", 1], "device=cuda: this machine has none; expected auto, cpu, mps"),
+        (
+            ["cpu", None, "fast"],
+            "device.kernels=fast: expected one of auto, native, eager, compile",
+        ),
+        (
+            ["mps", None, "native"],
+            "device.kernels=native: these are for the CPU, the device is mps",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_one_line_and_changes_nothing(machine, arguments, line):
     machine(mps=True)
-    with pytest.raises(DeviceError, match=r"expected auto, cpu, mps$"):
-        select("cuda")
-
-
-@pytest.mark.parametrize("type", ["tpu", "", "CPU", "cuda:9"])
-def test_an_unknown_device_is_one_line(machine, type):
+    torch.set_num_threads(2)
     with pytest.raises(DeviceError) as caught:
-        select(type)
-    expected = f"device={type}: there is no such device; expected auto, cpu"
-    assert str(caught.value) == expected
+        select(*arguments)
+    assert str(caught.value) == line
+    assert torch.get_num_threads() == 2
 
 
-def test_threads_are_set(machine):
-    for threads in {CORES, 1}:
-        select("cpu", threads)
-        assert torch.get_num_threads() == threads
-
-
-def test_no_threads_given_leaves_torchs_own(machine):
-    torch.set_num_threads(1)
+def test_threads_are_set_where_given():
+    select("cpu", 1)
+    assert torch.get_num_threads() == 1
     select("cpu", None)
-    assert torch.get_num_threads() == 1
-
-
-@pytest.mark.parametrize("threads", [0, -1, CORES + 1])
-def test_threads_beyond_the_cores_are_refused_and_not_set(machine, threads):
-    torch.set_num_threads(1)
-    with pytest.raises(DeviceError) as caught:
-        select("cpu", threads)
-    expected = f"device.threads={threads}: expected 1 to {CORES}, this machine's cores"
-    assert str(caught.value) == expected
-    assert torch.get_num_threads() == 1
-
-
-def test_a_refused_device_leaves_the_threads(machine):
-    torch.set_num_threads(1)
-    with pytest.raises(DeviceError):
-        select("cuda", CORES)
     assert torch.get_num_threads() == 1

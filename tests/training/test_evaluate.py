@@ -11,14 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data.sets import Batches
-from lenet.training.evaluate import (
-    Score,
-    accuracy_line,
-    class_lines,
-    evaluate,
-    score_lines,
-)
-from lenet.tutorial import evaluate_model, evaluate_per_class
+from lenet.training.evaluate import Score, evaluate, score_lines
 
 MEAN = F.cross_entropy
 
@@ -82,7 +75,7 @@ def slow_calibration(confidences, hits):
     return total
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(scored=scored_sets())
 def test_every_figure_agrees_with_a_slow_loop(scored):
     logits, labels, size = scored
@@ -114,7 +107,7 @@ def test_every_figure_agrees_with_a_slow_loop(scored):
     assert score.calibration_error == pytest.approx(slow, abs=1e-6)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     examples=st.lists(
         st.tuples(st.sampled_from([0.0, 0.5, 0.91, 0.99, 1.0]) | st.floats(0, 1), st.booleans()),
@@ -138,14 +131,6 @@ def test_a_confidence_of_exactly_one_counts():
     assert score.calibration_error == 0.5
 
 
-def test_gaps_of_opposite_sign_cancel_within_a_bin_only():
-    labels, predicted = torch.tensor([0, 1]), torch.tensor([0, 0])
-    within = score_of(labels, predicted, torch.tensor([0.5, 0.5]), 2)
-    across = score_of(labels, predicted, torch.tensor([0.55, 0.45]), 2)
-    assert within.calibration_error == 0
-    assert across.calibration_error == pytest.approx(0.45)
-
-
 def test_a_diverged_models_calibration_is_nan_and_no_crash():
     score = evaluate(Echo(), batches_of(torch.full((3, 4), math.nan), [0, 1, 2], 2), MEAN)
     assert math.isnan(score.loss)
@@ -154,28 +139,11 @@ def test_a_diverged_models_calibration_is_nan_and_no_crash():
 
 
 def test_last_short_batch_weighs_by_its_size():
-    """Batches of 4 and 1: a mean of the two means would be 0.75, the mean of five is 0.4."""
-
-    def criterion(logits, labels):
-        return logits[:, 0].mean()
-
-    inputs = torch.tensor([[0.0, 0], [0, 0], [1, 0], [1, 0], [1, 0]])[[0, 1, 2, 0, 3]]
-    assert inputs[:, 0].tolist() == [0, 0, 1, 0, 1]
-    score = evaluate(Echo(), batches_of(inputs, [0] * 5, 4), criterion)
+    """Batches of 4 and 1: a mean of the two means would be 0.625, the mean of five is 0.4."""
+    inputs = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 0], [1, 0]])
+    score = evaluate(Echo(), batches_of(inputs, [0] * 5, 4), lambda logits, _: logits[:, 0].mean())
     assert score.loss == pytest.approx(0.4)
     assert score.loss_sum == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_figures_do_not_depend_on_the_batch_size(size):
-    random = torch.Generator().manual_seed(0)
-    logits = torch.randn(7, 3, generator=random)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    whole = evaluate(Echo(), batches_of(logits, labels, 7), MEAN)
-    parts = evaluate(Echo(), batches_of(logits, labels, size), MEAN)
-    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
-    assert torch.equal(parts.confusion, whole.confusion)
-    assert parts.calibration_error == pytest.approx(whole.calibration_error)
 
 
 def test_rows_of_the_confusion_are_the_truth():
@@ -189,22 +157,10 @@ def test_the_model_is_evaluated_in_eval_mode_without_gradients_and_put_back(was_
     model = Echo().train(was_training)
     evaluate(model, batches_of(guesses([0, 1, 1], 2), [0, 1, 0], 2), MEAN)
     assert model.seen == [(False, False)] * 2
-    assert model.training is was_training
-    assert torch.is_grad_enabled()
-
-
-def test_the_mode_is_put_back_after_an_error_too():
-    model = Echo().train()
     with pytest.raises(ValueError, match="labels"):
         evaluate(model, batches_of(guesses([0], 2), [7], 1), MEAN)
-    assert model.training
+    assert model.training is was_training
     assert torch.is_grad_enabled()
-
-
-def test_dropout_is_off():
-    logits = guesses([1] * 50, 3)
-    score = evaluate(nn.Dropout(0.9).train(), batches_of(logits, [1] * 50, 10), MEAN)
-    assert score.correct == 50
 
 
 def test_no_batch_is_an_error():
@@ -212,85 +168,25 @@ def test_no_batch_is_an_error():
         evaluate(Echo(), [], MEAN)
 
 
-@pytest.mark.parametrize("label", [-1, -100, 3, 10])
+@pytest.mark.parametrize("label", [-100, 3])
 def test_a_label_that_is_no_class_of_the_model_is_named(label):
     """-100 is the one that cross entropy passes over in silence."""
-    batches = batches_of(guesses([0, 1, 2], 3), [0, label, 2], 2)
     with pytest.raises(ValueError, match=rf"^labels: expected 0 to 2, found {label}$"):
-        evaluate(Echo(), batches, MEAN)
-    with pytest.raises(ValueError, match=rf"found {label}$"):
-        evaluate_per_class(Echo(), batches, "cpu", num_classes=20)
+        evaluate(Echo(), batches_of(guesses([0, 1, 2], 3), [0, label, 2], 2), MEAN)
 
 
-def test_percent_are_the_exact_quotient(capsys):
-    """100 * (29 / 100) is 28.999999999999996."""
-    batches = batches_of(guesses([0] * 100, 2), [0] * 29 + [1] * 71, 30)
-    assert evaluate_model(Echo(), batches, "cpu") == 29.0
-    out = capsys.readouterr().out
-    assert out == "Accuracy of the network on the 100 test images: 29.00%\n"
-
-
-def test_the_count_is_the_sets_own_and_not_always_10000():
-    labels = torch.zeros(10_000).long()
-    predicted = (torch.arange(10_000) < 124).long()
-    score = score_of(labels, predicted, torch.ones(1), 10)
-    assert accuracy_line(score) == "Accuracy of the network on the 10000 test images: 98.76%"
-
-
-def test_an_empty_class_is_said_and_returned_as_none(capsys):
-    batches = batches_of(guesses([0, 1, 1, 3], 4), [0, 0, 1, 3], 3)
-    assert evaluate_per_class(Echo(), batches, "cpu", 4) == [50.0, 100.0, None, 100.0]
-    assert capsys.readouterr().out.splitlines() == [
-        "Accuracy of 0: 50.00%",
-        "Accuracy of 1: 100.00%",
-        "No samples for class 2.",
-        "Accuracy of 3: 100.00%",
-    ]
-
-
-def test_classes_beyond_the_models_are_empty(capsys):
-    batches = batches_of(guesses([0, 1], 2), [0, 1], 2)
-    assert evaluate_per_class(Echo(), batches, "cpu") == [100.0, 100.0] + [None] * 8
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2:] == [f"No samples for class {k}." for k in range(2, 10)]
-
-
-def test_fewer_classes_than_the_models_will_do_where_no_label_needs_more(capsys):
-    batches = batches_of(guesses([0, 9, 1], 10), [0, 1, 1], 2)
-    assert evaluate_per_class(Echo(), batches, "cpu", num_classes=2) == [100.0, 50.0]
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-@pytest.mark.parametrize("num_classes", [2, 0, -1])
-def test_a_label_beyond_num_classes_is_an_error(num_classes):
-    batches = batches_of(guesses([0, 2], 3), [0, 2], 2)
-    with pytest.raises(ValueError, match=rf"more than the label 2, got {num_classes}$"):
-        evaluate_per_class(Echo(), batches, "cpu", num_classes)
-
-
-@pytest.mark.parametrize("size", [1, 4])
-def test_a_batch_of_one_example_counts(size, capsys):
-    """The tutorial's `squeeze` made a scalar of it, and indexing that raises."""
-    batches = batches_of(guesses([0, 1, 1, 0, 0], 2), [0, 1, 0, 0, 1], size)
-    assert [len(labels) for _, labels in batches][-1] == 1
-    assert evaluate_model(Echo(), batches, "cpu") == 60.0
-    assert evaluate_per_class(Echo(), batches, "cpu", 2) == [pytest.approx(200 / 3), 50.0]
-    assert "Accuracy of 0: 66.67%" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_a_dataloader_and_batches_give_the_same_figures(shuffle):
+def test_a_dataloader_gives_the_same_figures():
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(23, 4, generator=random)
     labels = torch.randint(4, (23,), generator=random)
-    loader = DataLoader(TensorDataset(logits, labels), batch_size=5, shuffle=shuffle)
+    loader = DataLoader(TensorDataset(logits, labels), batch_size=5, shuffle=True)
     theirs = evaluate(Echo(), loader, MEAN)
-    ours = evaluate(Echo(), batches_of(logits, labels, 5), MEAN)
+    ours = evaluate(Echo(), batches_of(logits, labels, 7), MEAN)
     assert torch.equal(theirs.confusion, ours.confusion)
     assert theirs.loss == pytest.approx(ours.loss)
 
 
-def test_lines_for_people_use_the_classes_names():
+def test_the_printed_lines_use_the_names_of_the_classes():
     labels, predicted = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 2])
     score = score_of(labels, predicted, torch.tensor([0.9, 0.9, 0.9]), 3, loss_sum=1.5)
     assert score_lines(score, ["Sandal", "Bag", "Coat"]) == [
@@ -300,8 +196,5 @@ def test_lines_for_people_use_the_classes_names():
         "Accuracy of Coat: 100.00%",
         "Test loss 0.5000, expected calibration error 23.33%",
     ]
-
-
-def test_names_and_accuracies_of_unequal_number_are_an_error():
     with pytest.raises(ValueError, match="zip"):
-        class_lines([0.5, None], ["a", "b", "c"])
+        score_lines(score, ["Sandal", "Bag"])
