@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lenet.data.idx import checked, read_pt
-from lenet.data.sets import MNIST_MEAN, MNIST_STD, load, load_files
+from lenet.data.images import MNIST_MEAN, MNIST_STD
+from lenet.data.sets import load, load_files
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from lenet.cli import command_parser, one_line
-from lenet.data import sources
+from lenet.data.known_sets import EMNIST_SPLITS
 from lenet.data.sets import SET_NAMES, Data, load
 
 
@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="FOLDER",
         help="where the files are (default: %(default)s)",
     )
-    splits = ", ".join(sources.EMNIST_SPLITS)
+    splits = ", ".join(EMNIST_SPLITS)
     parser.add_argument("--split", metavar="NAME", help=f"which split of emnist: {splits}")
     parser.add_argument("--no-download", action="store_true", help="only look on disk")
     parser.add_argument("--mirror", metavar="URL", help="try this before the official servers")

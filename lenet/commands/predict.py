@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lenet.cli import MISTAKE, RUN_ID, command_parser, one_line, tell
+from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
-from lenet.data.sets import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.tensor_files import load
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5, probabilities
 from lenet.native import equip

@@ -109,12 +109,9 @@ class Local(Streaming):
 
 def _work(module: str, pickled: bytes) -> Callable[[DictConfig], Any]:
     """What a worker does with a job's configuration."""
-    from lenet.data import sets as data
-
     hydra_context, state = cloudpickle.loads(pickled)
     setup_globals()
     Singleton.set_state(state)
-    data.keep_sources()
     function = inspect.unwrap(sys.modules[module].main)
 
     def work(config: DictConfig) -> Any:

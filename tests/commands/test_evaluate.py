@@ -11,7 +11,8 @@ from lenet.__main__ import main
 from lenet.commands.evaluate.corruptions import CORRUPTIONS, corrupted
 from lenet.commands.evaluate.plots import robustness as picture
 from lenet.commands.evaluate.robustness import results_of, rows, table
-from lenet.data.sets import Batches, load
+from lenet.data.batches import Batches
+from lenet.data.sets import load
 from lenet.tracking import client as store
 from lenet.training.evaluate import evaluate
 from tests.support.lab import Bench

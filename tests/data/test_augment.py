@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from lenet.data.augment import AT_ONCE, Distortion, resample, sources_of
-from lenet.data.sets import Batches
+from lenet.data.batches import Batches
 from lenet.training.plots import distortions
 
 ALL = Distortion(12.0, 0.2, 0.1, 0.3, 3.0, elastic=1.5)

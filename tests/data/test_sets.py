@@ -17,19 +17,12 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
+from lenet.data.batches import Batches, permutation
 from lenet.data.errors import DataError
-from lenet.data.sets import (
-    MNIST_MEAN,
-    MNIST_STD,
-    Batches,
-    Data,
-    as_input,
-    load,
-    load_files,
-    permutation,
-    prepare,
-)
-from lenet.data.sources import DIGITS, Pair, Raw
+from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
+from lenet.data.known_sets import DIGITS
+from lenet.data.sets import Data, load, load_files, prepare
+from lenet.data.sources import Pair, Raw
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import shutil
 import socket
 import struct
 import threading
@@ -21,8 +22,10 @@ import torchvision
 
 from lenet.__main__ import main as lenet
 from lenet.data import sources
+from lenet.data.download import download
 from lenet.data.errors import DataError
-from lenet.data.sources import DIGITS, EMNIST_SPLITS, KNOWN, Raw, download, find
+from lenet.data.known_sets import DIGITS, EMNIST_SPLITS, KNOWN
+from lenet.data.sources import Raw, find
 
 TRAIN, TEST, SIDE = 12, 6, 5
 LAYOUTS = ("raw", "raw.gz", "plain", "plain.gz")
@@ -624,7 +627,7 @@ def test_a_full_disk_is_said(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sources.shutil, "copyfileobj", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     assert "No space left on device" in refusal(lambda: download("mnist", tmp_path))
     assert tree(tmp_path) == {}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lenet.data.sets import Batches
+from lenet.data.batches import Batches
 from lenet.training.evaluate import Score, evaluate, score_lines
 
 MEAN = F.cross_entropy

@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
-from lenet.data.sets import Batches, load
+from lenet.data.batches import Batches
+from lenet.data.sets import load
 from lenet.model.lenet5 import LeNet5
 from lenet.optim.schedule import cosine, one_cycle
 from lenet.training.evaluate import evaluate

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lenet.data.sets import Batches
+from lenet.data.batches import Batches
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from lenet.data.sets import Batches, Data
+from lenet.data.batches import Batches
+from lenet.data.sets import Data
 from lenet.model.lenet5 import LeNet5
 from lenet.native import KernelError, equip
 from lenet.training.epoch import Step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet.commands.predict import Classifier, is_weights, load_classifier, predict
-from lenet.data.sets import as_input
+from lenet.data.images import as_input
 from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model.lenet5 import LeNet5
 

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lenet.data.sets import Distort
+from lenet.data.batches import Distort
 from lenet.training.evaluate import Score
 from lenet.training.plots.style import LONG_NAME, finite_range, message, show_image, to_floats
 

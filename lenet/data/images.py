@@ -1,0 +1,57 @@
+"""From the bytes of images to what a network reads."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+CHUNK = 1000  # images that are converted at once, to bound the memory
+
+
+def as_input(images: Tensor, image_size: int, mean: float, std: float) -> Tensor:
+    """Images as a network reads them.
+
+    Shapes: uint8 (N, H, W) or (N, C, H, W) -> float32 (N, C, image_size, image_size).
+    """
+    return normalised(as_pixels(images, image_size), mean, std)
+
+
+def as_pixels(images: Tensor, image_size: int) -> Tensor:
+    """Images of one size: smaller images get an even border of 0, larger ones are resized.
+
+    Shapes: uint8 (N, H, W) or (N, C, H, W) -> uint8 (N, C, image_size, image_size).
+    """
+    images = images[:, None] if images.ndim == 3 else images
+    count, channels, height, width = images.shape
+    output = torch.zeros(count, channels, image_size, image_size, dtype=torch.uint8)
+    if max(height, width) > image_size:
+        size = (image_size, image_size)
+        for out, part in zip(output.split(CHUNK), images.split(CHUNK), strict=True):
+            out.copy_(interpolate(part.float(), size, mode="bilinear", antialias=True).round())
+    else:
+        top, left = (image_size - height) // 2, (image_size - width) // 2
+        output[:, :, top : top + height, left : left + width] = images
+    return output
+
+
+def normalised(pixels: Tensor, mean: float, std: float) -> Tensor:
+    """Pixels from 0 to 1, less `mean`, divided by `std`: the same bits as torchvision's.
+
+    Shapes: uint8 (...) -> float32 (...).
+    """
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def pixel_statistics(images: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels (0 to 1), to four decimals as is the custom.
+
+    They come from the counts of the 256 levels, which is exact and needs no copy of the images.
+    """
+    counts = np.zeros(256)
+    for part in images.split(CHUNK):
+        counts += np.bincount(part.numpy().reshape(-1), minlength=256)
+    levels = np.arange(256) / 255
+    mean = np.average(levels, weights=counts)
+    std = np.sqrt(np.average((levels - mean) ** 2, weights=counts))
+    return round(float(mean), 4), round(float(std), 4) or 1.0
