@@ -51,11 +51,13 @@ def one_line(text: object) -> str:
 
 
 def first_error_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if it has no message."""
-    text = str(error).strip()
+    """The first line of an error's message, or the name of its type if it has no message. A line that
+    ends with a colon, such as `Error in call to X:`, goes on with the next one.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{one_line(error.filename)}: {error.strerror}"
-    return one_line(text.split("\n")[0])[:500] or type(error).__name__
+        lines = [f"{error.filename}: {error.strerror}"]
+    return one_line(" ".join(lines[: 2 if lines[0].endswith(":") else 1]))[:500]
 
 
 def _flush() -> None:

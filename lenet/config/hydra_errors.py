@@ -82,13 +82,13 @@ def one_line_errors(conf_folder: Path) -> Iterator[None]:
 
 
 def _with_arguments(line: str) -> str:
-    """Hydra's line, after the arguments that it may be about where it names none of them."""
+    """Hydra's line, with the arguments before it where it names none of them."""
     named = any(argument in line for argument in sys.argv[1:])
     return line if named else f"{clip(' '.join(sys.argv[1:]))}: {line}"
 
 
 def _is_from_hydra(error: Exception) -> bool:
-    """Whether Hydra raised it: a frame of Hydra or OmegaConf is below the last one of ours."""
+    """Whether a call of Hydra or OmegaConf raised it, and not code of this package."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames]
     below = itertools.takewhile(lambda package: package != "lenet", reversed(packages))
@@ -96,9 +96,9 @@ def _is_from_hydra(error: Exception) -> bool:
 
 
 def _check_arguments(arguments: list[str]) -> list[str]:
-    """The arguments for Hydra, which would print its usage for a wrong flag.
+    """The arguments, with a run id that looks like a number in quotes.
 
-    Raises: ConfigError.
+    Raises: ConfigError for a wrong flag, for which Hydra would print its usage.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
@@ -106,12 +106,9 @@ def _check_arguments(arguments: list[str]) -> list[str]:
     if rest and rest[0].startswith("-"):
         flag, _, value = rest[0].partition("=")
         flags = [each for action in parser._actions for each in action.option_strings]
-        close = (
-            f"{flag.lstrip('-')}={value}"
-            if value
-            else next(iter(difflib.get_close_matches(flag, flags, n=1)), "")
-        )
-        hint = f"did you mean {close}?" if close else "--hydra-help lists all flags"
+        close = difflib.get_close_matches(flag, flags, n=1)
+        close = [f"{flag.lstrip('-')}={value}"] if value else close
+        hint = f"did you mean {close[0]}?" if close else "--hydra-help lists all flags"
         raise ConfigError(f"{clip(rest[0])}: no such flag; {hint}")
     if rest:
         raise ConfigError(f"{clip(rest[0])}: comes after a flag; write -m first")
