@@ -51,8 +51,8 @@ def one_line(text: object) -> str:
 
 
 def first_error_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if it has no message. A line that
-    ends with a colon, such as `Error in call to X:`, goes on with the next one.
+    """The first line of an error's message, or the name of its type if it has no message. A line
+    that ends with a colon, such as `Error in call to X:`, goes on with the next one.
     """
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if isinstance(error, OSError) and error.filename and error.strerror:

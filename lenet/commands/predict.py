@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lenet.cli import MISTAKE, RUN_ID, command_parser, one_line, tell
+from lenet.cli import MISTAKE, RUN_ID, command_parser, first_error_line, one_line, tell
 from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
@@ -92,7 +92,7 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
         try:
             scores = probabilities(classifier.module(batch))
         except RuntimeError as error:
-            reason = str(error).split("\n")[0]
+            reason = first_error_line(error)
             raise ValueError(
                 f"model: expected one that takes {list(batch.shape)}: {reason}"
             ) from None

@@ -31,6 +31,7 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from lenet.cli import first_error_line
 from lenet.config.record import masked
 from lenet.tracking.journal import FULL
 
@@ -165,7 +166,7 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
 
 def reason(error: BaseException) -> str:
     """The first line of an error, short and without what MLflow wraps around it."""
-    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    text = first_error_line(error)
     for pattern, short in _REASONS:
         if re.search(pattern, text):
             return short

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.profiler import profile
 
-from lenet.cli import stop_printing
+from lenet.cli import first_error_line, stop_printing
 from lenet.config.record import masked
 from lenet.data.sets import Data
 from lenet.native import Chosen
@@ -52,15 +52,11 @@ def _recording(
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            print(f"Warning: {method.__name__} failed ({_first_line(error)})", file=sys.stderr)
+            print(f"Warning: {method.__name__} failed ({first_error_line(error)})", file=sys.stderr)
         finally:
             self.seconds += time.perf_counter() - start
 
     return recording
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 class Run:
@@ -346,7 +342,7 @@ class Run:
         elif error is not None:
             status = "FAILED"
         if error is not None:
-            self._tag({"error": f"{type(error).__name__}: {_first_line(error)}"[:5000]})
+            self._tag({"error": f"{type(error).__name__}: {first_error_line(error)}"[:5000]})
         if status == "FAILED":
             self._log_error(error)
         elif self.checkpoint_seconds is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from lenet.cli import first_error_line
 from lenet.data.batches import Batches
 from lenet.data.sets import Data
 from lenet.model.lenet5 import LeNet5
@@ -108,7 +109,7 @@ def measure(
         except Exception as error:  # a missing compiler: each part of torch has its own error
             if variant not in ("compile", "native"):
                 raise
-            missing[variant] = (str(error).strip() or type(error).__name__).split("\n")[0]
+            missing[variant] = first_error_line(error)
             continue
         timers[variant] = timer, math.ceil(seconds / typical)
     speeds: dict[str, list[float]] = {variant: [] for variant in timers}
