@@ -1,89 +1,75 @@
-"""What MLflow knows of sweeps: a parent run, found again by its jobs, and its children."""
+"""A sweep's own MLflow run, and what MLflow has of its jobs' runs."""
 
 import os
 import platform
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from lenet.tracking.client import (
     PARENT_TAG,
     PROCESS_TAG,
-    Metric,
-    MlflowClient,
-    MlflowException,
-    Run,
-    RunTag,
     TrackingError,
     experiment_id_of,
     first_use_lock,
-    reason,
+    translated,
 )
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.provenance import is_alive
-from lenet.tracking.read import points_of, search
+from lenet.tracking.read import Summary, median_seconds, points_of, search
 
 SWEEP_TAG = "sweep.sha256"
 
 
-class Sweep:
-    """The parent run of a sweep, which is found again by the checksum of its jobs, or by its id.
+class ParentRun:
+    """The parent run of a sweep, found again by the checksum of its jobs, or by its id.
 
     Raises: TrackingError where the store doesn't answer, or another process runs the sweep.
     """
 
-    def __init__(
-        self, client: MlflowClient, experiment: str, sha256: str = "", run_id: str = ""
-    ) -> None:
+    def __init__(self, client: Any, experiment: str, sha256: str = "", run_id: str = "") -> None:
         self.client = client
         self.experiment = experiment
         self.sha256 = sha256
-        self.run_id = run_id or self._found()
+        self.run_id = run_id or self._find()
 
-    def _found(self) -> str:
-        there = self.client.get_experiment_by_name(self.experiment)
-        if not there:
-            return ""
-        wanted = f"tags.`{SWEEP_TAG}` = '{self.sha256}'"
-        for run in self.client.search_runs([there.experiment_id], wanted, max_results=1):
-            if process := _at_work(run):
-                text = f"{run.info.run_id}: this sweep is running, in process {process}"
-                raise TrackingError(text)
-            return str(run.info.run_id)
+    def _find(self) -> str:
+        for run in self._search(f"tags.`{SWEEP_TAG}` = '{self.sha256}'"):
+            if process := _working_process(run):
+                raise TrackingError(f"{run.run_id}: this sweep is running, in process {process}")
+            return run.run_id
         return ""
 
-    def children(self, job_sha256: str | None = None) -> list[Run]:
-        """The runs of its jobs so far, or of one of them, the newest last."""
+    def children(self, job_sha256: str | None = None) -> list[Summary]:
+        """The runs of its jobs so far, or those of one job, newest last."""
         if not self.run_id:
             return []
         wanted = f"tags.`{PARENT_TAG}` = '{self.run_id}'"
         if job_sha256:
             wanted += f" and tags.`{JOB_TAG}` = '{job_sha256}'"
-        experiment = self.client.get_run(self.run_id).info.experiment_id
-        return list(search(self.client, [experiment], wanted))
+        return self._search(wanted)
 
-    def settled(self, seconds: float = 60.0) -> list[Run]:
-        """`children`, once the processes of one that was killed have stopped: each of them first
-        saves where it is.
-        """
+    def wait_until_idle(self, seconds: float = 60.0) -> list[Summary]:
+        """`children`, once the processes of a killed sweep have written their checkpoints."""
         end = time.monotonic() + seconds
         runs = self.children()
-        while any(map(_at_work, runs)) and time.monotonic() < end:
+        while any(map(_working_process, runs)) and time.monotonic() < end:
             time.sleep(0.2)
             runs = self.children()
         return runs
 
     def curve(self, run_id: str, metric: str) -> list[float]:
-        """Its values in the order of steps."""
+        """The metric's values in the order of steps."""
         return [value for _, value in points_of(self.client, run_id, metric)]
 
-    def begin(self, name: str, tags: Mapping[str, str], patch: str = "") -> None:
-        """Makes the run where there is none, and from here on it is this process's."""
+    def begin(self, name: str, tags: Mapping[str, str], patch: str) -> None:
+        """Makes the run, or marks it as running again; from here on it is this process's."""
         with first_use_lock(self.sha256):  # the same command may be given twice at once
-            self.run_id = self._found()
+            self.run_id = self._find()
             if self.run_id:
                 self.client.update_run(self.run_id, "RUNNING")
-                self.client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+                self._set_tags(tags)
                 return
             tags = {SWEEP_TAG: self.sha256, **tags}
             experiment_id = experiment_id_of(self.client, self.experiment)
@@ -91,44 +77,44 @@ class Sweep:
         if patch:
             self.client.log_text(self.run_id, patch, "uncommitted.patch")
 
-    def note(self, tags: Mapping[str, str], metrics: Mapping[str, float], step: int) -> None:
-        """On the parent; a store that doesn't take them costs a warning."""
-        now = int(time.time() * 1000)
-        points = [Metric(key, value, now, step) for key, value in metrics.items()]
-        try:
-            self.client.log_batch(self.run_id, points, [], [RunTag(*tag) for tag in tags.items()])
-        except MlflowException as error:
-            print(f"Warning: {self.run_id} does not take notes ({reason(error)})", file=sys.stderr)
-
-    def lost(self, why: str, job_sha256: str | None = None) -> None:
-        """To be called when none of its jobs runs any more, or not that one: what still seems to
-        was lost with its process, or its machine.
-        """
-        for run in self.children(job_sha256):
-            if run.info.status == "RUNNING":
-                self.client.set_tag(run.info.run_id, "error", why)
-                self.client.set_terminated(run.info.run_id, "KILLED")
-
     def end(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
 
+    def note(self, tags: Mapping[str, str], metrics: Mapping[str, float], step: int) -> None:
+        """Adds tags and metrics to the run; a store that doesn't take them costs a warning."""
+        try:
+            with translated(self.client):
+                self._set_tags(tags)
+                for key, value in metrics.items():
+                    self.client.log_metric(self.run_id, key, value, step=step)
+        except TrackingError as error:
+            print(f"Warning: no tags and metrics on {self.run_id} ({error})", file=sys.stderr)
 
-def _at_work(run: Run) -> int | None:
-    """The process of this machine, if it is another, that still works on it."""
-    host, *process = run.data.tags.get(PROCESS_TAG, "").split()[:3] or [""]
-    if run.info.status != "RUNNING" or host != platform.node() or not is_alive(*process):
+    def mark_killed(self, reason: str, job_sha256: str) -> None:
+        """Ends the run of a job whose process or machine died before it could."""
+        for run in self.children(job_sha256):
+            if run.status == "RUNNING":
+                self.client.set_tag(run.run_id, "error", reason)
+                self.client.set_terminated(run.run_id, "KILLED")
+
+    def median_seconds(self, params: Mapping[str, str]) -> float:
+        """The median time of the experiment's finished runs with these parameters; nan without."""
+        return median_seconds(self.client, self.experiment, params)
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def _search(self, wanted: str) -> list[Summary]:
+        """All runs of the experiment that match, oldest first."""
+        there = self.client.get_experiment_by_name(self.experiment)
+        runs = search(self.client, [there.experiment_id], wanted) if there else ()
+        return [Summary.of(run) for run in runs]
+
+
+def _working_process(run: Summary) -> int | None:
+    """The id of another process of this machine that is still working on the run."""
+    host, *process = run.tags.get(PROCESS_TAG, "").split()[:3] or [""]
+    if run.status != "RUNNING" or host != platform.node() or not is_alive(*process):
         return None
     return int(process[0]) if int(process[0]) != os.getpid() else None
-
-
-def quiet(client: MlflowClient, run: Run, seconds: float) -> Run:
-    """The run once it has got no point for so long: a process may outlive its machine's
-    connection to the cluster, which by then has begun the job again.
-    """
-    while run.info.status == "RUNNING":
-        before = run
-        time.sleep(seconds)
-        run = client.get_run(run.info.run_id)
-        if run.data.metrics == before.data.metrics:
-            break
-    return run

@@ -1,35 +1,32 @@
 """Our sweepers and launchers, made known to Hydra; `conf/hydra/` names them."""
 
-import importlib
 import sys
-import types
 from pathlib import Path
+from types import ModuleType
 
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from lenet.sweep import PLUGINS
 from lenet.sweep.cluster_launchers import Ray, Slurm
 from lenet.sweep.grid import Grid
 from lenet.sweep.local_launcher import Local
 from lenet.sweep.search import Search
 
+NAME = "hydra_plugins.lenet"  # Hydra takes plugins from below `hydra_plugins` alone
+
 
 def register() -> None:
-    """To be called before `hydra.main`: Hydra takes plugins under one name alone, as if they were
-    installed below `hydra_plugins`.
-    """
-    try:
-        package = importlib.import_module("hydra_plugins")  # where others are installed
-    except ImportError:
-        package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
-        package.__path__ = []
-    sys.modules[PLUGINS] = sys.modules[__name__]
-    setattr(package, PLUGINS.rpartition(".")[2], sys.modules[__name__])
+    """To be called before `hydra.main`."""
+    plugins = Plugins.instance()  # imports what others have installed below `hydra_plugins`
+    if "hydra_plugins" not in sys.modules:
+        sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+        sys.modules["hydra_plugins"].__path__ = []
+    sys.modules[NAME] = sys.modules[__name__]
     for plugin in (Grid, Search, Local, Ray, Slurm):
-        Plugins.instance().register(plugin)
+        plugin.__module__ = NAME
+        plugins.register(plugin)
     # Hydra's own run each job by itself, without a parent run: they are no options here.
     options, defaults = ConfigStore.instance().repo["hydra"], HydraConf().defaults
     for kind, own in (("sweeper", "grid"), ("launcher", "local")):

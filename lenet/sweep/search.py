@@ -1,48 +1,37 @@
-"""What Hydra calls for `-m` with hydra/sweeper=tpe or random: a search as one MLflow run, with a
-child for each of its jobs.
-"""
+"""`hydra/sweeper=tpe` and `random`: a search as one MLflow run, with a child for each job."""
 
 import shlex
 import statistics
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from lenet.config.errors import ConfigError
+from lenet.config.overrides import differing
 from lenet.config.record import config_hash
-from lenet.sweep import PLUGINS
-from lenet.sweep.grid import Grid, SweepFailed, data_checksums
-from lenet.sweep.jobs import (
-    DONE,
-    FAILED,
-    PRUNED,
-    UNFINISHED,
-    Display,
-    Job,
-    known,
-    sha256_of,
-)
-from lenet.sweep.outcome import Outcome
-from lenet.sweep.search_space import axis_of, first_of, is_interval, seeds_of
+from lenet.sweep.display import Progress
+from lenet.sweep.jobs import DONE, FAILED, PRUNED, Job, match_runs, sha256_of
+from lenet.sweep.session import Session, SweepFailed
 from lenet.tracking.objective import Result, is_maximized
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from lenet.sweep.search_space import Space
     from lenet.sweep.study import Study, Trial
 
 
-class Search(Grid):
-    """Trials, each run with every seed; `sampler` says where the next is. The same command goes on
-    with the same search, until there are `trials` of them.
-    """
+class Search(Sweeper):
+    """Trials, each run with every seed; `sampler` chooses their points.
 
-    __module__ = PLUGINS
+    The same command goes on with the same search, until it has had `trials` of them. `params` is
+    the space, as on the command line; `storage` is where the trials are kept.
+    """
 
     def __init__(
         self,
@@ -51,264 +40,206 @@ class Search(Grid):
         storage: str | None = None,
         prune: bool = True,
         seed: int | None = 0,
-        max_batch_size: int | None = None,
-        params: dict[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(max_batch_size, params)
         self.sampler, self.trials, self.storage = sampler, trials, storage
-        self.prune, self.seed = prune, seed
+        self.prune, self.seed, self.params = prune, seed, params or {}
 
-    def sweep(self, arguments: list[str]) -> Any:
-        from lenet.sweep import parent_run as sweep_store
-        from lenet.tracking import client as store
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.session = Session(hydra_context, task_function, config)
 
-        assert self.config is not None
-        with self._warming():
-            self._check_settings()
-            self._read([*self._parse_config(), *arguments])
-            base = self._checked_base()
-        self._data_sha256 = data_checksums()
-        what = [config_hash({**base.config, "device": {}}), base.config["objective"]]
-        what += [str(axis) for axis in sorted(self.axes, key=lambda axis: axis.key)]
-        what += [f"{self.seeds} {self.sampler} {self.seed}", self._data_sha256(base)]
-        axes = [*(axis.key for axis in self.axes), "seed"]
-        with self._store(base) as client:
-            experiment = base.config["tracking"]["experiment"]
-            self.record = client and sweep_store.Sweep(client, experiment, sha256_of(what))
-            storage = self._storage(store.resolved(base.config["tracking"]["uri"]))
-            if self.config.sweep.dry:
-                file = Path(storage.removeprefix("sqlite:///"))
-                begun = bool(self.record) and (bool(self.storage) or file.is_file())
-                self._print_state(self._study(storage) if begun else None, base)
-                return []
-            study = self._study(storage)
-            count = self.trials * len(self.seeds)
-            with self._recorded(arguments, self.sampler, axes, base, count) as name:
-                self._run_trials(study, base, axes)
+    def sweep(self, arguments: list[str]) -> float | None:
+        """The best trial's value. Raises: SweepFailed where a trial failed."""
+        from lenet.sweep.search_space import read_space
+
+        session = self.session
+        self._check_options()
+        space = read_space(session.overrides(self.params, arguments), self._values)
+        space, base = self._check_space(space)
+        with session.connect(base, self._sha256(space, base)):
+            url = self.storage or _beside_store(base.config["tracking"]["uri"])
+            if session.options.dry:
+                has_begun = session.parent and (self.storage or Path(url[10:]).is_file())
+                self._print_state(self._study(url, space, base) if has_begun else None, space, base)
+                return None
+            study = self._study(url, space, base)
+            axes = [*(axis.key for axis in space.axes), "seed"]
+            count = self.trials * len(space.seeds)
+            with session.record(self.sampler, arguments, axes, base, count):
+                self._run(study, space, base, axes)
                 failed = [trial for trial in study.counted() if trial.state.name == "FAIL"]
-                self.record.end("FAILED" if failed else "FINISHED")
-            self._print_best(study)
-        self._conclude(name)
+                session.parent.end("FAILED" if failed else "FINISHED")
+            self._print_best(study, space, base)
+        session.conclude()
         if failed:
             for trial in failed:
                 print(f"  trial {trial.number}: {trial.user_attrs.get('why', 'no reason given')}")
             raise SweepFailed(f"{len(failed)} of {len(study.counted())} trials failed")
-        return study.best and study.best.value
+        return study.best.value if study.best else None
 
-    # ---- What is searched --------------------------------------------------------------------
+    # ---- What is searched ------------------------------------------------------------------------
 
-    def _check_settings(self) -> None:
+    def _check_options(self) -> None:
         from lenet.sweep.study import SAMPLERS
 
-        assert self.config is not None
-
-        def expect(good: bool, key: str, what: str) -> None:
-            if not good:
-                value = getattr(self, key)
-                raise ConfigError(f"hydra.sweeper.{key}={value}: expected {what}")
-
-        def whole(value: Any, least: int) -> bool:
+        def is_whole(value: Any, least: int) -> bool:
             return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
-        expect(self.sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}")
-        expect(whole(self.trials, 1), "trials", "a whole number above 0")
-        expect(isinstance(self.prune, bool), "prune", "true or false")
-        expect(self.seed is None or whole(self.seed, 0), "seed", "a whole number or null")
-        batch = self.max_batch_size
-        expect(batch is None or whole(batch, 1), "max_batch_size", "a whole number above 0 or null")
-        expect(isinstance(self.storage, str | None), "storage", "a SQLAlchemy URL or null")
-        if self.config.sweep.zip:
-            raise ConfigError("sweep.zip: a search has no values to go through together")
+        for key, is_good, expected in (
+            ("sampler", self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+            ("trials", is_whole(self.trials, 1), "a whole number above 0"),
+            ("prune", isinstance(self.prune, bool), "true or false"),
+            ("seed", self.seed is None or is_whole(self.seed, 0), "a whole number or null"),
+            ("storage", isinstance(self.storage, str | None), "a SQLAlchemy URL or null"),
+        ):
+            if not is_good:
+                value = getattr(self, key)
+                raise ConfigError(f"hydra.sweeper.{key}={value}: expected {expected}")
+        if self.session.options.zip:
+            raise ConfigError("sweep.zip: a search has no values to take side by side")
 
-    def _read(self, arguments: Sequence[str]) -> None:
-        """Overrides -> `axes`, `seeds`, and `fixed`: what all jobs have in common."""
-        assert self.hydra_context
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides(list(arguments))
-        parsed = {o.get_key_element().lstrip("+"): o for o in overrides}
-        seeds = parsed.pop("seed", None)
-        self.seeds = seeds_of(seeds) if seeds else []
-        varying = {k: o for k, o in parsed.items() if o.is_sweep_override()}
-        # As they are given: parsing anew takes quotes and plus signs into account.
-        self.fixed = [str(o.input_line) for k, o in parsed.items() if k not in varying]
-        self._keys = {key: o.get_key_element() for key, o in varying.items()}
-        first = [f"{self._keys[k]}={first_of(o)}" for k, o in varying.items() if not is_interval(o)]
-        config = OmegaConf.create(dict(self._job([*self.fixed, *first], []).config))
-        self.axes = [
-            axis_of(key, override, OmegaConf.select(config, key))
-            for key, override in varying.items()
-        ]
-        if not self.axes:
-            raise ConfigError(
-                "hydra/sweeper: a search needs something to vary, for one "
-                "optimizer.lr=tag(log,interval(1e-4,1e-1)) or model/activation=choice(tanh,relu)"
-            )
+    def _values(self, overrides: list[str]) -> Callable[[str], Any]:
+        config = OmegaConf.create(dict(self.session.compose_job(overrides).config))
+        return lambda key: OmegaConf.select(config, key)
 
-    def _overrides(self, texts: Mapping[str, str], seed: int) -> list[str]:
-        return [*self.fixed, *(f"{self._keys[k]}={v}" for k, v in texts.items()), f"seed={seed}"]
+    def _check_space(self, space: "Space") -> "tuple[Space, Job]":
+        """The space with its seeds, and its job at the first end of every axis.
 
-    def _checked_base(self) -> Job:
-        """The job at the first end of every axis. Raises: ConfigError where one of the others ends
-        is no configuration, or there is nothing to choose by.
+        Raises: ConfigError where another end is no configuration, or there is no objective.
         """
-        texts = {axis.key: axis.ends[0] for axis in self.axes}
-        base = self._job([*self.fixed, *(f"{self._keys[k]}={v}" for k, v in texts.items())], [])
+        texts = {axis.key: axis.ends[0] for axis in space.axes}
+        base = self.session.compose_job(space.overrides(texts))
         if base.config["objective"] is None:
             raise ConfigError(
                 "objective=null: a search needs a measure to choose by; take val/accuracy or "
                 "val/loss and set data.val_size"
             )
-        self.objective = base.config["objective"]
-        self.seeds = self.seeds or [base.config["seed"]]
-        for axis in self.axes:
+        space = replace(space, seeds=space.seeds or [base.config["seed"]])
+        for axis in space.axes:
             for end in axis.ends[1:]:
-                self._job(self._overrides({**texts, axis.key: end}, self.seeds[0]), [])
-        return replace(base, config={**base.config, "seed": self.seeds[0]})
+                point = {**texts, axis.key: end}
+                self.session.compose_job(space.overrides(point, space.seeds[0]))
+        return space, replace(base, config={**base.config, "seed": space.seeds[0]})
 
-    def _storage(self, tracking_uri: str) -> str:
-        from lenet.tracking import client as store
+    def _sha256(self, space: "Space", base: Job) -> str:
+        """What the search is: its space, sampler, data, and all that its jobs have in common."""
+        words = [config_hash({**base.config, "device": {}}), base.config["objective"]]
+        words += [str(axis) for axis in sorted(space.axes, key=lambda axis: axis.key)]
+        words += [f"{space.seeds} {self.sampler} {self.seed}", self.session.data_sha256(base)]
+        return sha256_of(words)
 
-        file = tracking_uri.removeprefix("sqlite:///")
-        folder = Path(file).parent if file != tracking_uri else store.home()
-        return self.storage or f"sqlite:///{folder / 'search.db'}"
-
-    def _study(self, storage: str) -> "Study":
+    def _study(self, url: str, space: "Space", base: Job) -> "Study":
         from lenet.sweep.study import Study
 
-        maximize = is_maximized(self.objective)
-        sha256 = self.record.sha256
-        return Study(storage, sha256, self.axes, maximize, self.sampler, self.seed)
+        name, maximize = self.session.parent.sha256, is_maximized(base.config["objective"])
+        return Study(url, name, space.axes, maximize, self.sampler, self.seed)
 
-    # ---- Its jobs ----------------------------------------------------------------------------
+    # ---- Its jobs --------------------------------------------------------------------------------
 
-    def _run_trials(self, study: "Study", base: Job, axes: Sequence[str]) -> None:
+    def _run(self, study: "Study", space: "Space", base: Job, axes: list[str]) -> None:
         from lenet.sweep.study import Plan
 
-        assert self.config is not None
-        settings = self.config.sweep
-        if settings.retry_failed:
-            study.retry()
-        self._runs = self._earlier_runs(base)
-
-        def make(frozen: "FrozenTrial", seed: int) -> Job:
-            job = self._job(self._overrides(study.texts(frozen), seed), axes)
-            return known([job], self._runs, self._data_sha256)[0]
-
+        session, options, objective = self.session, self.session.options, base.config["objective"]
+        if options.retry_failed:
+            study.retry_failed()
+        runs = session.earlier_runs(base)
+        results: dict[str, Result | str] = {}
         failed: list[Trial] = []
 
-        def told(trial: "Trial") -> None:
+        def make_job(frozen: "FrozenTrial", seed: int) -> Job:
+            overrides = space.overrides(study.texts(frozen), seed)
+            job = session.compose_job(overrides, differing(overrides, axes))
+            return match_runs([job], runs, session.data_sha256)[0]
+
+        def recall(job: Job) -> Result | str | None:
+            if job.sha256 in results:
+                return results[job.sha256]
+            return self._earlier_result(job, objective)
+
+        def on_end(trial: "Trial") -> None:
             if trial.state.name == "FAIL":
                 failed.append(trial)
-            if study.best:
-                best = {self.objective: float(study.best.value or 0)}
-                self.record.note({}, best, len(study.over()))
+            if best := study.best:
+                session.parent.note({}, {objective: float(best.value or 0)}, study.count_ended())
 
-        plan = Plan(study, self.trials, self.seeds, self.prune, make, self._recall, told)
-        left = self._print_state(study, base)
-        given: list[tuple[Trial, int, Job]] = []
-        with Display(left * len(self.seeds)) as display:
-            threading.Thread(target=self._read_in, daemon=True).start()
-
-            def batch() -> Iterator[DictConfig | None]:
-                for item in plan.jobs():
-                    if item is None:
-                        yield None
-                        continue
-                    given.append(item)
-                    trial, _, job = item
-                    own = {"trial": trial.frozen.number, "bounds": tuple(trial.bounds)}
-                    yield self._launchable(job, axes, **own)
-
-            for outcome in self._outcomes(batch(), display.started, lambda i: given[i][2]):
-                trial, seed, job = given[outcome.index]
-                result, diverged = self._result(job, outcome)
-                job = _after(job, result)
-                display.ended(job, outcome)
-                display.without(plan.take(trial, seed, result, diverged))
-                if failed and settings.on_error == "stop":
+        plan = Plan(study, self.trials, space.seeds, self.prune, make_job, recall, on_end)
+        trials = self._print_state(study, space, base)
+        with Progress(trials * len(space.seeds)) as progress:
+            for job, outcome in session.run(plan.jobs(), progress):
+                result: Result | str = outcome.error or f"{objective} was never logged"
+                state, reason = FAILED, outcome.error
+                if isinstance(outcome.value, Result):
+                    result, state = outcome.value, PRUNED if outcome.value.pruned else DONE
+                results[job.sha256] = result
+                progress.end(replace(job, state=state, reason=reason), outcome)
+                progress.drop(plan.add(job, result))
+                if failed and options.on_error == "stop":
                     break
 
-    def _result(self, job: Job, outcome: Outcome) -> tuple[Result | str, bool]:
-        """A job's result, or why there is none and whether the training diverged. What a launcher
-        brought no word of is in the run.
-        """
-        if isinstance(outcome.value, Result):
-            return outcome.value, False
-        self._runs = self.record.children()
-        job = known([job], self._runs, self._data_sha256)[0]
-        said = self._recall(job, retry=False)
-        return said or (outcome.error or "its run has not ended", False)
-
-    def _recall(self, job: Job, retry: bool | None = None) -> tuple[Result | str, bool] | None:
-        """The same of a job that was run before, None where it is to be run."""
-        assert self.config is not None
-        run = next((r for r in self._runs if r.info.run_id == job.run_id), None)
-        if run is None or (run.info.status not in ("FINISHED", "FAILED", "KILLED")):
+    def _earlier_result(self, job: Job, objective: str) -> Result | str | None:
+        """What the job's earlier run came to, or why it failed; None where it is to be run."""
+        if job.state == FAILED and not self.session.options.retry_failed:
+            return job.reason or "no reason given"
+        if job.state not in (DONE, PRUNED):
             return None
-        retry = self.config.sweep.retry_failed if retry is None else retry
-        if job.state == FAILED and not retry:
-            reason = job.reason or "no reason given"
-            return reason, reason.startswith("Diverged:")
-        if job.state == DONE or (job.state == UNFINISHED and "pruned" in run.data.tags):
-            curve = self.record.curve(run.info.run_id, self.objective)
-            if not curve:
-                return f"{self.objective} was never logged", False
-            return Result(curve[-1], curve, job.state == UNFINISHED), False
-        return None
+        curve = self.session.parent.curve(job.run_id, objective)
+        is_pruned = job.state == PRUNED
+        return Result(curve[-1], curve, is_pruned) if curve else f"{objective} was never logged"
 
-    # ---- What is said ------------------------------------------------------------------------
+    # ---- What is printed -------------------------------------------------------------------------
 
-    def _print_state(self, study: "Study | None", base: Job) -> int:
-        """Returns: the trials that are still to come to an end."""
-        print("\n".join(str(axis) for axis in self.axes))
-        print(f"seed: {', '.join(map(str, self.seeds))}, a run each; {self.objective}: their mean")
+    def _print_state(self, study: "Study | None", space: "Space", base: Job) -> int:
+        """Returns: how many trials have not ended yet."""
+        print("\n".join(str(axis) for axis in space.axes))
+        seeds = ", ".join(map(str, space.seeds))
+        print(f"seed: {seeds}, a run each; {base.config['objective']}: their mean")
         states = [trial.state.name for trial in study.counted()] if study else []
-        over = [state for state in states if state != "RUNNING"]
-        said = ", ".join(
-            f"{states.count(state)} {word}"
-            for state, word in (
-                ("COMPLETE", "done"),
-                ("PRUNED", "pruned"),
-                ("FAIL", "failed"),
-                ("RUNNING", "under way"),
-            )
-            if state in states
-        )
-        left = max(self.trials - len(over), states.count("RUNNING"))
-        print(f"{self.trials} trials: {said or 'none begun'}; {left} to come")
-        print(self._time_left([], [base] * (left * len(self.seeds))))
+        words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
+        counts = [f"{states.count(s)} {word}" for s, word in words.items() if s in states]
+        unfinished = states.count("RUNNING")
+        left = max(self.trials - len(states) + unfinished, unfinished)
+        print(f"{self.trials} trials: {', '.join(counts) or 'none begun'}; {left} to come")
+        print(self.session.time_left([base] * (left * len(space.seeds))))
         return left
 
-    def _print_best(self, study: "Study") -> None:
-        best = study.best
+    def _print_best(self, study: "Study", space: "Space", base: Job) -> None:
+        best, objective = study.best, base.config["objective"]
         if best is None:
             print("No trial came to its end.")
             return
         values = list(best.user_attrs["values"].values())
-        spread = f", sd {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-        runs = f"mean of {len(values)} seeds{spread}" if len(values) > 1 else "one seed"
+        runs = "one seed"
+        if len(values) > 1:
+            runs = f"mean of {len(values)} seeds, sd {statistics.stdev(values):.2g}"
         texts = study.texts(best)
-        command = self._command(texts)
-        print(f"Best of {len(study.counted())} trials: {best.number}, {self.objective} ", end="")
-        print(f"{best.value:.6g} ({runs}; being the best, it owes some of it to luck)\n  {command}")
+        command = self._command(space.overrides(texts, space.seeds[0]))
+        print(
+            f"Best of {len(study.counted())} trials: {best.number}, {objective} {best.value:.6g} "
+            f"({runs}; being the best of many, it owes some of it to luck)\n  {command}"
+        )
         tags = {f"best.{key}": text for key, text in texts.items()}
         tags |= {"best.trial": str(best.number), "best.command": command}
-        self.record.note(tags, {self.objective: float(best.value or 0)}, len(study.over()))
+        self.session.parent.note(tags, {objective: float(best.value or 0)}, study.count_ended())
 
-    def _command(self, texts: Mapping[str, str]) -> str:
-        """The command line of one run of a point."""
-        assert self.config is not None
+    def _command(self, overrides: list[str]) -> str:
+        """The command line of a single run."""
+        hydra = self.session.config.hydra
         words = ["python", "run.py"]
-        if self.config.hydra.job.config_name != "config":
-            for source in self.config.hydra.runtime.config_sources:
+        if hydra.job.config_name != "config":
+            for source in hydra.runtime.config_sources:
                 if source.provider == "command-line":
                     words += ["-cd", source.path]
-            words += ["-cn", self.config.hydra.job.config_name, "hydra.mode=RUN"]
-        overrides = self._overrides(texts, self.seeds[0])
+            words += ["-cn", hydra.job.config_name, "hydra.mode=RUN"]
         return shlex.join([*words, *(o for o in overrides if not o.startswith("sweep."))])
 
 
-def _after(job: Job, result: Result | str) -> Job:
-    if isinstance(result, str):
-        return replace(job, state=FAILED, reason=result)
-    return replace(job, state=PRUNED if result.pruned else DONE)
+def _beside_store(uri: str | None) -> str:
+    """The database search.db, beside mlflow.db."""
+    from lenet.tracking import client as store
+
+    database = store.resolved(uri)
+    file = database.removeprefix("sqlite:///")
+    folder = Path(file).parent if file != database else store.home()
+    return f"sqlite:///{folder / 'search.db'}"

@@ -1,4 +1,10 @@
-"""Worker processes for many jobs: each imports once, and one that dies takes only its job along."""
+"""Worker processes for many jobs: each imports once, and one that dies takes only its job along.
+
+Built on multiprocessing itself, because no pool keeps these promises: in loky and in
+concurrent.futures one dead worker fails every job under way; Pebble's pool breaks when a worker
+dies between two jobs, and stops its workers one after another, with SIGKILL after a deadline. Here
+all stop at once and have the time to write their checkpoints.
+"""
 
 import contextlib
 import gc
@@ -16,207 +22,174 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
-from lenet.cli import first_error_line
-from lenet.config.errors import is_own, no_memory
-from lenet.sweep.outcome import Outcome
+from lenet.sweep.launcher import Outcome, error_line
 
 Work = Callable[[Any], Any]
-MOST_WARNINGS = 20  # lines of one job
-# Not fork: torch's and MLflow's threads don't come along. A server that has imported and does
+MAX_WARNINGS = 20  # lines of one job
+EXIT_SECONDS = 10.0  # for an idle worker to end
+# Not fork: torch's and MLflow's threads would not come along. A server that has imported and does
 # nothing else can be forked, which saves each worker 4 s of computing.
 CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 
 
-class _Worker:
-    def __init__(self, modules: Sequence[str]) -> None:
-        self.connection, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(theirs, modules), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.index: int | None = None
-        self.is_prepared = False
-
-    def give(self, index: int, job: Any, prepare: Callable[[], Work]) -> None:
-        self.index = index
-        self.connection.send((index, job, None if self.is_prepared else prepare))
-        self.is_prepared = True
-
-    def outcome(self) -> Outcome:
-        """Of the job it had, which is over, one way or another."""
-        assert self.index is not None
-        index, self.index = self.index, None
-        try:
-            outcome: Outcome = self.connection.recv()
-            return outcome
-        except (EOFError, OSError):
-            self.process.join()
-            return Outcome(index, error=_death(self.process.exitcode or 0), lost=True)
-
-    def stop(self, seconds: float = 10.0) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
-        self.process.join(seconds)
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join()
-
-
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"its process ended with status {code}"
-    name = signal.Signals(-code).name
-    why = " (out of memory, or by hand)" if -code == signal.SIGKILL else ""
-    return f"its process was ended by {name}{why}"
-
-
 class Pool:
-    """Up to `workers` processes, which have imported `modules` before their first job."""
+    """Up to `workers` processes, which import `modules` before their first job.
 
-    def __init__(self, workers: int, modules: Sequence[str] = ()) -> None:
-        self._workers, self._modules = workers, modules
-        self._free: list[_Worker] = []
+    `prepare` is called once in each worker and returns the function that does a job. It is pickled,
+    and so is each job.
+    """
 
-    def warm(self) -> None:
-        """Begins with the imports, before the jobs are known."""
-        if sys.platform == "linux":
-            CONTEXT.set_forkserver_preload(["__main__", *self._modules])
-            with _unheard():
-                forkserver.ensure_running()
-
-    def cool(self) -> None:
-        """Ends what `warm` began, where there are no jobs."""
-        if pid := getattr(forkserver._forkserver, "_forkserver_pid", None):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def __init__(
+        self, workers: int, prepare: Callable[[], Work], modules: Sequence[str] = ()
+    ) -> None:
+        self._workers, self._prepare, self._modules = workers, prepare, modules
 
     def run(
-        self,
-        jobs: Iterable[Any],
-        prepare: Callable[[], Work],
-        started: Callable[[int], None] = lambda index: None,
+        self, jobs: Iterable[Any], on_start: Callable[[int], None] = lambda index: None
     ) -> Iterator[Outcome]:
-        """Yields each job's outcome as it comes; leaving the loop ends the jobs that run, and the
-        workers with them.
+        """Yields each job's outcome as it comes. Leaving the loop stops the running jobs as SIGTERM
+        does, and ends the workers.
 
-        A job is taken from `jobs` when a worker is free for it, so it may depend on outcomes before
-        it; None says that there is none before the next outcome. `prepare` is called once in each
-        worker, and gives the function of a job; both are pickled.
+        A job is taken from `jobs` when a worker is free for it, so it may depend on the outcomes
+        before it. None in `jobs` means that no job can start before the next outcome.
         """
         waiting, count = iter(jobs), 0
+        idle: list[_Worker] = []
         busy: list[_Worker] = []
         try:
             while True:
                 while len(busy) < self._workers and (job := next(waiting, None)) is not None:
-                    busy.append(self._given(count, job, prepare))
-                    started(count)
+                    busy.append(self._start(idle, count, job))
+                    on_start(count)
                     count += 1
                 if not busy:
                     return
                 ready = wait([worker.connection for worker in busy])
                 for worker in [worker for worker in busy if worker.connection in ready]:
-                    outcome = worker.outcome()
                     busy.remove(worker)
-                    if worker.process.is_alive():
-                        self._free.append(worker)
+                    outcome = worker.receive()
+                    if not outcome.is_lost:
+                        idle.append(worker)
                     yield outcome
         finally:
             for worker in busy:
                 worker.process.terminate()
-                worker.connection.close()  # where that ended no more than its job
-            for worker in self._free:
-                worker.stop()
+            for worker in [*busy, *idle]:
+                worker.connection.close()
             for worker in busy:
                 worker.process.join()
-            self._free.clear()
+            for worker in idle:
+                worker.process.join(EXIT_SECONDS)
 
-    def _given(self, index: int, job: Any, prepare: Callable[[], Work]) -> _Worker:
-        """A worker that has the job: a free one, unless it died meanwhile, or a new one."""
-        while self._free:
-            worker = self._free.pop(0)
+    def _start(self, idle: "list[_Worker]", index: int, job: Any) -> "_Worker":
+        """A worker that has got the job: an idle one, unless it has died, or a new one."""
+        while idle:
+            worker = idle.pop(0)
             with contextlib.suppress(OSError):
-                worker.give(index, job, prepare)
+                worker.send(index, job)
                 return worker
-        worker = _Worker(self._modules)
-        worker.give(index, job, prepare)
+        worker = _Worker(self._prepare, self._modules)
+        worker.send(index, job)
         return worker
 
 
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """A process that is started here has nothing to say: the workers tell what fails."""
-    heard = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+class _Worker:
+    def __init__(self, prepare: Callable[[], Work], modules: Sequence[str]) -> None:
+        self.connection, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_serve, args=(theirs, prepare, modules), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._index = 0
+
+    def send(self, index: int, job: Any) -> None:
+        self._index = index
+        self.connection.send((index, job))
+
+    def receive(self) -> Outcome:
+        try:
+            outcome: Outcome = self.connection.recv()
+            return outcome
+        except (EOFError, OSError):
+            self.process.join()
+            return Outcome(self._index, error=_death(self.process.exitcode or 0), is_lost=True)
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with status {code}"
+    reason = " (out of memory, or by hand)" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {signal.Signals(-code).name}{reason}"
+
+
+def warm_up(modules: Sequence[str]) -> None:
+    """Starts the server that workers are forked from; it imports in the background."""
+    if sys.platform != "linux":
+        return
+    CONTEXT.set_forkserver_preload(["__main__", *modules])
+    # Silent, and holding no pipe of ours open: what fails to import fails again in a worker, which
+    # reports it.
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
     try:
-        yield
+        _redirect_to_null(1, 2)
+        forkserver.ensure_running()
     finally:
-        os.dup2(heard, 2)
-        os.close(heard)
-        os.close(nowhere)
+        for descriptor, saved in zip((1, 2), kept, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+
+
+def _redirect_to_null(*descriptors: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 # ---- In the worker ---------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, modules: Sequence[str]) -> None:
-    """A worker's life, in a group of its own: Ctrl-C is the parent's to answer."""
+def _serve(connection: Connection, prepare: Callable[[], Work], modules: Sequence[str]) -> None:
+    """A worker's life. It is in a process group of its own: Ctrl-C is the parent's to answer."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    _redirect_to_null(1)
+    work: Work | None = None
     with tempfile.TemporaryFile() as errors:
         os.dup2(errors.fileno(), 2)
-        work: Work | None = None
         while True:
             try:
-                given = connection.recv()
-            except EOFError:  # whoever gave the jobs is gone
-                given = None
-            if given is None:
-                gc.freeze()  # as run.py does when it ends
+                index, job = connection.recv()
+            except EOFError:  # the parent has no more jobs, or is gone
+                gc.freeze()  # or the interpreter takes 2 s to free what ends anyway
                 return
-            index, job, prepare = given
-            outcome = Outcome(index)
             try:
-                if prepare:
+                if work is None:
                     for module in modules:
                         importlib.import_module(module)
                     work = prepare()
-                assert work
-                outcome = replace(outcome, value=work(job))
-            except BaseException as error:  # SystemExit too: it is this job's alone
+                outcome = Outcome(index, work(job))
+            except BaseException as error:  # SystemExit too: it ends this job alone
                 traceback.print_exc()
-                outcome = replace(outcome, error=said(error))
-            with contextlib.suppress(OSError):  # nobody there: the next recv tells
+                outcome = Outcome(index, error=error_line(error))
+            with contextlib.suppress(OSError):  # the parent is gone: the next recv finds out
                 connection.send(replace(outcome, warnings=_warnings(errors, outcome.error)))
 
 
 def _warnings(errors: IO[bytes], error: str | None) -> tuple[str, ...]:
-    """The lines that came since the last time, without what belongs to an error."""
+    """The lines written since the last call; of a job that failed, only those that warn."""
     sys.stderr.flush()
     errors.seek(0)
     lines = errors.read().decode(errors="replace").splitlines()
     errors.seek(0)
     errors.truncate()
     found = [line for line in lines if error is None or line.startswith("Warning: ")]
-    return tuple(dict.fromkeys(found))[:MOST_WARNINGS]
+    return tuple(dict.fromkeys(found))[:MAX_WARNINGS]
 
 
-def said(error: BaseException) -> str:
-    """What a job's error says, in one line."""
-    if isinstance(error, SystemExit):
-        return f"ended with status {error.code}"
-    if line := no_memory(error):
-        return line
-    line = first_error_line(error)
-    named = line == type(error).__name__ or (is_own(error) and isinstance(error, ValueError))
-    return (line if named else f"{type(error).__name__}: {line}")[:500]
-
-
-def _end_with_parent() -> None:
-    """A sweep that is killed takes its jobs along, which stop as by SIGTERM, with a checkpoint."""
+def _stop_with_parent() -> None:
+    """When the sweep's process dies, its jobs stop as by SIGTERM: with a checkpoint."""
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()

@@ -1,16 +1,18 @@
-"""Worker processes: what one's death, a job's error and a parent's end do to the others."""
+"""Worker processes: a death, an error or a parent's end, and what the other jobs notice of it."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from lenet.config.errors import ConfigError
-from lenet.sweep.worker_pool import Pool, said
+from lenet.sweep.launcher import error_line
+from lenet.sweep.worker_pool import Pool
 
 DEADLINE = 20  # seconds
 
@@ -32,13 +34,17 @@ def work():
             print("Warning: slow disk\nnoise\nWarning: slow disk", file=sys.stderr)
         if what == "sleep":
             time.sleep(60)
+        if what.startswith("/"):  # writes this file when it is stopped
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(what).touch()))
+            Path(f"{what}.started").touch()
+            time.sleep(60)
         return os.getpid(), prepared
 
     return job
 
 
 def outcomes(jobs, workers=2):
-    found = {outcome.index: outcome for outcome in Pool(workers).run(jobs, work)}
+    found = {outcome.index: outcome for outcome in Pool(workers, work).run(jobs)}
     assert sorted(found) == list(range(len(jobs)))
     return [found[index] for index in range(len(jobs))]
 
@@ -56,7 +62,7 @@ def test_a_worker_that_dies_takes_its_job_alone():
         None,
         None,
     ]
-    assert [outcome.lost for outcome in ended] == [False, True, False, False]
+    assert [outcome.is_lost for outcome in ended] == [False, True, False, False]
     assert len({outcome.value[0] for outcome in ended if outcome.value}) == 2
 
 
@@ -71,7 +77,7 @@ def test_a_worker_that_dies_between_two_jobs_is_replaced():
         psutil.wait_procs([psutil.Process(seen[0])], timeout=DEADLINE)
         yield "work"
 
-    for outcome in Pool(1).run(jobs(), work):
+    for outcome in Pool(1, work).run(jobs()):
         seen.append(outcome.value[0])  # noqa: PERF401
     assert len(set(seen)) == 2
 
@@ -79,13 +85,13 @@ def test_a_worker_that_dies_between_two_jobs_is_replaced():
 def test_an_error_is_one_line_and_the_jobs_own():
     ended = outcomes(["raise", "key", "exit", "work"], workers=1)
     assert [outcome.error for outcome in ended] == [
-        "epochs=0: should be 1 or more and more",
+        "epochs=0: should be 1 or more",
         "KeyError: 'conv1'",
         "ended with status 3",
         None,
     ]
-    assert not any(outcome.lost for outcome in ended)
-    assert said(ValueError()) == "ValueError"
+    assert not any(outcome.is_lost for outcome in ended)
+    assert error_line(ValueError()) == "ValueError"
 
 
 def test_what_a_job_says_on_standard_error_comes_along_once():
@@ -94,7 +100,7 @@ def test_what_a_job_says_on_standard_error_comes_along_once():
     assert [outcome.warnings for outcome in ended] == expected
 
 
-def test_jobs_may_wait_for_an_outcome():
+def test_a_job_may_depend_on_an_earlier_outcome():
     ended = []
 
     def jobs():
@@ -103,19 +109,23 @@ def test_jobs_may_wait_for_an_outcome():
             yield None
         yield "raise"
 
-    ended.extend(outcome.error for outcome in _collected(Pool(2).run(jobs(), work), ended))
-    assert ended.count(None) >= 1
+    for outcome in Pool(2, work).run(jobs()):
+        ended.append(outcome.error is None)  # noqa: PERF401
+    assert ended == [True, False]
 
 
-def _collected(running, ended):
-    for outcome in running:
-        ended.append(outcome.error)
-        yield outcome
+def test_leaving_the_loop_lets_running_jobs_write_their_checkpoints(tmp_path):
+    for outcome in Pool(3, work).run(["work", f"{tmp_path}/a", f"{tmp_path}/b"]):
+        while not all((tmp_path / f"{name}.started").exists() for name in "ab"):
+            time.sleep(0.01)
+        assert outcome.index == 0
+        break
+    assert {path.name for path in tmp_path.glob("?")} == {"a", "b"}
 
 
 def test_leaving_the_loop_ends_the_workers():
     before = set(psutil.Process().children(recursive=True))
-    for outcome in Pool(2).run(["work", "sleep", "sleep"], work):
+    for outcome in Pool(2, work).run(["work", "sleep", "sleep"]):
         assert outcome.index == 0
         break
     started = set(psutil.Process().children(recursive=True)) - before
@@ -135,7 +145,7 @@ import sys
 from tests.sweep.test_worker_pool import work
 from lenet.sweep.worker_pool import Pool
 if __name__ == "__main__":
-    for outcome in Pool(2).run(["work", "sleep", "sleep"], work):
+    for outcome in Pool(2, work).run(["work", "sleep", "sleep"]):
         print(outcome.value[0], flush=True)
 """
 

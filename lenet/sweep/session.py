@@ -1,0 +1,240 @@
+"""What a grid and a search share: the sweep's MLflow run, its earlier runs, launching, the end."""
+
+import importlib
+import inspect
+import json
+import math
+import signal
+import statistics
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import InstantiationException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lenet.config.check import check_job
+from lenet.config.errors import ConfigError
+from lenet.config.record import config_hash, shown
+from lenet.sweep.display import Progress, time_estimate
+from lenet.sweep.jobs import DONE, FAILED, Job, data_checksums
+from lenet.sweep.launcher import Outcome, StreamingLauncher
+from lenet.tracking.job import SweepJob
+from lenet.tracking.objective import is_maximized
+
+if TYPE_CHECKING:
+    from lenet.tracking.read import Summary
+
+
+class SweepFailed(ArithmeticError):
+    """Some of the sweep's jobs failed; the others are done."""
+
+
+class Session:
+    """One start of a sweep, from the composed configuration of the command line to the report.
+
+    A sweeper calls `compose_job` for each job, then `connect`, `record` around `run`, and
+    `conclude`. `parent` is the sweep's run in MLflow, None where a dry sweep found no store.
+    """
+
+    def __init__(
+        self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self._loader = hydra_context.config_loader
+        self.config = config
+        self.options = config.sweep
+        # An error of a job is for the sweep to report; the command's answer to it ends the process.
+        function = inspect.unwrap(task_function)
+        try:
+            launcher = Plugins.instance().instantiate_launcher(hydra_context, function, config)
+        except InstantiationException as error:  # carries ours
+            raise error.__cause__ or error from None
+        if not isinstance(launcher, StreamingLauncher):
+            raise ConfigError("hydra/launcher: expected local, ray, slurm or slurm_local")
+        self.launcher = launcher
+        self.parent: Any = None
+        self.data_sha256 = data_checksums()
+
+    # ---- Before the jobs run ---------------------------------------------------------------------
+
+    def overrides(self, params: Mapping[str, Any], arguments: Sequence[str]) -> list[Override]:
+        """The sweep's overrides, first those of its file. Starts the launcher's workers."""
+        if not self.options.dry:
+            self.launcher.warm_up()
+        lines = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(lines)
+
+    def compose_job(self, overrides: Sequence[str], differs: Mapping[str, Any] = {}) -> Job:
+        """Raises: ConfigError where the overrides make no configuration."""
+        cfg = self._loader.load_sweep_config(self.config, list(overrides))
+        for key in ("sweeper", "launcher"):  # Hydra has taken its own already (hydra#2946)
+            if cfg.hydra[key] != self.config.hydra[key]:
+                raise ConfigError(
+                    f"hydra.{key}: what varies sets it, where it comes too late; "
+                    f"give it for the whole sweep: hydra/{key}=..."
+                )
+        composed = cloudpickle.dumps(cfg)  # 0.1 MB; to compose it again would take 0.08 s
+        config = check_job(cfg)
+        return Job(differs, config, config_hash(config), composed)
+
+    @contextmanager
+    def connect(self, job: Job, sha256: str) -> Iterator[None]:
+        """Finds the sweep's run in the store of its jobs. A dry sweep makes no store.
+
+        Raises: TrackingError, on leaving too, where the store can't be used.
+        """
+        from lenet.sweep.parent_run import ParentRun
+        from lenet.tracking import client as store
+
+        tracking = job.config["tracking"]
+        self.launcher.check_store(str(shown(job.config)["tracking"]["uri"]))
+        if self.options.dry and not store.is_there(tracking["uri"]):
+            yield
+            return
+        client = store.connect(tracking["uri"])
+        with store.translated(client):
+            self.parent = ParentRun(client, tracking["experiment"], sha256)
+            yield
+
+    def earlier_runs(self, job: Job) -> "list[Summary]":
+        """The runs of the sweep's jobs, once they have ended and all of them is in the store."""
+        from lenet.tracking.sender import send_family, waiting_root
+
+        if self.parent is None:
+            return []
+        if self.parent.run_id and not self.options.dry:
+            runs = self.parent.wait_until_idle()
+            tracking = job.config["tracking"]
+            ids = {self.parent.run_id, *(run.run_id for run in runs)}
+            send_family(ids, waiting_root(tracking["folder"]), tracking["wait"])
+        return list(self.parent.children())
+
+    def time_left(self, todo: Sequence[Job], jobs: Sequence[Job] = ()) -> str:
+        """How long the jobs will take, by those that are done, else by similar runs."""
+        if not todo and any(job.state == FAILED for job in jobs):
+            return "Nothing to do: sweep.retry_failed=true tries the failed jobs again."
+        if not todo:
+            return "Nothing to do: all jobs are done."
+        times = [job.seconds for job in jobs if job.seconds and job.state == DONE]
+        if times:
+            seconds = statistics.median_high(times)
+        elif self.parent:
+            config = todo[0].config
+            like = {"epochs": str(config["epochs"]), "data.name": str(config["data"].get("name"))}
+            seconds = self.parent.median_seconds(like)
+        else:
+            seconds = math.nan
+        return time_estimate(len(todo), seconds, self.launcher.workers)
+
+    # ---- While they run --------------------------------------------------------------------------
+
+    @contextmanager
+    def record(
+        self, kind: str, arguments: Sequence[str], axes: Sequence[str], job: Job, jobs: int
+    ) -> Iterator[None]:
+        """The sweep's run is RUNNING inside, and KILLED where an error or a signal ends it.
+
+        SIGTERM stops the jobs as Ctrl-C does.
+        """
+        from lenet.tracking.client import PROCESS_TAG, SWEEP_KIND_TAG
+        from lenet.tracking.provenance import code_state, git, process_identity
+
+        objective = job.config["objective"]
+        tags = code_state() | {
+            SWEEP_KIND_TAG: kind,
+            "sweep.axes": json.dumps(axes),
+            "sweep.jobs": str(jobs),
+            "sweep.objective": objective or "none",
+            "sweep.published": json.dumps(job.config["sweep"]["published"]),
+            "sweep.direction": "maximize" if is_maximized(objective or "") else "minimize",
+            PROCESS_TAG: process_identity(),
+        }
+        file = self.config.hydra.job.config_name
+        words = [*([] if file == "config" else [file]), *arguments]
+        self.name = " ".join(words)[:250] or "sweep"
+        self._axes = list(axes)
+        self.parent.begin(self.name, tags, git("diff", "HEAD") or "")
+        before = signal.signal(signal.SIGTERM, _exit)
+        try:
+            yield
+        except BaseException:
+            self.parent.end("KILLED")
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def run(self, jobs: Iterable[Job | None], progress: Progress) -> Iterator[tuple[Job, Outcome]]:
+        """Yields each job with its outcome when it ends; leaving the loop stops those that run.
+
+        None in `jobs` means that no job can start before the next outcome.
+        """
+        started: list[Job] = []
+
+        def configs() -> Iterator[DictConfig | None]:
+            for job in jobs:
+                if job is None:
+                    yield None
+                else:
+                    started.append(job)
+                    yield self._config_of(job, len(started) - 1)
+
+        if self.options.report:  # imports take a second, in which the jobs run
+            threading.Thread(target=_import_report, daemon=True).start()
+        self.launcher.earlier_runs = frozenset(run.run_id for run in self.parent.children())
+        for outcome in self.launcher.outcomes(configs(), progress.start):
+            job = started[outcome.index]
+            if outcome.is_lost:
+                self.parent.mark_killed(outcome.error or "", job.sha256)
+            yield job, outcome
+
+    def _config_of(self, job: Job, number: int) -> DictConfig:
+        """The job's configuration, with what only the sweep can tell: where it belongs, the run to
+        resume, its share of the cores.
+        """
+        cfg: DictConfig = cloudpickle.loads(job.composed)
+        with open_dict(cfg):
+            cfg.hydra.job.id = cfg.hydra.job.num = number
+        bounds = tuple(job.bounds)
+        place = SweepJob(self.parent.run_id, job.sha256, tuple(self._axes), job.trial, bounds)
+        changes: dict[str, Any] = {}
+        if job.run_id:
+            changes["resume"] = job.run_id
+        elif job.config["device"].get("threads") is None and self.launcher.threads:
+            changes["device.threads"] = self.launcher.threads
+        for key, value in {"job": place.plain(), **changes}.items():
+            OmegaConf.update(cfg, key, value)
+        lines = [place.override(), *(f"{key}={json.dumps(v)}" for key, v in changes.items())]
+        cfg.hydra.overrides.task = [*cfg.hydra.overrides.task, *lines]
+        return cfg
+
+    # ---- At the end ------------------------------------------------------------------------------
+
+    def conclude(self) -> None:
+        """Prints the report on the jobs that are done, and where to find them."""
+        run_id = self.parent.run_id
+        if self.options.report:
+            from lenet.report.findings import ReportError
+            from lenet.report.publish import publish
+            from lenet.tracking.client import TrackingError
+
+            try:
+                print(publish(run_id, self.parent.client.tracking_uri, with_failures=False))
+            except (ReportError, TrackingError) as error:
+                print(f"Warning: no report ({error})", file=sys.stderr)
+        print(f"MLflow run {run_id} ({self.name}); compare its jobs with: mlflow ui")
+
+
+def _import_report() -> None:
+    importlib.import_module("lenet.report.publish")
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

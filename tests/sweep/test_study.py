@@ -1,0 +1,209 @@
+"""A search's trials: what is tried next, what a trial comes to, and that a killed one goes on."""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from lenet.config.errors import ConfigError
+from lenet.sweep.jobs import Job
+from lenet.sweep.search_space import Axis
+from lenet.sweep.study import STARTUP, Plan, Study
+from lenet.tracking.objective import Result, is_hopeless
+
+COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
+LR = Axis("lr", FloatDistribution(1e-4, 1.0, log=True))
+ACTIVATION = Axis("act", CategoricalDistribution(("tanh", "relu")))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def study(name="one", sampler="random", seed=0, axes=None, maximize=True):
+        url = f"sqlite:///{tmp_path / 'search.db'}"
+        return Study(url, name, axes or [LR, ACTIVATION], maximize, sampler, seed)
+
+    return study
+
+
+def complete(study, curves):
+    for curve in curves:
+        study.tell(study.ask(), COMPLETE, curve, {0: curve[-1]})
+
+
+def test_bounds_are_the_median_of_running_means_once_there_are_a_few(opened):
+    study = opened()
+    curves = [[0.1 * k, 0.2 * k, 0.3 * k, 0.4 * k] for k in range(1, STARTUP + 1)]
+    complete(study, curves[:-1])
+    assert study.bounds(4) == []
+    complete(study, curves[-1:])
+    assert study.bounds(4) == [None, pytest.approx(0.45), pytest.approx(0.6)]
+    assert study.bounds(2) == []
+    study.tell(study.ask(), TrialState.PRUNED, [9.0, 9.0])
+    assert study.bounds(4)[1] == pytest.approx(0.45)
+
+
+# ---- Studies ---------------------------------------------------------------------------------
+
+
+def test_random_points_depend_on_seed_and_number_alone(opened):
+    def points(study, count):
+        return [study.texts(study.ask()) for _ in range(count)]
+
+    whole = points(opened("a"), 6)
+    assert points(opened("b"), 2) + points(opened("b"), 4) == whole
+    assert points(opened("c", seed=1), 6) != whole
+    assert len({json.dumps(point) for point in whole}) == 6
+
+
+def test_a_database_that_cannot_be_used_is_said_without_its_password():
+    with pytest.raises(ConfigError, match=r"storage=foo://me:\*\*\*@host: cannot be used"):
+        Study("foo://me:secret@host", "a", [LR], True, "tpe", 0)
+
+
+def test_values_of_the_seeds_are_averaged_and_kept(opened):
+    study = opened(maximize=False)
+    study.tell(study.ask(), COMPLETE, [1.0], {0: 0.25, 3: 0.75})
+    study.tell(study.ask(), COMPLETE, [1.0], {0: 0.5, 3: 0.75})
+    assert (study.best.number, study.best.value) == (0, 0.5)
+    assert study.best.user_attrs["values"] == {"0": 0.25, "3": 0.75}
+
+
+# ---- Plans -----------------------------------------------------------------------------------
+
+
+class Runs:
+    """Stands for the jobs: `score(texts, seed)` gives a curve, or a text that says why it fails."""
+
+    def __init__(self, study, score, trials=8, seeds=(0, 1), prune=True, known=None):
+        self.study, self.score, self.given, self.over = study, score, [], []
+        self.known = known or {}
+
+        def make_job(frozen, seed):
+            config = {"epochs": 4, "texts": study.texts(frozen), "seed": seed}
+            return Job({}, config, json.dumps(config))
+
+        def recall(job):
+            return self.known.get(job.sha256)
+
+        self.plan = Plan(study, trials, seeds, prune, make_job, recall, self.over.append)
+
+    def run(self, workers=2, most=math.inf):
+        """Works like the pool; ends after `most` outcomes, as if killed."""
+        jobs, busy, ended = self.plan.jobs(), [], 0
+        while ended < most:
+            while len(busy) < workers and (job := next(jobs, None)) is not None:
+                self.given.append((job.trial, job.config["seed"]))
+                busy.append(job)
+            if not busy:
+                return self
+            job = busy.pop(0)
+            ended += 1
+            result = self.known[job.sha256] = self._result(job)
+            self.plan.add(job, result)
+        return self
+
+    def _result(self, job):
+        curve = self.score(job.config["texts"], job.config["seed"])
+        if isinstance(curve, str):
+            return curve
+        for epoch in range(1, 4):
+            if is_hopeless(curve[:epoch], job.bounds, self.study.maximize):
+                return Result(curve[epoch - 1], curve[:epoch], pruned=True)
+        return Result(curve[-1], curve)
+
+
+def good(texts, seed):
+    best = 1 - abs(math.log10(float(texts["lr"])) + 2) / 10 + seed / 100
+    return [best * part for part in (0.7, 0.8, 0.9, 1.0)]
+
+
+def test_a_trial_is_a_job_for_each_seed_and_comes_to_their_mean(opened):
+    runs = Runs(opened(), good, trials=4).run()
+    assert sorted(runs.given) == [(n, seed) for n in range(4) for seed in (0, 1)]
+    for trial in runs.study.trials:
+        texts = runs.study.texts(trial)
+        expected = statistics.fmean(good(texts, seed)[-1] for seed in (0, 1))
+        assert (trial.state, trial.value) == (COMPLETE, pytest.approx(expected))
+        assert len(trial.intermediate_values) == 4
+
+
+def test_a_hopeless_trial_is_pruned_and_its_other_seeds_not_run(opened):
+    def score(texts, seed):
+        return good(texts, seed) if len(runs.study.trials) <= 6 else [0.0, 0.0, 0.0, 0.0]
+
+    runs = Runs(opened(), lambda *args: score(*args), trials=10)
+    runs.run(workers=1)
+    pruned = [t for t in runs.study.trials if t.state == TrialState.PRUNED]
+    assert len(pruned) == 4
+    assert all(trial.last_step == 2 for trial in pruned)
+    assert [seed for number, seed in runs.given if number >= 6] == [0] * 4
+    assert len(runs.over) == len(runs.study.trials) == 10
+
+
+def test_nothing_is_pruned_where_that_is_not_wanted(opened):
+    runs = Runs(opened(), lambda texts, seed: [0.0] * 4, trials=8, prune=False).run()
+    assert {trial.state for trial in runs.study.trials} == {COMPLETE}
+
+
+def test_a_trial_that_diverged_is_avoided_not_failed(opened):
+    runs = Runs(opened(), lambda texts, seed: "Diverged: nan", trials=3).run()
+    assert [trial.state for trial in runs.study.trials] == [TrialState.PRUNED] * 3
+    assert runs.study.best is None
+
+
+@pytest.mark.parametrize("ended", [2, 7])
+def test_a_killed_search_goes_on_to_the_wanted_number_with_none_doubled(opened, ended):
+    uninterrupted = Runs(opened("whole"), good, trials=6, prune=False).run(workers=3)
+    first = Runs(opened("cut"), good, trials=6, prune=False).run(workers=3, most=ended)
+    then = Runs(opened("cut"), good, trials=6, prune=False, known=first.known).run(workers=3)
+    trials = then.study.trials
+    assert [trial.state for trial in trials] == [COMPLETE] * 6
+    expected = [(t.params, t.value) for t in uninterrupted.study.trials]
+    assert [(t.params, t.value) for t in trials] == expected
+    done_twice = set(first.given[:ended]) & set(then.given)
+    assert not done_twice
+    assert Runs(opened("cut"), good, trials=6).run().given == []
+    assert len(Runs(opened("cut"), good, trials=8, prune=False).run().given) == 4
+
+
+def test_a_point_that_was_not_drawn_whole_does_not_count(opened):
+    study = opened()
+    study._study.ask().suggest_float("lr", 1e-4, 1.0, log=True)
+    counted = Runs(opened(), good, trials=2).run().study.counted()
+    assert [trial.state for trial in counted] == [COMPLETE] * 2
+    assert all(set(trial.params) == {"lr", "act"} for trial in counted)
+
+
+def test_a_failed_trial_counts_and_is_tried_again_only_if_wanted(opened):
+    broken = Runs(opened(), lambda texts, seed: "no disk", trials=2).run(workers=1)
+    assert [trial.state for trial in broken.study.trials] == [FAIL, FAIL]
+    assert [seed for _, seed in broken.given] == [0, 0]
+    assert Runs(opened(), good, trials=2).run().given == []
+    study = opened()
+    study.retry_failed()
+    again = Runs(study, good, trials=2).run()
+    assert [trial.state for trial in study.counted()] == [COMPLETE, COMPLETE]
+    points = [study.texts(trial) for trial in study.trials]
+    assert points[2:] == points[:2]
+    assert [trial.user_attrs["why"] for trial in study.trials[:2]] == ["no disk"] * 2
+    assert len(again.given) == 4
+
+
+def test_a_point_drawn_twice_is_run_once(opened):
+    study = opened(axes=[Axis("lr", CategoricalDistribution(("0.1", "0.01")))])
+    runs = Runs(study, good, trials=12, prune=False).run(workers=4)
+    assert len(study.trials) == 12
+    assert len(runs.given) == 4
+    for lr in ("0.1", "0.01"):
+        assert len({trial.value for trial in study.trials if trial.params["lr"] == lr}) == 1
+
+
+def test_without_optuna_one_line_says_what_to_install():
+    code = "import sys; sys.modules['optuna'] = None; import lenet.sweep.study"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.rstrip().endswith("a search needs Optuna; pip install -e '.[sweep]'")
