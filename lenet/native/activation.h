@@ -2,11 +2,11 @@
 #pragma once
 #include "vector.h"
 
-// tanh(x) = x P(x^2) / Q(x^2) to 3e-7 of its value, 1 from |x| = 9 on, where float knows no more.
+// tanh(x) = x P(x^2) / Q(x^2) to 3e-7 of its value, and 1 from |x| = 9 on, as float rounds it.
 // The coefficients are a minimax fit made for this file (Lawson's algorithm on [0, 9]).
 inline vec tanh_of(vec x) {
     constexpr real LIMIT = 9;
-    // Comparisons with NaN are false, so NaN stays what it is, as it must.
+    // Comparisons with NaN are false, so NaN stays NaN.
     x = x > LIMIT ? broadcast(LIMIT) : x;
     x = x < -LIMIT ? broadcast(-LIMIT) : x;
     const vec s = x * x;

@@ -1,6 +1,6 @@
-// The three loops of a 5x5 convolution: its outputs, the gradient of its weights, and that of its
-// inputs. Weights are as PyTorch has them, [maps out][maps in][5][5]; everything else is in planes
-// of vectors, [map][row][column][lane], one image a lane.
+// The three loops of a 5x5 convolution: its outputs, the gradient of its weights, and the gradient
+// of its inputs. Weights have PyTorch's layout, [maps out][maps in][5][5]. Everything else is in
+// planes of vectors, [map][row][column][lane], one image in each lane.
 #pragma once
 #include "vector.h"
 
@@ -46,7 +46,7 @@ void convolve_row(const vec* in, const real* weight, const real* bias, int y, ve
 }
 
 // weight_grad[m][c][ky][kx] += sum over y, x of out_grad[m][y][x] * in[c][y + ky][x + kx],
-// lane by lane, for ROWS rows of outputs from row y on. out_grad holds just these rows.
+// lane by lane, for ROWS rows of outputs from row y on. out_grad holds only these rows.
 template <class C, int ROWS, int MAPS = 2>
 void accumulate_weight_grad(const vec* in, const vec* out_grad, int y, vec* weight_grad) {
     constexpr int IN = C::side_in, SIDE = C::side;
@@ -74,8 +74,8 @@ void accumulate_weight_grad(const vec* in, const vec* out_grad, int y, vec* weig
             }
 }
 
-// in_grad[c][Y][X] = sum over m, ky, kx of out_grad[m][Y - ky][X - kx] * weight[m][c][ky][kx], where
-// there is such an output. WIDTH columns from X0 on of one row are held in registers.
+// in_grad[c][Y][X] = sum over m, ky, kx of out_grad[m][Y - ky][X - kx] * weight[m][c][ky][kx], over
+// the outputs that exist. WIDTH columns from X0 on of one row are held in registers.
 template <class C, int X0, int WIDTH>
 void input_grad_columns(const vec* out_grad, const real* weight, int c, int Y, vec* in_grad) {
     constexpr int SIDE = C::side;

@@ -1,10 +1,10 @@
-// Dense layers. Weights are as PyTorch has them, [out][in]. Outputs and the gradient of inputs
-// are made one group of images at a time, [unit][lane]; the gradient of weights sums over images,
-// so it takes both its factors image by image, [image][unit], and units fill the lanes.
+// Dense layers. Weights have PyTorch's layout, [out][in]. Outputs and the gradients of inputs are
+// computed for one group of images at a time, [unit][lane]. The gradient of weights sums over
+// images, so it reads both factors image by image, [image][unit], with units in the lanes.
 #pragma once
 #include "vector.h"
 
-// OUTPUTS of them from j on: out[j] = bias[j] + sum over i of weight[j][i] * in[i]
+// For OUTPUTS outputs from j on: out[j] = bias[j] + sum over i of weight[j][i] * in[i]
 template <int OUTPUTS>
 void dense_outputs(const vec* in, const real* weight, const real* bias, int ins, int j, vec* out) {
     vec sum[OUTPUTS];
@@ -24,7 +24,7 @@ inline void dense(const vec* in, const real* weight, const real* bias, int ins, 
     for (; j < outs; j++) dense_outputs<1>(in, weight, bias, ins, j, out);
 }
 
-// INPUTS of them from i on: in_grad[i] = sum over j of weight[j][i] * out_grad[j]
+// For INPUTS inputs from i on: in_grad[i] = sum over j of weight[j][i] * out_grad[j]
 template <int INPUTS>
 void dense_input_grads(const vec* out_grad, const real* weight, int ins, int outs, int i,
                        vec* in_grad) {
@@ -46,7 +46,7 @@ inline void dense_input_grad(const vec* out_grad, const real* weight, int ins, i
     for (; i < ins; i++) dense_input_grads<1>(out_grad, weight, ins, outs, i, in_grad);
 }
 
-// Units of a layer, image by image, in whole vectors: rows are this long, the rest of them is 0.
+// The length of a row of a layer's units in whole vectors. The padding is 0.
 inline int padded(int units) { return (units + LANES - 1) / LANES * LANES; }
 
 // weight_grad[j][i] = sum over images n of out_grad[n][j] * in[n][i], for OUTPUTS rows from j on
@@ -75,12 +75,12 @@ void dense_weight_grads(const real* in, const real* out_grad, int64_t images, in
     });
 }
 
-// Rows j_begin to j_end of the weights' gradient, and of the bias'.
+// Rows j_begin to j_end of the gradients of the weights and the bias.
 inline void dense_weight_grad(const real* in, const real* out_grad, int64_t images, int ins,
                               int outs, int j_begin, int j_end, real* weight_grad,
                               real* bias_grad) {
     constexpr int OUTPUTS = 4, VECTORS = REGISTERS >= 32 ? 5 : 2;
-    // Inputs outside, outputs inside: one block of inputs of all images stays in the first cache.
+    // Inputs in the outer loop: a block of inputs of all images stays in the L1 cache.
     const auto columns = [&](auto vectors, int i) {
         int j = j_begin;
         for (; j + OUTPUTS <= j_end; j += OUTPUTS)

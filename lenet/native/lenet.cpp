@@ -1,6 +1,6 @@
-// LeNet-5 forward and back, from 32x32 images to the last dense layer.
+// LeNet-5 forward and backward, from 32x32 images to the last dense layer.
 //
-// Images go through the network in groups of LANES, one image a lane:
+// Images go through the network in groups of LANES, one image in each lane:
 //
 //      images  (N, 32, 32)  ->  group 0: [32][32][lane] | group 1 | ...   the last one filled with 0
 //      conv1, activation        C1 [6][28][28][lane]
@@ -9,9 +9,8 @@
 //      pooling                  S4 [16][5][5][lane]  =  [400][lane]
 //      dense, activation ...    [120][lane], [84][lane], [classes][lane]  ->  output (N, classes)
 //
-// A thread takes a run of neighbouring groups and adds up its own gradients; then each thread
-// adds up a part of these over all threads, in their order: the same number of threads gives the
-// same bits.
+// A thread takes neighbouring groups and sums its own gradients. Then each thread sums a part of
+// these over all threads, in their order, so the same number of threads gives the same bits.
 #include "single.h"
 
 template <class A, class P>
@@ -62,8 +61,8 @@ void backward_convolutions(const real* const* parameters, const Group& g, const 
     }
 }
 
-// From the gradient of the output (s.grad) to that of S4, which it returns. On the way each
-// layer's output gradients go to out_rows, for the weights.
+// From the gradient of the output (s.grad) to the gradient of S4, which it returns. The gradients
+// of each layer's outputs go to out_rows, for the weights.
 template <class A>
 const vec* backward_dense(const Net& net, const real* const* parameters, const Group& g,
                           const Scratch& s, int64_t n, int64_t first, int count, A f,
@@ -112,7 +111,7 @@ static void keep_rows(const Net& net, const Group& g, int64_t n, int64_t first, 
     }
 }
 
-// The way back of one group, from the gradient of its outputs in s.grad to this thread's sums.
+// Backward for one group, from the gradient of its outputs in s.grad to this thread's sums.
 static void backward_group(const Net& net, const real* const* parameters, const Group& g,
                            const Scratch& s, int64_t n, int64_t first, int count, real* out_rows,
                            Stopwatch& stopwatch) {
@@ -127,7 +126,7 @@ static void backward_group(const Net& net, const real* const* parameters, const 
 }
 
 // This thread's part of all gradients, summed over threads and images. `done(p, begin, end)` is
-// called as soon as elements begin to end of parameter p have theirs.
+// called as soon as elements begin to end of parameter p have their gradient.
 template <class F>
 void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, const real* out_rows,
             real* const* grads, Stopwatch& stopwatch, F done) {
@@ -156,7 +155,7 @@ void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, con
 
 extern "C" {
 
-// Bytes that `lenet_forward` fills for the way back (keep), or that it works in (not keep).
+// The memory that `lenet_forward` fills for backward (keep), or works in (not keep), in bytes.
 int64_t lenet_saved_bytes(const Net* net, int64_t n, int threads, int keep) {
     const int64_t groups = keep ? groups_of(n) : threads;
     const int64_t rows = keep ? rows_offset(*net, n, net->layers, 0) : 0;
@@ -192,8 +191,8 @@ void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const re
     }
 }
 
-// output_grad (n, units of the last layer) -> grads, one array a parameter, in their order; the
-// four of the pooling may be null where it has none.
+// output_grad (n, units of the last layer) -> grads, an array for each parameter, in their order.
+// The four of the pooling are null if it has no parameters.
 void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const* parameters,
                     const void* saved, const real* output_grad, void* scratch, real* const* grads,
                     double* seconds) {
@@ -209,7 +208,7 @@ void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const
         s.clear();
         const Share share(groups_of(n));
         Stopwatch stopwatch(seconds);
-        // Backwards here too: the last group of the way there is the one the caches still have.
+        // From the last group to the first, because the caches still have the last one.
         for (int64_t i = share.end - 1; i >= share.begin; i--) {
             const Group g(groups_at + i * Group::size(net));
             const int64_t first = i * LANES;
@@ -223,15 +222,14 @@ void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const
     }
 }
 
-// What torch.optim.SGD is told; or, with `diagonal`, only the learning rate, which is multiplied
-// with a number that each parameter has of its own.
+// The options of torch.optim.SGD. With `diagonal` only the learning rate counts, multiplied by each
+// parameter's own scale.
 struct Rule {
     real lr, momentum, dampening, weight_decay;
     int32_t nesterov, maximize, diagonal;
 };
 
-// Moves elements of parameter p. `states` are the momenta, null where momentum is 0, or these
-// numbers.
+// Changes elements of parameter p. `states` are the momenta (null if momentum is 0), or the scales.
 static auto update_by(const Rule& sgd, real* const* parameters, real* const* states,
                       real* const* grads) {
     return [=](int p, int64_t begin, int64_t end) {
@@ -255,15 +253,16 @@ static auto update_by(const Rule& sgd, real* const* parameters, real* const* sta
     };
 }
 
-// Bytes that `lenet_step` works in.
+// The memory that `lenet_step` works in, in bytes.
 int64_t lenet_step_bytes(const Net* net, int64_t n, int threads) {
     return lenet_saved_bytes(net, n, threads, 0) + lenet_scratch_bytes(net, n, threads) +
            rows_offset(*net, n, net->layers, 0) * sizeof(real);
 }
 
-// A whole step of training: forward, loss, back, and the update of the parameters and their states. Each group goes back as soon as it came forward, while the caches have all of it.
-// output gets the outputs (n, classes) and losses (n) each image's loss. Returns 0, or 1 and
-// changes nothing where a label is none of the classes.
+// A whole training step: forward, loss, backward, and the update of the parameters and their
+// states. Each group goes backward right after forward, while the caches have all of it. Writes the
+// outputs (n, classes) and each image's loss (n). Returns 0; or 1, with nothing changed, if a label
+// is none of the classes.
 int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t n, int threads,
                const real* images, const int64_t* labels, real* const* parameters,
                real* const* states, void* memory, real* const* grads, real* output, real* losses,
@@ -310,10 +309,10 @@ int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t
     return 0;
 }
 
-// Bytes that `lenet_step_on_one` works in.
+// The memory that `lenet_step_on_one` works in, in bytes.
 int64_t lenet_single_bytes(const Net* net) { return Planes(*net).size * sizeof(real); }
 
-// `lenet_step` for one image; also for outputs that are distances, and for C3 with some kernels.
+// `lenet_step` for one image. It also takes an RBF output, and a C3 with partial connections.
 int lenet_step_on_one(const Net* net_at, const Rule* rule, const Head* head_at,
                       const int64_t* pairs_at, int connections, const real* image,
                       const int64_t* label, real* const* parameters, real* const* states,

@@ -1,5 +1,5 @@
-// What the network is, and where its numbers lie: in the caller's memory, in one thread's, in the
-// lanes of vectors. No arithmetic of the network's own.
+// The network's shape, and the layout of its data in the caller's memory, in a thread's memory and
+// in the lanes of vectors.
 #pragma once
 #include <algorithm>
 #include <chrono>
@@ -22,7 +22,7 @@ using C3 = Convolution<6, 16, 10, 2, 5>;
 constexpr int IMAGE = 32 * 32, C1_SIZE = 6 * 28 * 28, S2_SIZE = 6 * 14 * 14, C3_SIZE = 16 * 10 * 10,
               S4_SIZE = 16 * 5 * 5, MOST_LAYERS = 8, MOST_CLASSES = 1000;
 
-// Which network it is; op.py has the same.
+// The network. op.py has the same structure.
 struct Net {
     int32_t activation, pooling;  // see with_activation, with_pooling
     int32_t layers;               // dense ones
@@ -31,7 +31,7 @@ struct Net {
     real amplitude, slope;           // of ScaledTanh
 };
 
-// The parameters' order wherever there is an array of them; dense weight and bias follow in pairs.
+// The order of the parameters in arrays. Weight and bias of each dense layer follow.
 enum { WEIGHT1, BIAS1, WEIGHT2, BIAS2, COEFFICIENT1, SHIFT1, COEFFICIENT2, SHIFT2, DENSE };
 constexpr int CONV_SIZES[DENSE] = {6 * TAPS, 6, 16 * 6 * TAPS, 16, 6, 6, 16, 16};
 
@@ -54,8 +54,8 @@ void with_pooling(const Net& net, F f) {
     }
 }
 
-// What one group makes on its way, kept for the way back. `hidden` has the dense layers' outputs,
-// one after the other.
+// The outputs of one group's layers, kept for backward. `hidden` has the outputs of the dense
+// layers, one after the other.
 struct Group {
     vec *image, *c1, *s2, *c3, *s4, *hidden;
 
@@ -79,7 +79,7 @@ static int64_t rows_offset(const Net& net, int64_t n, int layer, int first_unit)
 
 static int64_t groups_of(int64_t n) { return (n + LANES - 1) / LANES; }
 
-// One thread's memory for the way back.
+// One thread's memory for backward.
 struct Scratch {
     vec *c3_grad, *s2_grad, *c1_grad, *grad, *next_grad, *sums[DENSE];
 
@@ -104,7 +104,7 @@ struct Scratch {
     }
 };
 
-// Image by image -> lane by lane; lanes without an image get 0. The other way round below.
+// Rows of images -> lanes; lanes without an image get 0. The opposite is below.
 static void to_lanes(const real* rows, int64_t stride, int count, int units, vec* lanes) {
     int u = 0;
     for (; u + LANES <= units; u += LANES) {
@@ -132,7 +132,7 @@ static void to_rows(const vec* lanes, int64_t stride, int count, int units, real
         for (int lane = 0; lane < count; lane++) rows[lane * stride + u] = lanes[u][lane];
 }
 
-// Seconds that the first thread spends in each part, where anyone wants to know.
+// The seconds that the first thread spends in each part, if the caller wants them.
 struct Stopwatch {
     double* seconds;
     std::chrono::steady_clock::time_point start{};
@@ -147,7 +147,7 @@ struct Stopwatch {
 };
 enum { CONVOLUTIONS, DENSE_LAYERS, LOSS, UPDATE };
 
-// The first and one past the last of `count` things that are this thread's.
+// This thread's share of `count` items: the first, and one past the last.
 struct Share {
     int64_t begin, end;
     explicit Share(int64_t count) {

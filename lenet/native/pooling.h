@@ -1,4 +1,4 @@
-// Activation and 2x2 pooling of a convolution's outputs, two rows at a time; forward and back.
+// Activation and 2x2 pooling of a convolution's outputs, two rows at a time; forward and backward.
 //
 //      conv   [map][2 Y][2 X], [2 X + 1]      the four that become one
 //             [map][2 Y + 1][2 X], [2 X + 1]
@@ -6,11 +6,11 @@
 #pragma once
 #include "activation.h"
 
-// Each `down` makes one of four activations; each `up` turns the gradient of that one into the
-// gradients of the four (`grad`), given what they were. `Trained` is what the paper's subsampling
-// has beside them; the other two ignore it.
+// `down` pools four activations to one. `up` turns the gradient of that one into the gradients of
+// the four (`grad`). `Trained` has the parameters of the paper's subsampling; the other two
+// poolings ignore it.
 struct Trained {
-    const real *coefficient, *bias;       // one of each a map
+    const real *coefficient, *bias;       // one of each for a map
     vec *coefficient_grad, *bias_grad;    // added to, lane by lane
 };
 
@@ -61,7 +61,7 @@ struct Subsample {
     }
 };
 
-// conv = f(conv) in place, pooled = what becomes of it, for one row Y of the pooled maps.
+// conv = f(conv) in place, and pooled = the pooling of it, for one row Y of the pooled maps.
 template <class C, class A, class P>
 void activate_and_pool(vec* conv, A f, P pooling, const Trained& trained, int Y, vec* pooled) {
     constexpr int SIDE = C::side, HALF = SIDE / 2;
@@ -77,8 +77,8 @@ void activate_and_pool(vec* conv, A f, P pooling, const Trained& trained, int Y,
     }
 }
 
-// The way back for one row Y: conv_grad is the gradient before the activation. Its maps lie
-// `map_stride` vectors apart and begin with the row 2 Y. bias_grad is added to, lane by lane.
+// Backward for one row Y: conv_grad is the gradient before the activation. Its maps are
+// `map_stride` vectors apart and begin with row 2 Y. bias_grad is added to, lane by lane.
 template <class C, class A, class P>
 void unpool_and_deactivate(const vec* conv, const vec* pooled, const vec* pooled_grad, A f,
                            P pooling, const Trained& trained, int Y, vec* conv_grad,

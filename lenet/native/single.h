@@ -1,10 +1,9 @@
-// A whole step of training on one image. With an image a lane, one image would leave all lanes but
-// one empty; here the columns of an image fill the lanes, and every weight is changed as soon as
-// its gradient is there and nothing else needs its old value.
+// A whole training step on one image. With one image in each lane, all other lanes would be empty.
+// Here the columns of the image fill the lanes, and each weight changes as soon as its gradient is
+// known and its old value is no longer needed.
 //
-// Planes are [map][row][column], their rows padded to a stride that is read and written in whole
-// vectors. A gradient's padding is 0, so whatever stands in the padding of what it is multiplied
-// with does not count.
+// Planes are [map][row][column]. Their rows are padded to a stride of whole vectors. The padding of
+// a gradient is 0, so the padding of the other factor has no effect.
 #pragma once
 #include "network.h"
 
@@ -12,15 +11,15 @@ constexpr int DIGITS = 10;  // the classes that have a bitmap
 
 constexpr int whole(int columns) { return (columns + LANES - 1) / LANES * LANES; }
 
-// Strides. What a convolution reads is BORDER columns wider than what it makes; C3's gradient has a
-// border on each side, for the way back.
+// Strides. A convolution's input is BORDER columns wider than its output. C3's gradient has a
+// border on each side, for backward.
 constexpr int BORDER = KERNEL - 1, C1_STRIDE = whole(28), C3_STRIDE = whole(10),
               S4_STRIDE = whole(5), IMAGE_STRIDE = whole(C1_STRIDE + BORDER),
               S2_STRIDE = whole(std::max(C3_STRIDE + BORDER, whole(14))),
               C3_GRAD_ROWS = 10 + 2 * BORDER, C3_GRAD_STRIDE = whole(whole(14) + BORDER),
               C3_GRAD_MAP = C3_GRAD_ROWS * C3_GRAD_STRIDE;
 
-// The even and the odd columns of two neighbouring vectors, and back.
+// The even and the odd columns of two neighbouring vectors, and the inverse.
 template <int... L>
 inline void split(vec a, vec b, vec& even, vec& odd, std::integer_sequence<int, L...>) {
     even = shuffle(a, b, std::integer_sequence<int, (2 * L)...>{});
@@ -33,8 +32,8 @@ inline void merge(vec even, vec odd, vec& a, vec& b, std::integer_sequence<int, 
 }
 using Lanes = std::make_integer_sequence<int, LANES>;
 
-// Two vectors of columns make one of pooled columns. Where a row has an odd number of vectors, the
-// last one's neighbour is nothing.
+// Two vectors of columns make one vector of pooled columns. In a row with an odd number of vectors
+// the last one has no neighbour.
 inline vec load_within(const real* row, int column, int stride) {
     return column < stride ? load(row + column) : vec{};
 }
@@ -149,7 +148,7 @@ void weight_grads(const real* in, const real* out_grad, int map_stride, real* gr
     }
 }
 
-// What follows the last dense layer; op.py has the same.
+// The output layer and the loss. op.py has the same structure.
 struct Head {
     int32_t loss;        // 0 cross entropy, 1 maximum a posteriori, 2 squared error
     int32_t distances;   // whether the outputs are minus squared distances to the rows of `centres`
@@ -158,13 +157,13 @@ struct Head {
     const real* centres; // [DIGITS][the last dense layer's units]
 };
 
-// Which kernels C3 has: map out of each, then map in of each. None: all of them.
+// The connections of C3: the output map of each, then the input map of each. None: all of them.
 struct Pairs {
     int32_t count;
     const int64_t *out, *in;
 };
 
-// The loss of these outputs, whose gradient takes their place.
+// The loss of these outputs. Its gradient replaces them.
 inline real loss_of(const Head& head, real* outputs, int classes, int64_t label) {
     if (head.loss == 2 && head.distances) {
         const real loss = -outputs[label];
@@ -197,7 +196,7 @@ inline real loss_of(const Head& head, real* outputs, int classes, int64_t label)
     return loss;
 }
 
-// Where everything of one image lies, from the beginning of its memory on.
+// The layout of the memory for one image.
 struct Planes {
     int64_t image, c1, s2, c3, s4, s4_grad, c3_grad, s2_grad, c1_grad;
     int64_t weight2, weight2_grad, turned;  // C3's kernels among zeros, and turned around
@@ -259,8 +258,8 @@ inline real score(const Head& head, const real* states, int size, int64_t label,
     return loss;
 }
 
-// A dense layer's way back and its update: each row of the weights goes into the gradient of the
-// inputs before it moves.
+// Backward and update of a dense layer: each row of the weights is used for the gradient of the
+// inputs before it changes.
 template <class U>
 void dense_back(const real* in, const real* out_grad, int ins, int outs, const real* weight,
                 real* weight_grad, real* bias_grad, real* in_grad, U update, int p) {
@@ -277,8 +276,8 @@ void dense_back(const real* in, const real* out_grad, int ins, int outs, const r
     update(p + 1, 0, outs);
 }
 
-// Forward, loss, back and update for one image. `update(p, begin, end)` moves these elements of
-// parameter p, whose gradient is there. Returns the loss.
+// Forward, loss, backward and update for one image. `update(p, begin, end)` changes these elements
+// of parameter p, whose gradient is known. Returns the loss.
 template <class A, class P, class U>
 real step_on_one(const Net& net, const Head& head, Pairs pairs, A f, P pooling,
                  const real* image, int64_t label, real* const* parameters, real* const* grads,
@@ -341,7 +340,7 @@ real step_on_one(const Net& net, const Head& head, Pairs pairs, A f, P pooling,
     real* c3_grad = bordered + BORDER * C3_GRAD_STRIDE + BORDER;
     unpool_and_unsquash<16, 10, C3_STRIDE, S4_STRIDE>(c3, s4, s4_grad, f, pooling, trained2,
                                                       c3_grad, C3_GRAD_MAP, C3_GRAD_STRIDE);
-    // The way back through the kernels is the way there with each kernel turned around.
+    // Backward through a convolution is a convolution with each kernel turned around.
     for (int m = 0; m < 16; m++)
         for (int c = 0; c < 6; c++)
             std::reverse_copy(weight2 + (m * 6 + c) * TAPS, weight2 + (m * 6 + c + 1) * TAPS,

@@ -1,4 +1,4 @@
-// What the kernels are written in: vectors of numbers, one image a lane, and loops that unroll.
+// The kernels' building blocks: vectors of numbers, one image in each lane, and unrolled loops.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -10,7 +10,7 @@
 #endif
 using real = REAL;
 
-// The widest registers that the compiler was told of, and how many there are.
+// The width of the widest registers that the compiler may use, and their number.
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, REGISTERS = 32;
 #elif defined(__AVX__)
@@ -22,11 +22,11 @@ constexpr int VECTOR_BYTES = 16, REGISTERS = 16;
 #endif
 constexpr int LANES = VECTOR_BYTES / sizeof(real);
 
-// `vec a, b; a * b + c` is one instruction for all lanes, on every machine that has such.
+// `vec a, b; a * b + c` is one instruction for all lanes, on every machine that has it.
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 
-// Calls f(0), f(1) ... f(N - 1) with numbers the compiler knows, one after the other without a
-// loop: arrays of accumulators that only such numbers index stay in registers.
+// Calls f(0), f(1) ... f(N - 1) with compile-time constants and without a loop, so that arrays of
+// accumulators stay in registers.
 template <int... I, class F>
 inline __attribute__((always_inline)) void unroll_over(std::integer_sequence<int, I...>, F f) {
     (f(std::integral_constant<int, I>{}), ...);
