@@ -1,8 +1,7 @@
-"""The pictures of a sweep's report."""
+"""The figures of a sweep's report."""
 
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,48 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lenet.report.effects import Effect
-from lenet.report.findings import Findings
-from lenet.report.published import Comparison, as_printed, by_metric
+from lenet.report.published import Comparison, as_printed
 from lenet.report.verdict import BEST, SAME, Verdict, format_value, is_share, short_names
 from lenet.training.plots.style import BLUE, COLORS, INK, PALE, VERMILION
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
 MOST_MARKS = 7  # A number with more values gets marks at even distances.
 LONGEST_LABEL = 46
-
-
-def pictures(found: Findings, points: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
-    """Titles and PNG files. `points` are those of `curve_metric` from `load_curves`."""
-    for title, figure in _figures(found, points):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        yield title, buffer.getvalue()
-
-
-def _figures(found: Findings, points: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    verdict = found.verdict
-    yield "Ranking", ranking(verdict)
-    for comparisons in by_metric(found.compared):
-        yield "Compared with published numbers", published(comparisons)
-    if not points.empty:
-        title = "Curves of the best settings, with the range of their seeds"
-        yield title, curves(points, verdict, curve_metric(verdict))
-    if any(len(effect.levels) > 1 for effect in found.effects):
-        yield "Main effects", effects(found.effects, verdict.metric)
-    if len(verdict.axes) == 2 and all(len(effect.levels) for effect in found.effects):
-        yield "Both parameters", heat_map(verdict)
-    elif len(verdict.axes) >= 2:
-        yield "All parameters", parallel_coordinates(verdict)
-
-
-def curve_metric(verdict: Verdict) -> str:
-    return verdict.metric if verdict.metric.startswith("val/") else "train/loss"
-
-
-def runs_with_curves(verdict: Verdict) -> list[str]:
-    """The run ids of the best settings, whose curves are drawn."""
-    best = set(verdict.settings["key"].head(MOST_CURVES))
-    return list(verdict.runs.loc[verdict.runs["setting"].isin(best), "run_id"])
 
 
 def _percent(axis: Any, metric: str) -> None:

@@ -1,16 +1,19 @@
 """The report as files, and as artifacts of the sweep's run."""
 
+import io
 import json
 import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lenet.report import plots
 from lenet.report.findings import Findings, analyze
 from lenet.report.page import page
-from lenet.report.plots import curve_metric, pictures, runs_with_curves
+from lenet.report.published import by_metric
 from lenet.report.results import load_curves
 from lenet.report.text import failures, report_lines
 from lenet.tracking.read import add_artifacts
@@ -37,13 +40,39 @@ def publish(
 
 def write_files(found: Findings, folder: Path, uri: str | None = None) -> None:
     """Writes report.html, runs.csv and verdict.json to the folder."""
-    metrics, run_ids = [curve_metric(found.verdict)], runs_with_curves(found.verdict)
-    points = load_curves(found.sweep.run_id, metrics, run_ids, uri)
-    text = page(found, pictures(found, points))
+    text = page(found, _pictures(found, uri))
     (folder / "report.html").write_text(text, encoding="utf-8")
     _without_formulas(found.sweep.runs).to_csv(folder / "runs.csv", index=False)
     data = json.dumps(_data(found), indent=1, allow_nan=False)
     (folder / "verdict.json").write_text(data + "\n", encoding="utf-8")
+
+
+def _pictures(found: Findings, uri: str | None) -> Iterator[tuple[str, bytes]]:
+    """Titles and PNG files."""
+    for title, figure in _figures(found, uri):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        yield title, buffer.getvalue()
+
+
+def _figures(found: Findings, uri: str | None) -> Iterator[tuple[str, Any]]:
+    verdict = found.verdict
+    yield "Ranking", plots.ranking(verdict)
+    for comparisons in by_metric(found.compared):
+        yield "Compared with published numbers", plots.published(comparisons)
+    metric = verdict.metric if verdict.metric.startswith("val/") else "train/loss"
+    best = set(verdict.settings["key"].head(plots.MOST_CURVES))
+    run_ids = list(verdict.runs.loc[verdict.runs["setting"].isin(best), "run_id"])
+    points = load_curves(found.sweep.run_id, [metric], run_ids, uri)
+    if not points.empty:
+        title = "Curves of the best settings, with the range of their seeds"
+        yield title, plots.curves(points, verdict, metric)
+    if any(len(effect.levels) > 1 for effect in found.effects):
+        yield "Main effects", plots.effects(found.effects, verdict.metric)
+    if len(verdict.axes) == 2 and all(len(effect.levels) for effect in found.effects):
+        yield "Both parameters", plots.heat_map(verdict)
+    elif len(verdict.axes) >= 2:
+        yield "All parameters", plots.parallel_coordinates(verdict)
 
 
 def _without_formulas(runs: pd.DataFrame) -> pd.DataFrame:

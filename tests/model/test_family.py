@@ -105,18 +105,6 @@ def test_lenet1_reduces_a_digit_from_20_to_16_pixels():
     assert torch.allclose(small[..., 0, :], torch.tensor(-0.1))
 
 
-def test_each_c1_map_of_lenet4_feeds_two_s2_maps():
-    model = LeNet4()
-    with torch.no_grad():
-        model.pool1.coefficient.copy_(torch.arange(8.0))
-        model.pool1.bias.copy_(torch.arange(8.0) / 10)
-    stages = model.stages(images())
-    sums = 4 * nn.functional.avg_pool2d(stages["C1"], 2)
-    for k in range(8):
-        expected = model.activation(k * sums[:, k // 2] + k / 10)
-        assert torch.allclose(stages["S2"][:, k], expected), k
-
-
 def test_an_mlp_reads_the_784_pixels_inside_the_border():
     model, x = MLP(), images()
     border = x.clone()

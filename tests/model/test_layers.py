@@ -63,11 +63,6 @@ def test_subsampling_is_f_of_the_scaled_sum_plus_bias():
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_subsampling_begins_as_the_mean():
-    x = torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(Subsample(3, nn.Identity())(x), F.avg_pool2d(x, 2))
-
-
 def test_table_i_is_the_papers():
     """Table I: six maps of three neighbours, six of four, three of four apart, one of all."""
     assert [len(maps) for maps in TABLE_I] == [3] * 6 + [4] * 9 + [6]

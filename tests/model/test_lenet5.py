@@ -187,13 +187,6 @@ def test_stages_have_the_papers_names_and_shapes():
     assert torch.equal(stages["F6"], torch.tanh(model.fc2(stages["C5"])))
 
 
-def test_the_output_is_logits():
-    model = LeNet5()
-    with torch.no_grad():
-        model.fc3.bias.add_(100)
-    assert float(model(images()).detach().min()) > 50
-
-
 def test_probabilities_are_over_the_last_axis():
     """Two axes of one length: a softmax over the wrong one has the same shape."""
     logits = torch.tensor([[0.0, 2.0], [0.0, 0.0]])

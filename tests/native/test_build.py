@@ -158,14 +158,6 @@ def test_a_change_that_the_library_depends_on_builds_another(workshop, monkeypat
     assert len(list(workshop.cache.glob("*.so"))) == 2
 
 
-def test_a_cpu_that_runs_at_another_clock_is_the_same_cpu(workshop, monkeypatch):
-    monkeypatch.setattr(build, "CPUINFO", workshop.folder / "cpuinfo")
-    for clock in (1000.0, 2000.5):
-        build.CPUINFO.write_text(f"model name\t: one\ncpu MHz\t\t: {clock}\nflags\t\t: avx2\n")
-        workshop.library()
-    assert len(workshop.compiles) == 1
-
-
 # ---- the cache -------------------------------------------------------------------------------
 
 
@@ -231,16 +223,6 @@ print(build.library("float", source).cdll.answer())
     assert len(workshop.compiles) == 1
 
 
-def test_what_a_killed_builder_leaves_does_no_harm(workshop):
-    workshop.library()
-    path = workshop.entry
-    path.unlink()
-    path.with_suffix(".new").write_bytes(b"half a library")
-    assert path.with_suffix(".lock").exists()
-    assert workshop.library().cdll.answer() == 42
-    assert sorted(p.suffix for p in workshop.cache.iterdir()) == [".lock", ".so"]
-
-
 def test_where_the_cache_cannot_be_written_each_process_builds_its_own(workshop, capfd):
     workshop.cache.write_text("a file in the way")
     for count in (1, 2):
@@ -299,15 +281,6 @@ def test_the_compilers_first_error_is_shown_and_nothing_kept(workshop):
     assert "error: " in message
     assert "one" in message
     assert list(workshop.cache.glob("*.so")) == []
-
-
-def test_a_library_that_does_not_load_is_refused_in_one_line(workshop):
-    (workshop.source / "more.cpp").write_text(
-        'extern "C" int missing(); extern "C" int more() { return missing(); }'
-    )
-    message = refusal(workshop)
-    assert message.startswith("the CPU kernels can't be loaded (")
-    assert "missing" in message
 
 
 @pytest.mark.parametrize(

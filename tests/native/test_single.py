@@ -146,15 +146,6 @@ def test_a_step_the_kernels_cannot_take_changes_nothing(output, criterion, batch
     assert unchanged(before, model)
 
 
-def test_pytorch_steps_before_the_first_measure_and_under_a_hook():
-    model = equipped(network())
-    assert whole_step(model, MAP(), SDLM(model.parameters()))(*images()) is None
-    step = whole_step(model, MAP(), torch.optim.SGD(model.parameters(), lr=0.1))
-    assert step(*images()) is not None
-    model.fc3.register_forward_hook(lambda *_: None)
-    assert step(*images()) is None
-
-
 def test_training_on_single_images_follows_pytorchs():
     inputs, labels = images(12)
     batches = list(zip(inputs.split(1), labels.split(1), strict=True))

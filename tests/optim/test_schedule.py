@@ -1,7 +1,6 @@
 """Learning rates are their closed forms at each step, also of very short trainings."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -76,20 +75,6 @@ def test_cosine_rises_to_the_peak_and_falls_to_the_final_factor(
         assert found[-1] == pytest.approx(PEAK * final_factor, abs=1e-12)
 
 
-def test_a_warm_up_longer_than_the_training_rises_until_its_end():
-    found = rates(cosine, 2, 5, warmup_epochs=99.0)
-    assert all(a < b for a, b in pairwise(found))
-    assert found[-1] == pytest.approx(PEAK * 10 / 11)
-
-
-@pytest.mark.parametrize("make", [constant, step, cosine, one_cycle])
-@pytest.mark.parametrize("length", [(1, 1), (1, 2), (2, 1)])
-def test_the_shortest_trainings_have_finite_rates(make, length):
-    found = rates(make, *length, optimizer_of(momentum=0.9))
-    assert len(found) == math.prod(length)
-    assert all(0 <= rate <= PEAK for rate in found)
-
-
 def annealed(start, end, part):
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
@@ -141,18 +126,6 @@ def test_one_cycle_moves_momentum_against_the_rate_if_asked(kind, momentum):
             optimizer.step()
             schedule.step()
         assert momentum(optimizer.param_groups[0]) == pytest.approx(0.85 if wanted else 0.9)
-
-
-def test_one_cycle_has_a_peak_for_each_parameter_group():
-    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.5)]
-    optimizer = SGD(groups, lr=1.0, momentum=0.9)
-    schedule = one_cycle(optimizer, 1, 20)
-    highest = [0.0, 0.0]
-    for _ in range(20):
-        highest = [max(h, g["lr"]) for h, g in zip(highest, optimizer.param_groups, strict=True)]
-        optimizer.step()
-        schedule.step()
-    assert highest == pytest.approx([0.1, 0.5])
 
 
 @settings(deadline=None, max_examples=25)
