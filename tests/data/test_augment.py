@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from lenet.data.augment import AT_ONCE, Distortion, resample, sources_of
+from lenet.data.augment import CHUNK, Distortion, resample, sources_of
 from lenet.data.batches import Batches
 from lenet.training.plots import distortions
 
@@ -111,7 +111,7 @@ def test_nothing_set_changes_no_bit():
 
 
 def test_each_image_is_distorted_in_its_own_way_and_the_same_by_the_same_seed():
-    images = pictures(1).expand(2 * AT_ONCE + 3, 1, 32, 32)
+    images = pictures(1).expand(2 * CHUNK + 3, 1, 32, 32)
     output = ALL(images, generator(5))
     assert len(output.flatten(1).unique(dim=0)) == len(images)
     assert torch.equal(output, ALL(images, generator(5)))
