@@ -1,4 +1,4 @@
-"""Random distortions of a whole batch of images, drawn anew for each image."""
+"""Random distortions of a batch of images, another one for each image."""
 
 import functools
 import math
@@ -8,18 +8,19 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 SPACING = 4  # pixels between the points where an elastic field is drawn
-AT_ONCE = 128  # images
+CHUNK = 128  # images that are distorted at once: their coordinates stay in the caches
 
 
 class Distortion:
-    """Where each pixel of an image is read from: an affine map and an elastic field, both drawn
-    for each image; all zero changes nothing. Between pixels it reads bilinearly, outside 0.
+    """A random affine map and a random elastic field, which say where each pixel is read from.
 
-    Each of the affine map's numbers is uniform, as far on one side as on the other: `rotation` in
-    degrees, `scale` a size's relative change (0.1: from 1/1.1 to 1.1 times), `squeeze` the same
-    along x and its inverse along y, `shear` columns a row, `shift` pixels along each axis.
-    `elastic` is the standard deviation of the field's two normal displacements in pixels;
-    `smoothness` the sigma, in pixels, of the Gaussian by which neighbours have nearly the same.
+    The image is read bilinearly, and is 0 outside. Every extent 0 changes nothing.
+
+    The numbers of the affine map are uniform between minus and plus their extent: `rotation` in
+    degrees; `scale`, the relative change of size (0.1: from 1/1.1 to 1.1 times); `squeeze`, the
+    same along x and its inverse along y; `shear` in columns a row; `shift` in pixels along each
+    axis. `elastic` is the standard deviation, in pixels, of the field's normal displacements;
+    `smoothness` is the sigma, in pixels, of the Gaussian that smooths them.
 
     Source: Simard, Steinkraus, Platt 2003, for the elastic field; LeCun et al. 1998, section
     III.A, for shift, scale, squeeze and shear.
@@ -49,12 +50,11 @@ class Distortion:
         return not any(extents)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """`generator` is one of the CPU's, so that every device gets the same distortions.
+        """The distorted images. `generator` is on the CPU: all devices get the same distortions.
 
         Shapes: (N, C, H, W), any real type -> float32 (N, C, H, W).
         """
-        parts = images.split(AT_ONCE)  # so much that the caches hold the points between two calls
-        return torch.cat([self._distorted(part, generator) for part in parts])
+        return torch.cat([self._distorted(part, generator) for part in images.split(CHUNK)])
 
     def _distorted(self, images: Tensor, generator: Generator) -> Tensor:
         height, width = images.shape[2:]
@@ -64,8 +64,9 @@ class Distortion:
         return resample(images, sources.to(images.device))
 
     def affine(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Shapes: -> (N, 2, 2) and (N, 2): a point (x, y), in pixels from the centre, goes to
-        matrix @ point + shift.
+        """Random maps of a point (x, y), in pixels from the centre, to matrix @ point + shift.
+
+        Shapes: -> matrices (N, 2, 2), shifts (N, 2).
         """
         draws = torch.rand(6, count, generator=generator) * 2 - 1
         angle = draws[0] * math.radians(self.rotation)
@@ -74,12 +75,15 @@ class Distortion:
         across, down = size * squeeze, size / squeeze
         shear = draws[3] * self.shear
         cos, sin = angle.cos(), angle.sin()
-        # The rotation of what was sheared, after it was scaled.
+        # Scaled first, then sheared, then rotated.
         rows = [cos * across, (cos * shear - sin) * down, sin * across, (sin * shear + cos) * down]
         return torch.stack(rows, dim=1).view(-1, 2, 2), draws[4:].T * self.shift
 
     def field(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
-        """Shapes: -> (N, 2, H, W), displacements along x and y in the unit of `resample`."""
+        """Random smooth displacements along x and y, in the unit of `resample`.
+
+        Shapes: -> (N, 2, H, W).
+        """
         rows, columns = _smoother(height, self.smoothness), _smoother(width, self.smoothness)
         noise = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
         noise *= self.elastic * _per_pixel(height, width)[:, None, None]
@@ -91,8 +95,9 @@ class Distortion:
 
 
 def sources_of(matrices: Tensor, shifts: Tensor, height: int, width: int) -> Tensor:
-    """For each pixel of the result the point of the image that an affine map brings there; the
-    maps are of points (x, y) in pixels from the centre.
+    """For each pixel of the result, the point of the image that an affine map moves there.
+
+    The maps are those of `Distortion.affine`.
 
     Shapes: (N, 2, 2), (N, 2) -> (N, 2, H, W) in the unit of `resample`.
     """
@@ -105,7 +110,7 @@ def sources_of(matrices: Tensor, shifts: Tensor, height: int, width: int) -> Ten
 
 
 def resample(images: Tensor, sources: Tensor) -> Tensor:
-    """Reads the images at these points, bilinearly; outside they are 0.
+    """The images read at these points, bilinearly; they are 0 outside.
 
     Shapes: (N, C, H, W), (N, 2, H, W) from -1 to 1 between the image's edges -> float32
     (N, C, H, W).
@@ -115,7 +120,7 @@ def resample(images: Tensor, sources: Tensor) -> Tensor:
 
 
 def _per_pixel(height: int, width: int) -> Tensor:
-    """What a pixel along x and one along y are in the unit of `resample`."""
+    """The size of a pixel along x and along y in the unit of `resample`."""
     return torch.tensor([2 / width, 2 / height])
 
 
@@ -125,8 +130,10 @@ def _centred(size: int) -> Tensor:
 
 @functools.cache
 def _smoother(size: int, sigma: float) -> Tensor:
-    """From independent normal numbers at points SPACING apart, some outside, to smooth ones at the
-    pixels, of standard deviation 1 each.
+    """The matrix that makes smooth numbers at the pixels from independent normal ones.
+
+    Those are at points SPACING apart, some outside the image. The results have standard deviation
+    1 everywhere.
 
     Shapes: -> (size, points).
     """

@@ -1,7 +1,7 @@
-"""A picture of a digit -> MNIST's form of it: 28x28 bytes, light ink on dark ground.
+"""Pictures of digits in MNIST's form: 28x28 bytes, light ink on a dark ground.
 
-Source of the form: the MNIST page of LeCun, Cortes and Burges: size normalised to fit a 20x20 box,
-its aspect ratio kept, antialiased; then placed in 28x28 by its centre of mass.
+Source: the MNIST page of LeCun, Cortes and Burges. A digit is scaled to fit a 20x20 box with its
+aspect ratio kept, then placed in 28x28 by its centre of mass.
 """
 
 import warnings
@@ -21,25 +21,26 @@ from lenet.data.errors import DataError, why_not_a_file
 
 Floats = NDArray[np.float32]
 
-# Pictures of pixels alone: Pillow's EPS, for one, starts Ghostscript.
+# Formats of pixels only. For EPS, as an example of others, Pillow starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "QOI")
-MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that this one speaks
-SCANS = 10  # of a JPEG with MAX_PIXELS, which is decoded again for each; smaller ones may have more
-WORKING_SIDE = 512  # a digit a tenth as high as its picture still has 51 pixels
+MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that the message is ours
+WORKING_SIDE = 512  # a digit with a tenth of the picture's height still has 51 pixels
 BOX, SIDE = 20, 28
-MASS_CENTRE = 14  # as an index: MNIST's digits have theirs at 13.5 ... 14.5, measured
+MASS_CENTRE = 14  # index of a pixel; measured: MNIST's digits have it at 13.5 to 14.5
 
-# Shares of full ink: what is ground, what is full, where the digit's edge is, what is 255. Then of
-# a blob: its extent's share that a square fills, and what at most a better ground leaves of it.
-# All found by trial on digits of MNIST enlarged and cropped, on drawings and made-up photos.
-LOW, HIGH, EDGE, FULL_INK, BLOB, LEFT = 0.2, 0.9, 0.25, 1.1, 0.35, 0.15
+# Found by trial on MNIST's digits, enlarged and cropped, on drawings and on made-up photos.
+# Fractions of full ink: below LOW is ground, above HIGH is full, above EDGE belongs to the digit.
+LOW, HIGH, EDGE = 0.2, 0.9, 0.25
+FULL_INK = 1.1  # of the mean ink becomes 255
+BLOB = 0.35  # a square of this fraction of the ink's extent, full of ink, is no stroke
+BLOB_KEPT = 0.15  # less than this fraction of a blob is left where a local ground explains it
 
 
 def read_picture(path: Path) -> Tensor:
-    """Reads a picture of one digit, whatever its size, colours and polarity, as MNIST has it.
+    """A picture of one digit, of any size, colours and polarity, in MNIST's form.
 
     Shapes: -> uint8 (28, 28), light ink on a ground of 0.
-    Raises: DataError, one line, where there is no picture or no ink in it.
+    Raises: DataError where the file is no picture, or has no ink.
     """
     if reason := why_not_a_file(path):
         raise DataError(f"{one_line(path)}: {reason}")
@@ -51,16 +52,17 @@ def read_picture(path: Path) -> Tensor:
 
 
 def read_picture_bytes(content: bytes, name: str) -> Tensor:
-    """As `read_picture`, of a file's content; `name` is for the errors."""
+    """The same from the bytes of a file. Errors begin with `name`."""
     return _read(BytesIO(content), one_line(name))
 
 
 def read_drawing(ink: Floats) -> Tensor:
-    """As `read_picture`, of ink alone, from 0 to 1 on a ground of 0. What is less than a quarter
-    as large as the drawing, a stroke that has just begun, stays small.
+    """The same from a drawing: ink from 0 to 1 on a ground of 0.
+
+    A digit smaller than a quarter of the drawing is enlarged less: its first stroke stays small.
 
     Shapes: (H, W) -> uint8 (28, 28).
-    Raises: DataError where there is none.
+    Raises: DataError where there is no ink.
     """
     if not ink.max(initial=0) > 0.5:
         raise DataError("drawing: expected a digit, found none")
@@ -72,8 +74,8 @@ def _read(file: BinaryIO, name: str) -> Tensor:
     ink = _ink(picture, _ground(picture))
     if ink is not None and _is_blob(ink):
         local = _ink(picture, _local_ground(picture))
-        # What was a sheet or a shadow is gone then; thick strokes are not.
-        if local is not None and (local > 0.5).sum() < LEFT * (ink > 0.5).sum():
+        # A local ground makes a sheet or a shadow vanish, but no thick stroke.
+        if local is not None and (local > 0.5).sum() < BLOB_KEPT * (ink > 0.5).sum():
             ink = local
     if ink is None:
         raise DataError(f"{name}: expected a digit, found a blank picture")
@@ -81,20 +83,19 @@ def _read(file: BinaryIO, name: str) -> Tensor:
 
 
 def _decoded(file: BinaryIO, name: str) -> Floats:
-    """Returns: 0..255 (H, W, 4), red, green, blue, opacity; at most WORKING_SIDE high and wide."""
+    """The picture, reduced to WORKING_SIDE at most.
+
+    Shapes: -> 0 to 255 (H, W, 4): red, green, blue, opacity.
+    """
     Image.init()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about broken metadata, of which orientation alone counts
+        warnings.simplefilter("ignore")  # of broken metadata; only the orientation is used
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{width} x {height} pixels")
-                # A scan of 12 bytes takes as long as one of the whole picture.
-                scans = _scans(file) if image.format in ("JPEG", "MPO") else 1
-                if scans * width * height > SCANS * MAX_PIXELS:
-                    raise ValueError(f"{scans:,} scans of {width} x {height} pixels")
                 image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
                 image.load()
                 return _reduced(image)
@@ -106,24 +107,16 @@ def _decoded(file: BinaryIO, name: str) -> Floats:
             found = str(error).partition(" exceeds")[0]
             raise DataError(f"{name}: expected {limit}, found {found}") from None
         except Exception as error:
-            # Pillow has no closed list of errors: OSError, SyntaxError, struct.error, KeyError ...
+            # Pillow raises OSError, SyntaxError, struct.error, KeyError and others.
             reason = one_line(error).strip()[:120] or type(error).__name__
             raise DataError(
                 f"{name}: expected a whole picture, found a damaged one ({reason})"
             ) from None
 
 
-def _scans(file: BinaryIO) -> int:
-    place = file.tell()
-    file.seek(0)
-    count = file.read().count(b"\xff\xda")
-    file.seek(place)
-    return count
-
-
 def _reduced(image: Image.Image) -> Floats:
-    if image.mode[0] in "IF":  # 16 bits, 32 bits or floats a pixel: their range is not known
-        levels = np.array(image, np.float32)  # in place from here: it may have 320 MB
+    if image.mode[0] in "IF":  # 16 bits, 32 bits or floats a pixel, of unknown range
+        levels = np.array(image, np.float32)  # up to 320 MB, so changed in place
         np.nan_to_num(levels, copy=False, posinf=0, neginf=0)
         levels -= levels.min()
         levels *= 255 / max(levels.max(), 1e-30)
@@ -137,7 +130,7 @@ def _reduced(image: Image.Image) -> Floats:
 
 
 def _over_ground(rgba: Floats) -> Floats:
-    """Puts what is transparent on a ground that the ink shows on.
+    """Colours over a ground in contrast to the ink, where the picture is transparent.
 
     Shapes: (H, W, 4) -> (H, W, 3).
     """
@@ -149,22 +142,20 @@ def _over_ground(rgba: Floats) -> Floats:
     middle = np.searchsorted(weight[order].cumsum(), weight.sum() / 2)
     main = grey[order[min(middle, len(order) - 1)]]
     ground = 255 if main < 128 else 0
-    # A card with a digit on it: go on with the card. Else all that can be seen is ink. The edges of
-    # ink, half transparent, may have any colour.
+    # Other opaque colours mean a digit on a card: then the card continues. Without them all that
+    # is visible is ink. Half transparent pixels do not count: edges of ink may have any colour.
     if weight[(np.abs(grey - main) > 64) & (weight > 0.9)].sum() > 0.02 * weight.sum():
         ground = main
     return colour * alpha + ground * (1 - alpha)
 
 
 def _ink(rgb: Floats, ground: Floats) -> Floats | None:
-    """How far each pixel goes from the ground towards the ink's colour: 0 ground, about 1 ink.
-
-    The ground is what most of the border is, as a smooth surface, for light is seldom even.
+    """How far each pixel is from the ground towards the ink's colour: ground 0, ink about 1.
 
     Shapes: (H, W, 3) -> (H, W), or None where there is no ink.
     """
     away = rgb - ground
-    # Noise goes both ways and cancels, ink does not. One direction in colour is polarity too.
+    # Noise cancels in the sum, ink does not. The sign of the direction is the polarity.
     strength = (away**2).sum(2, keepdims=True)
     direction = (away * strength).sum((0, 1))
     length = np.linalg.norm(direction)
@@ -179,7 +170,7 @@ def _ink(rgb: Floats, ground: Floats) -> Floats | None:
 
 
 def _is_blob(ink: Floats) -> bool:
-    """Is a square of a third of the ink's extent full of it? Few strokes are so thick."""
+    """Whether some square of a third of the ink's extent is full of ink, as few strokes are."""
     strong = ink > 0.5
     extent = max(np.ptp(np.flatnonzero(strong.any(axis=d))) for d in (0, 1)) + 1
     side = int(BLOB * extent)
@@ -191,10 +182,11 @@ def _is_blob(ink: Floats) -> bool:
 
 
 def _ground(rgb: Floats) -> Floats:
-    """What most of the border is: its median, or a quadratic surface where that is nearer to more.
+    """The ground as most of the border shows it: its median, or a quadratic surface if that fits
+    better, because light is seldom even.
 
-    The surface has the least absolute distance from the border's pixels, as the median has, so
-    neither minds the ink of a close crop.
+    Both minimise the absolute distance from the border's pixels, so ink that a close crop leaves
+    on the border does not matter.
     """
     height, width, _ = rgb.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
@@ -206,7 +198,7 @@ def _ground(rgb: Floats) -> Floats:
     surface = np.zeros((6, 3))
     surface[0] = np.median(b, axis=0)
     flat = np.broadcast_to(surface[0], rgb.shape)
-    for _ in range(20):  # least squares, weighted by 1 / distance again and again
+    for _ in range(20):  # weights of 1 / distance: to the least absolute distance
         weight = 1 / (np.linalg.norm(b - a @ surface, axis=1) + 1)
         surface = np.linalg.lstsq(a.T * weight @ a, a.T * weight @ b, rcond=None)[0]
     curved = terms @ surface
@@ -218,12 +210,12 @@ def _ground(rgb: Floats) -> Floats:
 
 
 def _local_ground(rgb: Floats) -> Floats:
-    """For a hard shadow or a sheet on a table: the nearest to each pixel of the medians around."""
+    """For a hard shadow, or a sheet on a table: the nearest of the medians around each pixel."""
     height, width, _ = rgb.shape
     image = Image.fromarray(rgb.astype(np.uint8))
     small = image.resize((min(width, 96), min(height, 96)), Image.Resampling.BOX)
     median = small.filter(ImageFilter.MedianFilter(21))
-    # Within reach of an edge of the ground either side of it will do.
+    # Near an edge of the ground, the ground on either side of it is taken.
     low, high = (
         np.asarray(median.filter(f).resize(image.size), np.float32)
         for f in (ImageFilter.MinFilter(5), ImageFilter.MaxFilter(5))
@@ -232,12 +224,12 @@ def _local_ground(rgb: Floats) -> Floats:
 
 
 def _digit(ink: Floats) -> Floats:
-    """Ink without specks, ruled lines and noise, cropped: 0..1."""
+    """The ink (0 to 1) without specks, ruled lines and noise, cropped to the digit."""
     step = 1 + max(ink.shape) // 128
     padded = np.pad(ink, [(0, -side % step) for side in ink.shape])
     height, width = (side // step for side in padded.shape)
     mass = (padded > 0.5).reshape(height, step, width, step).mean((1, 3))
-    around = np.ones((3, 3))  # parts that touch at a corner are one
+    around = np.ones((3, 3))  # parts that touch at a corner count as one
     parts, count = ndimage.label(mass > 0, around)
     masses = ndimage.sum_labels(mass, parts, np.arange(count + 1))
     kept = (masses >= 0.05 * masses[1:].max())[parts] & (parts > 0)
@@ -260,11 +252,11 @@ def _as_mnist(digit: Floats, least: float = 1) -> Tensor:
 
 
 def _start(mass: Floats) -> int:
-    """Where along an axis a digit begins, so that its centre of mass is in the middle."""
+    """The first index of a digit along an axis that puts its centre of mass in the middle."""
     centre = float(mass @ np.arange(len(mass), dtype=np.float32) / mass.sum())
     return min(max(0, round(MASS_CENTRE - centre)), SIDE - len(mass))
 
 
 def _level(ink: Floats) -> float:
-    """What ink there is on average, each pixel weighing by the square of its own ink."""
+    """The mean ink, each pixel weighted by the square of its own ink."""
     return float((ink**3).sum() / max((ink**2).sum(), 1e-12))
