@@ -4,6 +4,7 @@ import io
 import re
 import socket
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from PIL import Image
 from lenet.__main__ import main
 from lenet.commands.demo import HOST, server
 from lenet.commands.demo import network as demo_network
-from lenet.commands.demo.network import Network, layers_of, look, open_network
+from lenet.commands.demo.network import Network, look, open_network
 from lenet.commands.demo.walk import Walk
+from lenet.commands.demo.wiring import layers_of
 from lenet.commands.predict import Classifier
 from lenet.data.inputs import Inputs
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
@@ -29,7 +31,7 @@ DIGITS = tuple("0123456789")
 
 def served(model, image_size=32, classes=DIGITS, name="net"):
     classifier = Classifier(model.eval(), Inputs(classes, 0.1307, 0.3081, image_size))
-    return Network(name, None, classifier, layers_of(classifier))
+    return Network(name, None, classifier, layers_of(model, image_size))
 
 
 def made(**options):
@@ -62,7 +64,8 @@ def test_every_number_follows_from_what_is_said_to_feed_it(name):
     stages = {key: np.array(values).reshape(shapes[key]) for key, values in found["stages"].items()}
     assert list(stages) == ["input", "C1", "S2", "C3", "S4", "C5", "F6", "output"]
     activation = net.classifier.module.activation
-    for layer in net.layers:
+    for layer in net.wiring()["layers"]:
+        layer = SimpleNamespace(**layer)
         x, y = stages[layer.source], stages[layer.name]
         for k, row, column in random_places(layer.shape):
             top, left, size_ = row * layer.stride, column * layer.stride, layer.size

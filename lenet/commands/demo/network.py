@@ -1,52 +1,27 @@
-"""A trained network as the page shows it: how its layers are wired, and what they make of an image.
+"""A trained network as the page shows it: how its layers are wired, and what they compute.
 
-All that leaves this module is plain lists and numbers, for JSON.
+The page gets plain lists and numbers, for JSON.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lenet.commands.demo.wiring import Layer, layers_of
 from lenet.commands.predict import Classifier, is_weights, load_classifier, predict
 from lenet.data.images import as_input
-from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
 from lenet.model.lenet5 import LeNet5
 
 DIGITS = 4  # after the point, of what is shown
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Which numbers of `source`, the layer before, make one of this layer, and how.
-
-    Map k at (row, column) reads the block of `size` rows and columns that begins at
-    (`stride` row, `stride` column) of each map in `feeding[k]`; `weights[k]` has as many numbers.
-    `rule` says how: `sum`, `function(bias[k] + the weights times the block)`; `largest`, the
-    block's largest; `distance`, minus the sum of the squared differences.
-
-    Shapes: shape (M, H, W); feeding[k] (F); weights[k] (F * size * size); bias (M).
-    """
-
-    name: str
-    title: str
-    source: str
-    shape: Sequence[int]
-    size: int
-    stride: int
-    feeding: list[list[int]]
-    weights: list[list[float]]
-    bias: list[float]
-    rule: str
-    function: str
-
-
-@dataclass(frozen=True)
 class Network:
-    """`name` is for people; `run_id` is None for a file of weights. `layers` is empty for another
-    network than LeNet-5.
+    """A network with its name for people. `run_id` is None for a file of weights; `layers` is empty
+    if the network is not a LeNet-5.
     """
 
     name: str
@@ -65,7 +40,7 @@ class Network:
         }
 
     def wiring(self) -> dict[str, Any]:
-        return self.facts() | {"layers": [asdict(layer) for layer in self.layers]}
+        return self.facts() | {"layers": [_json(layer) for layer in self.layers]}
 
 
 def open_network(source: str, activation: str = "tanh", pooling: str = "avg") -> Network:
@@ -85,7 +60,8 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
         if points := run.metrics.get("test/accuracy"):
             name += f", {points[-1][1]:.2%}"
     predict(classifier, torch.zeros(1, 28, 28, dtype=torch.uint8))
-    return Network(name, run_id, classifier, layers_of(classifier))
+    layers = layers_of(classifier.module, classifier.inputs.image_size)
+    return Network(name, run_id, classifier, layers)
 
 
 @torch.inference_mode()
@@ -109,78 +85,12 @@ def look(network: Network, image: Tensor) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
-def layers_of(classifier: Classifier) -> list[Layer]:
-    """Of a LeNet5; none of another network."""
-    model, side = classifier.module, classifier.inputs.image_size
-    # Another layer would be shown as what it is not.
-    if type(model) is not LeNet5 or not (_is_halving(model.pool1) and _is_halving(model.pool2)):
-        return []
-    shapes = {
-        name: [*stage.shape[1:], 1, 1][:3]
-        for name, stage in model.stages(torch.zeros(1, 1, side, side)).items()
+def _json(layer: Layer) -> dict[str, Any]:
+    names = ("name", "title", "source", "shape", "size", "stride", "feeding", "rule", "function")
+    return {name: getattr(layer, name) for name in names} | {
+        "weights": [_plain(weights) for weights in layer.weights],
+        "bias": _plain(layer.bias),
     }
-    function = function_of(model.activation)
-    layers = [
-        _convolution("C1", "input", shapes["C1"], model.conv1, function),
-        _pooling("S2", "C1", shapes["S2"], model.pool1),
-        _convolution("C3", "S2", shapes["C3"], model.conv2, function),
-        _pooling("S4", "C3", shapes["S4"], model.pool2),
-        _dense("C5", "S4", shapes["C5"], model.fc1, function, shapes["S4"]),
-        _dense("F6", "C5", shapes["F6"], model.fc2, function, shapes["C5"]),
-    ]
-    if isinstance(model.fc3, RBF):
-        title = "distances to bitmaps"
-        every = [list(range(84))] * len(model.fc3.centres)
-        weights = [_plain(centre) for centre in model.fc3.centres]
-        bias = [0.0] * len(weights)
-        wiring = (every, weights, bias, "distance", "")
-        layers.append(Layer("output", title, "F6", shapes["output"], 1, 1, *wiring))
-    else:
-        layers.append(_dense("output", "F6", shapes["output"], model.fc3, "", shapes["F6"]))
-    return layers
-
-
-def _is_halving(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.AvgPool2d | nn.MaxPool2d):
-        return (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0)
-    return isinstance(layer, Subsample)
-
-
-def _convolution(name: str, source: str, shape: Sequence[int], layer: Any, function: str) -> Layer:
-    sources = [feeding(layer, k) for k in range(layer.out_channels)]
-    dense = layer.dense_weight() if isinstance(layer, ConnectedConv2d) else layer.weight
-    weights = [_plain(kernel[maps]) for maps, kernel in zip(sources, dense, strict=True)]
-    wiring = (sources, weights, _plain(layer.bias), "sum", function)
-    return Layer(name, "convolution", source, shape, layer.kernel_size[0], 1, *wiring)
-
-
-def _pooling(name: str, source: str, shape: Sequence[int], layer: Any) -> Layer:
-    maps = shape[0]
-    weights, bias, rule, function = [[0.25] * 4] * maps, [0.0] * maps, "sum", ""
-    title = "average pooling"
-    if isinstance(layer, Subsample):
-        weights = [[value] * 4 for value in _plain(layer.coefficient)]
-        bias, function = _plain(layer.bias), function_of(layer.activation)
-        title = "subsampling"
-    elif isinstance(layer, nn.MaxPool2d):
-        weights, rule, title = [[]] * maps, "largest", "max pooling"
-    sources = [[k] for k in range(maps)]
-    return Layer(name, title, source, shape, 2, 2, sources, weights, bias, rule, function)
-
-
-def _dense(
-    name: str,
-    source: str,
-    shape: Sequence[int],
-    layer: nn.Linear,
-    function: str,
-    before: Sequence[int],
-) -> Layer:
-    every = [list(range(before[0]))] * shape[0]
-    weights = [_plain(row) for row in layer.weight]
-    wiring = (every, weights, _plain(layer.bias), "sum", function)
-    return Layer(name, "dense layer", source, shape, before[1], 1, *wiring)
 
 
 def _plain(values: Tensor, digits: int = DIGITS) -> list[float]:

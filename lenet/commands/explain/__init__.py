@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     if not 0 <= index < data.test.count:
         raise ValueError(f"--image {index}: expected 0 to {data.test.count - 1}")
     image, label = data.test.inputs[index], int(data.test.labels[index])
-    steps = explain(model, image, label, inputs.classes, inputs.mean, inputs.std)
-    options.output.write_text(page(steps), encoding="utf-8")
-    count = len(steps.layers)
+    explanation = explain(model, image, label, inputs)
+    options.output.write_text(page(explanation), encoding="utf-8")
+    count = len(explanation.steps)
     print(f"{one_line(options.output)}: {count} layers, every number by hand is the network's")
     return 0

@@ -1,4 +1,4 @@
-"""A digit's way through a network as one HTML file: no script, nothing from the network."""
+"""A digit's way through a network as one HTML file: no script, nothing from the internet."""
 
 import base64
 import html
@@ -10,56 +10,79 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lenet.commands.explain.steps import Arithmetic, Explained, Layer
+from lenet.commands.demo.wiring import Layer
+from lenet.commands.explain.steps import Arithmetic, Explanation, Step
 
 PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
-MOST_TERMS = 10  # that are written out; of more, the largest, and the rest is one sum
-GRID = 25  # terms that are written out all the same: one filter over one map
+MAX_TERMS = 25  # the terms of one filter over one map; of a longer sum, only the largest are shown
+LARGEST = 10
 RED, BLUE = torch.tensor([178.0, 24.0, 43.0]), torch.tensor([33.0, 102.0, 172.0])
 
 
-def page(found: Explained) -> str:
-    best = max(range(len(found.classes)), key=found.probabilities.__getitem__)
-    guess = f"{found.classes[best]} ({found.probabilities[best]:.1%})"
+def page(found: Explanation) -> str:
+    classes = list(found.inputs.classes)
+    best = max(range(len(classes)), key=found.probabilities.__getitem__)
+    guess = f"{classes[best]} ({found.probabilities[best]:.1%})"
     return PAGE.substitute(
         label=html.escape(found.label),
         guess=html.escape(guess),
-        parameters=f"{found.parameters:,}",
+        parameters=f"{sum(step.layer.parameters for step in found.steps):,}",
         image=_picture(found.image, "the digit as the network sees it", grey=True, width=256),
         size=" x ".join(map(str, found.image.shape)),
-        mean=f"{found.mean:.4f}",
-        std=f"{found.std:.4f}",
-        contents="\n".join(f'<a href="#{x.name}">{x.name}</a>' for x in found.layers),
-        layers="\n".join(map(_layer, found.layers)),
-        probabilities=_bars(found.probabilities, list(found.classes), percent=True),
+        mean=f"{found.inputs.mean:.4f}",
+        std=f"{found.inputs.std:.4f}",
+        contents="\n".join(f'<a href="#{s.layer.name}">{s.layer.name}</a>' for s in found.steps),
+        layers="\n".join(map(_section, found.steps)),
+        probabilities=_bars(found.probabilities, classes, percent=True),
     )
 
 
-def _layer(layer: Layer) -> str:
+def _section(step: Step) -> str:
+    if step.output.shape[1] > 1:
+        pictures = (_figure(each, f"map {k}") for k, each in enumerate(step.output))
+        output = f'<div class="maps">{"".join(pictures)}</div>'
+    else:
+        values = step.output.flatten().tolist()
+        output = _bars(values, [str(k) for k in range(len(values))])
     parts = [
-        f'<section id="{layer.name}">',
-        f"<h2>{layer.title if layer.name == 'output' else f'{layer.name}: {layer.title}'}</h2>",
-        f'<p class="quiet">{html.escape(layer.shapes)}; {_parameters(layer.parameters)}</p>',
-        f"<p>{html.escape(layer.text)}</p>",
-        f'<p class="formula">{html.escape(layer.formula)}</p>',
+        f'<section id="{step.layer.name}">',
+        f"<h2>{step.title}</h2>",
+        f'<p class="quiet">{step.shapes}; {_parameters(step.layer.parameters)}</p>',
+        f"<p>{html.escape(step.text)}</p>",
+        f'<p class="formula">{html.escape(step.formula)}</p>',
+        f"<h3>What it made of the digit</h3>{output}",
+        "<h3>One number, by hand</h3>",
+        _arithmetic(step.arithmetic),
     ]
-    if layer.maps is not None:
-        pictures = (_figure(each, f"map {k}") for k, each in enumerate(layer.maps))
-        parts.append(
-            f'<h3>What it made of the digit</h3><div class="maps">{"".join(pictures)}</div>'
-        )
-    if layer.bars is not None:
-        names = [str(k) for k in range(len(layer.bars))]
-        parts.append(f"<h3>What it made of the digit</h3>{_bars(layer.bars.tolist(), names)}")
-    parts += ["<h3>One number, by hand</h3>", _arithmetic(layer.arithmetic)]
-    if layer.weights:
-        pictures = (_figure(weight, caption) for caption, weight in layer.weights)
-        wide = "maps large" if len(layer.weights) == 1 else "maps"
+    if weights := weight_pictures(step.layer):
+        pictures = (_figure(weight, caption) for caption, weight in weights)
+        wide = "maps large" if len(weights) == 1 else "maps"
         parts.append(
             "<details><summary>Its weights</summary>"
             f'<div class="{wide}">{"".join(pictures)}</div></details>'
         )
     return "\n".join([*parts, "</section>"])
+
+
+def weight_pictures(layer: Layer) -> list[tuple[str, Tensor]]:
+    """Pictures of a layer's weights with their captions; pooling has none.
+
+    Shapes: each (H, W).
+    """
+    if layer.rule == "distance":
+        return [(str(k), weights.view(12, 7)) for k, weights in enumerate(layer.weights)]
+    if layer.title == "dense layer":
+        what = "class" if layer.name == "output" else "unit"
+        return [(f"all weights, a row for each {what}", torch.stack(layer.weights))]
+    if layer.title != "convolution":
+        return []
+    pictures = []
+    for k, (maps, weights) in enumerate(zip(layer.feeding, layer.weights, strict=True)):
+        kernels = weights.view(len(maps), layer.size, layer.size)
+        fed = f"map {k}: fed by {', '.join(map(str, maps))}"
+        caption = f"filter {k}" if layer.source == "input" else fed
+        pictures.append((caption, torch.cat(list(kernels), dim=1)))
+    return pictures
 
 
 def _parameters(count: int) -> str:
@@ -68,11 +91,11 @@ def _parameters(count: int) -> str:
 
 def _arithmetic(found: Arithmetic) -> str:
     lines = [f"<p>{html.escape(found.where)}:</p>"]
-    if found.said:
-        lines.append(f"<p>{html.escape(found.said)}</p>")
+    if found.words:
+        lines.append(f"<p>{html.escape(found.words)}</p>")
     terms = found.terms
-    if len(terms) > GRID:
-        terms = sorted(terms, key=lambda term: -abs(term.product))[:MOST_TERMS]
+    if len(terms) > MAX_TERMS:
+        terms = sorted(terms, key=lambda term: -abs(term.product))[:LARGEST]
     rows = [
         f"<tr><td>{html.escape(t.where)}</td>{_cell(t.weight)}{_cell(t.value)}{_cell(t.product)}</tr>"
         for t in terms

@@ -4,20 +4,47 @@ and the arithmetic of one number of that output.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lenet.model.layers import RBF, ConnectedConv2d, Subsample, feeding, function_of
+from lenet.commands.demo.wiring import Layer, layers_of
+from lenet.data.inputs import Inputs
 from lenet.model.lenet5 import LeNet5, probabilities
 
-TOLERANCE = 1e-4  # float32 sums of 400 terms in another order
+TOLERANCE = 1e-4  # for float32 sums of 400 terms in another order
+
+TEXTS = {
+    "C1": "Each of the six maps looks for one small pattern, its filter, at every place of the "
+    "image. The number is high where the image is like the filter, and low where it is like the "
+    "filter's negative.",
+    "C3": "Again every place is looked at, now in several of the maps before at once. Each of "
+    "these sixteen maps has a filter for every map that feeds it, and adds up what they find. So "
+    "it looks for patterns of patterns.",
+    "pooling": "Each map becomes half as wide and half as high: four numbers become one. What was "
+    "found stays, its exact place is lost. So a digit that is moved by a pixel looks nearly the "
+    "same.",
+    "dense": "Every unit reads all numbers of the layer before, each with its own weight. Which "
+    "patterns are there together?",
+    "output": "A score for each class. Softmax turns the scores into probabilities: e to the power "
+    "of each score, divided by the sum of all of these.",
+    "bitmaps": "Each digit has a picture of 7x12 pixels that F6 should show. The nearer F6 is to "
+    "it, the higher the score.",
+}
+FORMULAS = {
+    "convolution": "y[k, r, c] = f(b[k] + sum over m, i, j of w[k, m, i, j] x[m, r + i, c + j])",
+    "average pooling": "y[k, r, c] = the mean of x[k, 2r, 2c] and its three neighbours",
+    "max pooling": "y[k, r, c] = the largest of x[k, 2r, 2c] and its three neighbours",
+    "subsampling": "y = f(coefficient of the map times the sum of the 2x2 block, plus a bias)",
+    "dense layer": "y[u] = f(b[u] + sum over i of w[u, i] x[i])",
+    "output": "y[k] = b[k] + sum over i of w[k, i] x[i]; p[k] = exp(y[k]) / sum of exp(y)",
+    "distances to bitmaps": "y[k] = -sum over i of (x[i] - bitmap[k, i])²",
+}
 
 
 class ExplainError(ValueError):
-    """A network that can't be explained, or whose arithmetic does not come out: one line."""
+    """A network that cannot be explained, or a number by hand that is not the network's."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +62,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """One number of a layer's output: the terms' sum plus `bias` is `total`, and `total` put into
-    the `function` is `result`. `network` is what the network itself has there.
+    """How one number of a layer's output comes about.
+
+    The sum of the terms and `bias` is `total`; `function` of it is `result`. `network` is the
+    number that the network itself has there. `words` stand for the terms if they are not products.
     """
 
     where: str
@@ -46,250 +75,121 @@ class Arithmetic:
     function: str
     result: float
     network: float
-    said: str = ""  # instead of a sum of products
-
-    def checked(self) -> "Arithmetic":
-        """Raises: ExplainError where it is not the network's number."""
-        if not abs(self.result - self.network) <= TOLERANCE * max(1.0, abs(self.network)):
-            raise ExplainError(
-                f"{self.where}: by hand {self.result:.6g}, the network has {self.network:.6g}"
-            )
-        return self
+    words: str = ""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """`maps` float (M, H, W) or `bars` float (U) are what it made of the digit; `weights` are
-    pictures with their captions.
-    """
+class Step:
+    """One layer: its output for the digit, and the explanation. Shapes: output (M, H, W)."""
 
-    name: str
-    title: str
+    layer: Layer
+    output: Tensor
+    shapes: str
     text: str
     formula: str
-    shapes: str
-    parameters: int
     arithmetic: Arithmetic
-    maps: Tensor | None = None
-    bars: Tensor | None = None
-    weights: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        name = self.layer.name
+        return "Output" if name == "output" else f"{name}: {self.layer.title.capitalize()}"
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explanation:
     """A digit's way through a network. Shapes: image (H, W), pixels as the network reads them."""
 
     image: Tensor
     label: str
-    classes: Sequence[str]
-    mean: float
-    std: float
-    layers: list[Layer]
+    inputs: Inputs
+    steps: list[Step]
     probabilities: list[float]
-    parameters: int
 
 
 @torch.no_grad()
-def explain(
-    model: nn.Module, image: Tensor, label: int, classes: Sequence[str], mean: float, std: float
-) -> Explained:
-    """Shapes: image (1, 32, 32) or another size of the network's, normalised.
+def explain(model: nn.Module, image: Tensor, label: int, inputs: Inputs) -> Explanation:
+    """Shapes: image (1, H, W), normalised.
 
-    Raises: ExplainError where the model is no LeNet5 of one channel, or a number by hand is not
+    Raises: ExplainError if the model is not a LeNet5 for grey images, or if a number by hand is not
     the network's.
     """
-    if type(model) is not LeNet5 or model.conv1.in_channels != 1:
-        raise ExplainError(f"expected a LeNet5 for grey images, got {type(model).__name__}")
-    model = model.eval()
-    stages = {name: value[0] for name, value in model.stages(image[None]).items()}
-    makers = (
-        *((_convolution, "C1", "conv1", image), (_pooling, "S2", "pool1", stages["C1"])),
-        *((_convolution, "C3", "conv2", stages["S2"]), (_pooling, "S4", "pool2", stages["C3"])),
-        *((_dense, "C5", "fc1", stages["S4"]), (_dense, "F6", "fc2", stages["C5"])),
-        (_output, "output", "fc3", stages["F6"]),
-    )
-    layers = [
-        make(model, name, getattr(model, attribute), x, stages[name])
-        for make, name, attribute, x in makers
-    ]
-    return Explained(
-        image[0],
-        classes[label],
-        classes,
-        mean,
-        std,
-        layers,
-        probabilities(stages["output"]).tolist(),
-        sum(layer.parameters for layer in layers),
-    )
-
-
-def _convolution(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
-    weight = layer.dense_weight() if isinstance(layer, ConnectedConv2d) else layer.weight
-    sources = [feeding(layer, k) for k in range(len(weight))]
-    k, row, column = _telling_place(y)
-
-    def source(m: int) -> str:
-        return "" if name == "C1" else f"map {m}, "
-
-    terms = [
-        Term(f"{source(m)}row {row + i}, column {column + j}", float(weight[k, m, i, j]), float(v))
-        for m in sources[k]
-        for i, values in enumerate(x[m, row : row + 5, column : column + 5])
-        for j, v in enumerate(values)
-    ]
-    where = f"{name}, map {k}, row {row}, column {column}"
-    arithmetic = _summed(where, terms, float(layer.bias[k]), model.activation, y[k, row, column])
-    if name == "C1":
-        text = (
-            "Each of the six maps looks for one small pattern, its filter, at every place of the "
-            "image. Where the image is like the filter the number is high, where it is like the "
-            "filter's negative it is low."
+    layers = layers_of(model, image.shape[-1])
+    if not layers or not isinstance(model, LeNet5):
+        raise ExplainError(
+            f"expected a LeNet5 for grey images with 2x2 pooling, got {type(model).__name__}"
         )
-        weights = [(f"filter {k}", kernel[0]) for k, kernel in enumerate(weight)]
+    stages = model.eval().stages(image[None])
+    outputs = {layer.name: stages[layer.name].reshape(*layer.shape) for layer in layers}
+    outputs["input"] = image
+    steps = [_step(layer, outputs[layer.source], outputs[layer.name]) for layer in layers]
+    shares = probabilities(stages["output"][0]).tolist()
+    return Explanation(image[0], inputs.classes[label], inputs, steps, shares)
+
+
+def _step(layer: Layer, x: Tensor, y: Tensor) -> Step:
+    kind = layer.title
+    if layer.name == "output" and kind == "dense layer":
+        text, formula = TEXTS["output"], FORMULAS["output"]
     else:
         text = (
-            "Again every place is looked at, now at several of the maps before at once: each of "
-            "these sixteen maps has a filter for every map that feeds it, and adds up what they "
-            "find. So it looks for patterns of patterns."
+            TEXTS.get(layer.name)
+            or TEXTS[
+                {"dense layer": "dense", "distances to bitmaps": "bitmaps"}.get(kind, "pooling")
+            ]
         )
-        weights = [
-            (f"map {k}: fed by {', '.join(map(str, maps))}", torch.cat(list(kernel[maps]), dim=1))
-            for k, (maps, kernel) in enumerate(zip(sources, weight, strict=True))
-        ]
-    formula = "y[k, r, c] = f(b[k] + sum over m, i, j of w[k, m, i, j] x[m, r + i, c + j])"
-    return Layer(
-        *(name, "Convolution", text, f"{formula}, f = {function_of(model.activation)}"),
-        shapes=f"{_shape(x)} → {_shape(y)}",
-        parameters=_count(layer),
-        arithmetic=arithmetic,
-        maps=y,
-        weights=weights,
-    )
+        formula = FORMULAS[kind] + (f", f = {layer.function}" if layer.function else "")
+    shapes = f"{_shape(x)} → {_shape(y)}"
+    return Step(layer, y, shapes, text, formula, _arithmetic(layer, x, y))
 
 
-def _pooling(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
-    k, row, column = _telling_place(y)
-    block = x[k, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten().tolist()
-    where = f"{name}, map {k}, row {row}, column {column}"
-    network = float(y[k, row, column])
-    places = [f"row {2 * row + i}, column {2 * column + j}" for i in (0, 1) for j in (0, 1)]
-    weights: list[tuple[str, Tensor]] = []
-    if isinstance(layer, Subsample):
-        coefficient, bias = float(layer.coefficient[k]), float(layer.bias[k])
-        terms = [Term(p, coefficient, v) for p, v in zip(places, block, strict=True)]
-        arithmetic = _summed(where, terms, bias, layer.activation, y[k, row, column])
-        formula = "y = f(coefficient of the map times the sum of the 2x2 block, plus a bias)"
-    elif isinstance(layer, nn.MaxPool2d):
-        said = f"the largest of {', '.join(f'{v:.4f}' for v in block)}"
-        arithmetic = Arithmetic(where, [], 0.0, max(block), "", max(block), network, said)
-        formula = "y[k, r, c] = the largest of x[k, 2r, 2c] and its three neighbours"
-    elif isinstance(layer, nn.AvgPool2d):
-        terms = [Term(p, 0.25, v) for p, v in zip(places, block, strict=True)]
-        total = math.fsum(term.product for term in terms)
-        arithmetic = Arithmetic(where, terms, 0.0, total, "", total, network)
-        formula = "y[k, r, c] = the mean of x[k, 2r, 2c] and its three neighbours"
+def _arithmetic(layer: Layer, x: Tensor, y: Tensor) -> Arithmetic:
+    """Of the best class in the output; of a number that shows well in the other layers."""
+    index = int(y.argmax()) if layer.name == "output" else _index_that_shows_well(y)
+    k, row, column = (int(i) for i in torch.unravel_index(torch.tensor(index), y.shape))
+    place = f", row {row}, column {column}" if y.shape[1] > 1 else ""
+    what = "class" if layer.name == "output" else "map" if place else "unit"
+    values, weights = layer.block(x, k, row, column).tolist(), layer.weights[k].tolist()
+    terms, bias, words = [], float(layer.bias[k]), ""
+    if layer.rule == "largest":
+        total = max(values)
+        words = f"the largest of {', '.join(f'{v:.4f}' for v in values)}"
+    elif layer.rule == "distance":
+        total = -math.fsum((v - w) ** 2 for v, w in zip(values, weights, strict=True))
+        words = "minus the sum of the squared differences of F6's 84 numbers and the digit's bitmap"
     else:
-        raise ExplainError(f"{name}: there is no explanation of {layer}")
-    text = (
-        "Each map becomes half as wide and half as high: four numbers become one. What was found "
-        "stays, where exactly it was is forgotten, so that a digit moved by a pixel looks alike."
-    )
-    return Layer(
-        *(name, "Pooling", text, formula),
-        shapes=f"{_shape(x)} → {_shape(y)}",
-        parameters=_count(layer),
-        arithmetic=arithmetic.checked(),
-        maps=y,
-        weights=weights,
-    )
+        names = _names_of_block(layer, x, k, row, column)
+        terms = [Term(*each) for each in zip(names, weights, values, strict=True)]
+        total = math.fsum([*(term.product for term in terms), bias])
+    result = total
+    if layer.activation:
+        result = float(layer.activation(torch.tensor(total, dtype=torch.float64)))
+    where, network = f"{layer.name}, {what} {k}{place}", float(y[k, row, column])
+    check_by_hand(where, result, network)
+    return Arithmetic(where, terms, bias, total, layer.function, result, network, words)
 
 
-def _dense(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
-    unit = _telling(y)
-    values, before = x.flatten(), "S4" if name == "C5" else "C5"
-    terms = [
-        Term(f"{before}, unit {i}", float(w), float(v))
-        for i, (w, v) in enumerate(zip(layer.weight[unit], values, strict=True))
+def check_by_hand(where: str, result: float, network: float) -> None:
+    """Raises: ExplainError if the number by hand is not the network's."""
+    if not abs(result - network) <= TOLERANCE * max(1.0, abs(network)):  # nan is refused too
+        raise ExplainError(f"{where}: by hand {result:.6g}, the network has {network:.6g}")
+
+
+def _names_of_block(layer: Layer, x: Tensor, k: int, row: int, column: int) -> Sequence[str]:
+    if x.shape[1] == 1:
+        return [f"{layer.source}, unit {i}" for i in layer.feeding[k]]
+    top, left = row * layer.stride, column * layer.stride
+    return [
+        ("" if len(x) == 1 else f"map {m}, ") + f"row {top + i}, column {left + j}"
+        for m in layer.feeding[k]
+        for i in range(layer.size)
+        for j in range(layer.size)
     ]
-    bias, where = float(layer.bias[unit]), f"{name}, unit {unit}"
-    text = (
-        "Every unit reads all numbers of the layer before, each with its own weight: which of the "
-        "patterns are there together?"
-    )
-    return Layer(
-        *(name, "Dense layer", text),
-        f"y[u] = f(b[u] + sum over i of w[u, i] x[i]), f = {function_of(model.activation)}",
-        shapes=f"{len(values)} → {len(y)}",
-        parameters=_count(layer),
-        arithmetic=_summed(where, terms, bias, model.activation, y[unit]),
-        bars=y,
-        weights=[("all weights, a row a unit", layer.weight)],
-    )
 
 
-def _output(model: LeNet5, name: str, layer: Any, x: Tensor, y: Tensor) -> Layer:
-    best = int(y.argmax())
-    where = f"output, class {best}"
-    if isinstance(layer, RBF):
-        centre = layer.centres[best]
-        total = -math.fsum((float(a) - float(b)) ** 2 for a, b in zip(x, centre, strict=True))
-        said = "minus the sum of the squared differences of F6's 84 numbers and the digit's bitmap"
-        arithmetic = Arithmetic(where, [], 0.0, total, "", total, float(y[best]), said)
-        text = (
-            "Each digit has a picture of 7x12 pixels that F6 should show: the nearer, the higher."
-        )
-        formula = "y[k] = -sum over i of (x[i] - bitmap[k, i])²"
-        weights = [(str(k), c.view(12, 7)) for k, c in enumerate(layer.centres)]
-    elif isinstance(layer, nn.Linear):
-        terms = [
-            Term(f"F6, unit {i}", float(w), float(v))
-            for i, (w, v) in enumerate(zip(layer.weight[best], x, strict=True))
-        ]
-        arithmetic = _summed(where, terms, float(layer.bias[best]), None, y[best])
-        text = (
-            "A score for each class. Softmax makes probabilities of them: e to the power of each, "
-            "divided by the sum of all."
-        )
-        formula = "y[k] = b[k] + sum over i of w[k, i] x[i]; p[k] = exp(y[k]) / sum of exp(y)"
-        weights = [("all weights, a row a class", layer.weight)]
-    else:
-        raise ExplainError(f"output: there is no explanation of {layer}")
-    return Layer(
-        *(name, "Output", text, formula),
-        shapes=f"{len(x)} → {len(y)}",
-        parameters=_count(layer),
-        arithmetic=arithmetic.checked(),
-        bars=y,
-        weights=weights,
-    )
-
-
-def _summed(
-    where: str, terms: list[Term], bias: float, activation: nn.Module | None, network: Tensor
-) -> Arithmetic:
-    total = math.fsum([*(term.product for term in terms), bias])
-    result, function = total, ""
-    if activation is not None:
-        result = float(activation(torch.tensor(total, dtype=torch.float64)))
-        function = function_of(activation)
-    return Arithmetic(where, terms, bias, total, function, result, float(network)).checked()
-
-
-def _telling(x: Tensor) -> int:
-    """The place of a number that is far from 0, and not where the activation is flat."""
+def _index_that_shows_well(x: Tensor) -> int:
+    """Of a number that is far from 0, and not where the activation is flat."""
     return int((x.abs() - 0.6 * x.abs().max()).abs().argmin())
 
 
-def _telling_place(maps: Tensor) -> tuple[int, int, int]:
-    k, rest = divmod(_telling(maps), maps[0].numel())
-    return k, *divmod(rest, maps.shape[2])
-
-
 def _shape(x: Tensor) -> str:
-    return " x ".join(map(str, x.shape))
-
-
-def _count(layer: nn.Module) -> int:
-    own = [p for name, p in layer.named_parameters() if not name.startswith("activation.")]
-    return sum(p.numel() for p in own)
+    return " x ".join(map(str, x.shape)) if x.shape[1] > 1 else str(len(x))
