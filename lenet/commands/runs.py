@@ -1,0 +1,83 @@
+"""List runs, the newest first: id, name, status, age, validation and test accuracy."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from itertools import islice
+
+from lenet.cli import RUN_ID, add_uri, command_parser, one_line
+from lenet.tracking.client import PARENT_TAG, connect, translated
+from lenet.tracking.read import Summary, resolve_run, search
+
+STATUSES = ("finished", "running", "failed", "killed", "scheduled")
+NAME_WIDTH = 33  # so that a line has 80 characters
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = command_parser(__name__, __doc__, "--status finished -n 5")
+    parser.add_argument("--experiment", metavar="NAME", help="only runs of this experiment")
+    parser.add_argument("--status", choices=STATUSES, help="only runs with this status")
+    parser.add_argument("--sweep", metavar="RUN_ID", help=f"only the jobs of this sweep: {RUN_ID}")
+    note = "at most so many (default: %(default)s)"
+    parser.add_argument("-n", type=_count, default=20, metavar="N", help=note, dest="count")
+    add_uri(parser)
+    options = parser.parse_args(argv)
+    runs = find_runs(options.count, options.uri, options.experiment, options.status, options.sweep)
+    print("\n".join(table(runs, time.time())) if runs else "No such runs.")
+    return 0
+
+
+def find_runs(
+    count: int,
+    uri: str | None = None,
+    experiment: str | None = None,
+    status: str | None = None,
+    sweep: str | None = None,
+) -> list[Summary]:
+    """The newest runs that pass all the filters.
+
+    Raises: ValueError for an experiment or a sweep that does not exist; TrackingError.
+    """
+    client = connect(uri, create=False)
+    wanted = [f"attributes.status = '{status.upper()}'"] if status else []
+    if sweep:
+        wanted.append(f"tags.`{PARENT_TAG}` = '{resolve_run(sweep, uri, sweep=True)}'")
+    with translated(client):
+        ids = {each.name: each.experiment_id for each in client.search_experiments()}
+        if experiment and experiment not in ids:
+            raise ValueError(f"--experiment {experiment}: expected one of {', '.join(ids)}")
+        chosen = [ids[experiment]] if experiment else list(ids.values())
+        found = search(client, chosen, " and ".join(wanted), "DESC", page=min(count, 100))
+        return [Summary.of(run) for run in islice(found, count)]
+
+
+def table(runs: Sequence[Summary], now: float) -> list[str]:
+    """A head and a line of at most 80 characters for each run."""
+    head = f"{'id':<8}  {'name':<{NAME_WIDTH}}  {'status':<9}  {'age':>6}  {'val':>7}  {'test':>7}"
+    lines = [head]
+    for run in runs:
+        name = one_line(run.name)
+        name = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 3]}..."
+        val, test = (_percent(run.metrics.get(f"{part}/accuracy")) for part in ("val", "test"))
+        age, status = _age(now - run.start / 1000), run.status.lower()
+        lines.append(
+            f"{run.run_id[:8]}  {name:<{NAME_WIDTH}}  {status:<9}  {age:>6}  {val:>7}  {test:>7}"
+        )
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text!r}")
+    return int(text)
