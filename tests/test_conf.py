@@ -35,7 +35,7 @@ RUNTIME = {
     "model": {"num_classes", "in_channels", "image_size"},
     "model.pooling": {"channels", "activation", "copies"},  # where it has parameters
     "checkpoint": {"folder", "facts", "saved", "state"},
-    "tracking": {"config", "overrides", "started", "past"},
+    "tracking": {"settings"},
 }
 # Deprecated by torch, or (weight, ignore_index, reduction) not to be had from a batch's mean.
 LEFT_OUT = {"loss": {"weight", "size_average", "ignore_index", "reduce", "reduction"}}
