@@ -417,7 +417,7 @@ def test_anything_but_a_file_of_weights_is_a_run(monkeypatch: pytest.MonkeyPatch
     network = LeNet5(num_classes=2, image_size=28)
     inputs = Inputs(("shirt", "shoe"), 0.3, 0.4, 28)
     fake = SimpleNamespace(load_trained=lambda run_id: (network, inputs))
-    monkeypatch.setitem(sys.modules, "lenet.tracking.resume", fake)
+    monkeypatch.setitem(sys.modules, "lenet.tracking.trained", fake)
     classifier = load_classifier("0123abcd" * 4)
     assert classifier == Classifier(network, inputs)
     assert predict(classifier, torch.zeros(1, 28, 28, dtype=torch.uint8)).shape == (1, 2)
