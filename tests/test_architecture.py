@@ -55,10 +55,6 @@ def arrows():
     return found
 
 
-cut = pytest.mark.xfail(reason="these arrows are still to be cut")
-
-
-@cut
 def test_no_room_uses_one_above_it():
     upwards = {
         f"{name} -> {other}"
@@ -69,7 +65,6 @@ def test_no_room_uses_one_above_it():
     assert not upwards
 
 
-@cut
 def test_no_modules_import_each_other_in_a_circle():
     waiting = arrows()
     while waiting:
@@ -82,7 +77,7 @@ def test_no_modules_import_each_other_in_a_circle():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        pytest.param("mlflow", {"tracking"}, marks=cut),
+        ("mlflow", {"tracking"}),
         ("pandas", {"report"}),
         ("scipy", {"report", "data.pictures"}),
         ("hydra", {"config", "sweep"}),
@@ -106,9 +101,9 @@ def test_a_library_has_its_few_importers(package, allowed):
     assert not outside
 
 
-@cut
 def test_only_modules_named_plots_import_matplotlib():
-    assert all("plots" in name.split(".") for name in importers("matplotlib"))
+    outside = {n for n in importers("matplotlib") if "plots" not in n.split(".")}
+    assert outside <= {"tutorial"}  # for the type that two of its functions return
 
 
 def test_no_module_runs_a_pickle():
