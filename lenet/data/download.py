@@ -38,7 +38,7 @@ def download(name: str, root: Path, mirror: str | None = None) -> Raw:
         with tempfile.TemporaryDirectory(prefix=".lenet-", dir=existing) as temporary:
             staging = Path(temporary)
             for file, md5, urls in _packed_files(known, mirror):
-                _fetch(known, file, md5, urls, staging)
+                _download_file(known, file, md5, urls, staging)
             raw = find(name, staging)
             if raw is None:
                 raise DataError(f"{name}: expected {known.files[0]}, no mirror has it")
@@ -69,7 +69,7 @@ def _packed_files(known: Known, mirror: str | None) -> Iterator[tuple[str, str, 
         yield file, md5, [base + file for base in own] + official
 
 
-def _fetch(known: Known, file: str, md5: str, urls: list[str], folder: Path) -> None:
+def _download_file(known: Known, file: str, md5: str, urls: list[str], folder: Path) -> None:
     """Downloads a packed file from the first URL that has it, and unpacks it into `folder`."""
     import pooch
     import requests

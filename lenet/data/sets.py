@@ -79,7 +79,7 @@ def load(
 
     Raises: DataError where the set cannot be found or downloaded, or a file has other contents.
     """
-    raw = _fetch(name, Path(os.path.expanduser(root)), split, download, mirror)
+    raw = _find_or_download(name, Path(os.path.expanduser(root)), split, download, mirror)
     return prepare(
         raw, train_size, val_size, image_size, mean, std, batch_size, test_batch_size, seed
     )
@@ -129,7 +129,9 @@ def _read_pair(paths: Sequence[Path]) -> Pair:
 
 
 @functools.lru_cache(maxsize=4)
-def _fetch(name: str, root: Path, split: str | None, download: bool, mirror: str | None) -> Raw:
+def _find_or_download(
+    name: str, root: Path, split: str | None, download: bool, mirror: str | None
+) -> Raw:
     """Cached, because a sweep's worker runs many jobs on the same set."""
     if name not in SET_NAMES:
         raise DataError(f"data.name={name}: expected one of {', '.join(SET_NAMES)}")

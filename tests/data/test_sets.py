@@ -187,7 +187,7 @@ def test_auto_falls_back_to_digits_with_one_warning_line(tmp_path, capsys, downl
     assert list(tmp_path.iterdir()) == []
 
 
-def test_mnist_insists(tmp_path, capsys):
+def test_mnist_does_not_fall_back_to_digits(tmp_path, capsys):
     message = refusal(lambda: load("mnist", str(tmp_path), download=False))
     assert message == f"no mnist under {tmp_path}"
     assert capsys.readouterr().err == ""
@@ -210,9 +210,7 @@ def test_auto_does_not_hide_damaged_files_behind_digits(tmp_path):
         ("mnist", "letters", "data.split=letters: only emnist has splits"),
     ],
 )
-def test_a_name_or_split_that_is_unknown_is_refused_with_those_there_are(
-    tmp_path, name, split, expected
-):
+def test_an_unknown_name_or_split_is_refused_with_the_known_ones(tmp_path, name, split, expected):
     assert refusal(lambda: load(name, str(tmp_path), split)).startswith(expected)
 
 
@@ -233,10 +231,10 @@ def test_a_process_reads_a_set_once(tmp_path):
     assert (first.sha256, first.train.seed, second.train.seed) == (second.sha256, 0, 1)
 
 
-# ---- sets of one's own -----------------------------------------------------------------------
+# ---- your own sets ---------------------------------------------------------------------------
 
 
-def test_letters_of_ones_own_work_through_config_alone(tmp_path, composed):
+def test_your_own_letters_need_a_configuration_alone(tmp_path, composed):
     train = saved(tmp_path / "letters.pt", pair(104, classes=26, first=1))
     test = saved(tmp_path / "letters-test.pt", pair(52, classes=26, first=1, seed=1))
     config = composed(
@@ -244,22 +242,13 @@ def test_letters_of_ones_own_work_through_config_alone(tmp_path, composed):
         *("data.name=letters", "data.first_label=1", "data.val_size=26"),
     )
     data = instantiate(config.data)
-    assert (
-        data.name,
-        len(data.inputs.classes),
-        data.inputs.in_channels,
-        data.inputs.image_size,
-    ) == (
-        "letters",
-        26,
-        1,
-        32,
-    )
+    inputs = data.inputs
+    assert data.name == "letters"
+    assert (len(inputs.classes), inputs.in_channels, inputs.image_size) == (26, 1, 32)
     assert (data.train.count, data.val.count, data.test.count) == (78, 26, 52)
     assert data.test.labels.tolist() == [*range(26)] * 2
-    assert data.test.inputs.equal(
-        as_input(noise(52, 28, 28, seed=1), 32, data.inputs.mean, data.inputs.std)
-    )
+    expected = as_input(noise(52, 28, 28, seed=1), 32, inputs.mean, inputs.std)
+    assert data.test.inputs.equal(expected)
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (28, 28), (48, 48), (3, 24, 30), (21, 27)])
@@ -288,13 +277,13 @@ def own(tmp_path, train, test, **options):
     return load_files("own", files[0], files[1], **options)
 
 
-def test_classes_are_counted_where_they_are_not_named(tmp_path):
+def test_classes_without_names_are_counted(tmp_path):
     data = own(tmp_path, pair(30, classes=26, first=1), pair(10, classes=5, first=1), first_label=1)
     assert data.inputs.classes == tuple(str(k) for k in range(26))
     assert data.train.labels.min() == 0
 
 
-def test_classes_that_are_named_keep_their_order_and_may_be_more_than_there_are(tmp_path):
+def test_named_classes_keep_their_order_and_may_lack_examples(tmp_path):
     data = own(tmp_path, pair(9, classes=3), pair(9, classes=3), classes=["c", "a", 7, "b"])
     assert data.inputs.classes == ("c", "a", "7", "b")
 
@@ -334,7 +323,7 @@ def test_a_wrong_number_of_files_is_refused(paths):
     assert message.startswith("expected one .pt file or two IDX files (images, labels), found ")
 
 
-def test_a_bad_file_of_ones_own_is_named(tmp_path):
+def test_a_bad_file_of_yours_is_named(tmp_path):
     good, bad = saved(tmp_path / "good.pt", pair(20)), tmp_path / "bad.pt"
     for content, expected in (
         ((noise(20, 28, 28).float(), cycle(20)), "images as uint8"),

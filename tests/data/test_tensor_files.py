@@ -140,7 +140,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(path):
     content = bytearray(packed(state))
     raw = content.index(state["weight"].numpy().tobytes())
     unnoticed = []
-    for place in {*range(raw * 8, raw * 8 + 96), *range(0, 8 * len(content), 37)}:
+    for place in {*range(raw * 8, raw * 8 + 96), *range(0, 8 * len(content), 101)}:
         content[place // 8] ^= 1 << place % 8
         path.write_bytes(content)
         try:
@@ -171,7 +171,7 @@ def test_a_part_that_torch_would_take_for_a_folder_is_noticed(path):
 @pytest.mark.parametrize("old_format", [False, True])
 def test_a_file_cut_at_any_length_is_refused(path, old_format):
     content = packed(weights(small()), old_format)
-    for length in range(0, len(content), 61):
+    for length in range(0, len(content), 131):
         path.write_bytes(content[:length])
         assert refusal(path).startswith("expected ")
 
