@@ -1,4 +1,4 @@
-"""Every YAML composes, builds, and says all that its target can be told."""
+"""Every YAML file composes, builds, and names every argument of its target."""
 
 import inspect
 from functools import cache
@@ -28,16 +28,16 @@ PARTS = [p for p in OPTIONS if p[0].split("/")[0] in ("model", "loss", "optimize
 TORCH_LAYERS = ("model.pooling.", "model.activation.")
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
-# What the run supplies: an optimizer's parameters, a schedule's optimizer and length, ...
+# Arguments that the run supplies, such as the parameters for an optimizer.
 RUNTIME = {
     "optimizer": {"params"},
     "schedule": {"optimizer", "epochs", "steps_per_epoch"},
     "model": {"num_classes", "in_channels", "image_size"},
-    "model.pooling": {"channels", "activation", "copies"},  # where it has parameters
+    "model.pooling": {"channels", "activation", "copies"},  # for a pooling layer with parameters
     "checkpoint": {"folder", "facts", "saved", "state"},
     "tracking": {"settings"},
 }
-# Deprecated by torch, or (weight, ignore_index, reduction) not to be had from a batch's mean.
+# Arguments that torch deprecates or that would change what the mean over a batch is.
 LEFT_OUT = {"loss": {"weight", "size_average", "ignore_index", "reduce", "reduction"}}
 
 
@@ -79,7 +79,7 @@ def test_a_yaml_names_every_argument_of_its_target_in_order(group, option):
 
 
 @pytest.mark.parametrize(("group", "option"), PLUGGED_IN)
-def test_a_plugins_yaml_names_its_arguments_in_order(group, option):
+def test_the_yaml_of_a_plugin_names_its_arguments_in_order(group, option):
     register()
     kind = group.removeprefix("hydra/")
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -108,7 +108,7 @@ def test_every_part_is_built_and_takes_a_step(group, option):
     assert not torch.equal(next(model.parameters()), before)
 
 
-def test_the_data_groups_are_the_known_sets_and_files():
+def test_the_data_options_are_the_known_sets_and_files():
     groups = {option for group, option in OPTIONS if group == "data"}
     assert groups == {*SET_NAMES, "files"}
 
