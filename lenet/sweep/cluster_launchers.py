@@ -30,9 +30,6 @@ from lenet.tracking.objective import Result
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-    from lenet.sweep.parent_run import ParentRun
-    from lenet.tracking.read import Summary
-
 ENVIRONMENT = ("LENET_", "MLFLOW_")  # what the configuration and MLflow's client read
 
 
@@ -84,26 +81,19 @@ class Parcel:
         tracking = check(cfg)["tracking"]
         client = store.connect(tracking["uri"])
         parent = ParentRun(client, tracking["experiment"], run_id=cfg.job.parent)
-        run = self._begun(parent, cfg)
-        if run and run.status == "FINISHED":
-            curve = parent.curve(run.run_id, cfg.objective) if cfg.objective else []
-            return Result(curve[-1], curve) if curve else None
-        cfg.resume = run.run_id if run else cfg.resume
-        return function(cfg)
-
-    def _begun(self, parent: "ParentRun", cfg: DictConfig) -> "Summary | None":
-        """The run of a job that starts again.
-
-        Of the runs from before this start of the sweep only the one to resume counts, and none that
-        never had its data: it has nothing to go on from.
-        """
-        runs = [
+        # Of the runs from before this start of the sweep only the one to resume counts, and none
+        # that never had its data: it has nothing to go on from.
+        begun = [
             run
             for run in parent.children(cfg.job.sha256)
             if "dataset.sha256" in run.tags
             and (run.run_id == cfg.resume or run.run_id not in self.sender.earlier_runs)
         ]
-        return runs[-1] if runs else None
+        if begun and begun[-1].status == "FINISHED":
+            curve = parent.curve(begun[-1].run_id, cfg.objective) if cfg.objective else []
+            return Result(curve[-1], curve) if curve else None
+        cfg.resume = begun[-1].run_id if begun else cfg.resume
+        return function(cfg)
 
     def checkpoint(self) -> "DelayedSubmission":
         """What submitit queues again when the job's time is over: the same, which goes on."""
@@ -134,9 +124,11 @@ def _use_checkout(sender: str, here: str) -> None:
 
 
 class Cluster(StreamingLauncher):
-    """Sends jobs out as parcels, up to `at_once` of them at a time."""
+    """Sends jobs out as parcels, up to `at_once` of them at a time. `is_remote` is true where they
+    run on machines that do not see the files of this one.
+    """
 
-    is_remote = True  # whether jobs run where this machine's files are not
+    is_remote = True
     at_once = 1
 
     def check_store(self, uri: str) -> None:
@@ -215,7 +207,7 @@ class Ray(Cluster):
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"hydra.launcher.init: {first_error_line(error)}") from None
         stack.callback(ray.shutdown)
-        self._call = ray.remote(**self.remote)(_call)
+        self._call: Any = ray.remote(**self.remote)(lambda parcel: parcel())
 
     @property
     def at_once(self) -> int:  # type: ignore[override]  # nodes come and go
@@ -236,10 +228,6 @@ class Ray(Cluster):
                 yield ray.get(handle)
             except ray.exceptions.RayError as error:
                 yield Outcome(index, error=first_error_line(error), is_lost=True)
-
-
-def _call(parcel: Parcel) -> Outcome:
-    return parcel()
 
 
 class Slurm(Cluster):

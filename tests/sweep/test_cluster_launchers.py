@@ -15,15 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
 from lenet.config.errors import ConfigError
 from lenet.sweep.cluster_launchers import Cluster
-from tests.conftest import ROOT
+from tests.support.lab import PLAIN, Lab
 from tests.support.servers import Server, free_port, postgres
 
 LONG = 300  # epochs: some seconds, in which a job can be struck
-SMALL = ["data=digits", "tracking.model=false", "tracking.pictures=false"]
+SMALL = ["data=digits", *PLAIN]
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
@@ -32,39 +31,32 @@ def needs(package: str) -> None:
         pytest.skip(f"needs {package}, which is not installed")
 
 
-class Lab:
+class ClusterLab(Lab):
     """A folder to give sweeps in, and the store that they go to."""
 
     def __init__(self, folder: Path, uri: str, **env: str) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.uri = uri
-        gone = ("HYDRA_FULL_ERROR", "LENET_RUNS", "LENET_DATA")
-        self.env = {k: v for k, v in os.environ.items() if k not in gone}
-        self.env |= {"MLFLOW_TRACKING_URI": uri, "PYTHONUNBUFFERED": "1", **env}
+        gone = ("LENET_RUNS", "LENET_DATA")
+        self.env = {k: v for k, v in self.env.items() if k not in gone}
+        self.env |= {"MLFLOW_TRACKING_URI": uri, **env}
+        self.experiment = f"tracking.experiment={folder.name}"
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        experiment = f"tracking.experiment={self.folder.name}"
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), "-m", *SMALL, experiment, *arguments],
-            cwd=self.folder,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        return super().start("-m", *SMALL, self.experiment, *arguments)
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        return ended(self.start(*arguments), status)
+        return "".join(super().run(*arguments, status=status))
 
     def runs(self, parent: bool = False):
-        client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name(self.folder.name)
+        experiment = self.client.get_experiment_by_name(self.folder.name)
         ids = [experiment.experiment_id] if experiment else []
-        found = client.search_runs(ids, order_by=["attributes.start_time ASC"]) if ids else []
+        order = ["attributes.start_time ASC"]
+        found = self.client.search_runs(ids, order_by=order) if ids else []
         return [run for run in found if ("mlflow.parentRunId" not in run.data.tags) == parent]
 
     def steps(self, run) -> list[int]:
-        history = MlflowClient(self.uri).get_metric_history(run.info.run_id, "train/loss")
+        history = self.client.get_metric_history(run.info.run_id, "train/loss")
         return sorted(point.step for point in history)
 
     def training(self, among=lambda pid: True, seconds: float = 90):
@@ -80,9 +72,9 @@ class Lab:
 
 
 def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == status, out
-    return out
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == status, out + err
+    return out + err
 
 
 class Node:
@@ -171,8 +163,10 @@ def head(ray_env) -> Iterator[Node]:
 
 
 @pytest.fixture
-def ray_lab(tmp_path, server, head, ray_env) -> Lab:
-    return Lab(tmp_path, server.url, **{k: v for k, v in ray_env.items() if k.startswith("RAY_A")})
+def ray_lab(tmp_path, server, head, ray_env) -> ClusterLab:
+    return ClusterLab(
+        tmp_path, server.url, **{k: v for k, v in ray_env.items() if k.startswith("RAY_A")}
+    )
 
 
 def on_ray(head: Node) -> list[str]:
@@ -227,9 +221,9 @@ def test_a_job_that_ray_gives_up_takes_no_other_along_and_the_same_command_compl
 
 
 @pytest.fixture
-def local_lab(tmp_path) -> Lab:
+def local_lab(tmp_path) -> ClusterLab:
     needs("submitit")
-    return Lab(
+    return ClusterLab(
         tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", LENET_RUNS=str(tmp_path / "waiting")
     )
 
@@ -262,7 +256,7 @@ def test_a_job_that_submitit_queues_again_goes_on_with_its_run(local_lab):
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_other_machines_need_a_server_and_an_extra(tmp_path, launcher, package):
-    lab = Lab(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    lab = ClusterLab(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     out = lab.run(f"hydra/launcher={launcher}", "seed=0,1", status=2)
     if importlib.util.find_spec(package) is None:
         assert f"pip install -e '.[{launcher}]'" in out

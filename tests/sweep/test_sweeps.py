@@ -12,9 +12,9 @@ from random import Random
 import psutil
 import pytest
 
-from tests.support.lab import Lab
+from tests.support.lab import PLAIN, Lab
 
-SMALL = ["-m", "data=digits", "tracking.pictures=false", "tracking.model=false"]
+SMALL = ["-m", "data=digits", *PLAIN]
 SEARCH = [*SMALL, "data.val_size=100", "objective=val/accuracy"]
 long = pytest.mark.skipif(not os.environ.get("LENET_LONG"), reason="takes minutes: LENET_LONG=1")
 
