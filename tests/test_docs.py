@@ -307,6 +307,16 @@ def test_links_and_pictures_of_a_page_are_there(page):
 
 
 @each_page
+def test_files_of_the_checkout_that_a_page_names_are_there(page):
+    folders = "conf|docs|examples|lenet|sweeps|tests"
+    if page.name == "architecture.md":  # names rooms without lenet/ before them
+        folders += "|" + "|".join(test_architecture.ROOMS)
+    for name in re.findall(rf"`((?:{folders})/[\w/.]*)`", FENCE.sub("", page.read_text())):
+        places = (ROOT, ROOT / "lenet", page.parent)
+        assert "NAME" in name or any((place / name).exists() for place in places), name
+
+
+@each_page
 def test_a_printed_file_is_as_printed(page):
     for block in blocks(page):
         kind, _, name = block.note.partition(" ")
