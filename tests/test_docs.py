@@ -199,7 +199,7 @@ class Scratch:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == expected_status(output), f"{line}\n{done.stdout}"
         printed = iter(done.stdout.splitlines())
