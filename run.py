@@ -23,16 +23,14 @@ register()
 
 @hydra_main(Path(__file__).resolve().parent / "conf")
 def main(cfg: DictConfig) -> float | None:
-    settings = Settings(check(cfg), list(HydraConfig.get().overrides.task), startup.run_start())
-    startup.choose_waiting()
-    with recall(settings) as settings:  # with those of the run that resume= or rerun= names
+    overrides = list(HydraConfig.get().overrides.task)
+    with recall(Settings(check(cfg), overrides, startup.start_run())) as settings:
         print("\n".join(["Configuration", *tree_lines(settings.public_config)]))
         return train(settings)
 
 
 def train(settings: Settings) -> float | None:
-    """One run. Returns: its objective."""
-    # Imported after the check, which answers most mistakes before torch and MLflow are loaded.
+    """One run: its objective. It loads torch and MLflow, after the check of the configuration."""
     from lenet.native import equip
     from lenet.training.evaluate import evaluate, score_lines
     from lenet.training.loop import epoch_line, fit
@@ -42,9 +40,7 @@ def train(settings: Settings) -> float | None:
 
     config = settings.config
     device = build(config, "device")
-    data = build(config, "data").to(device)
-    if not (augment := build(config, "augment")).changes_nothing:
-        data = data.distorted(augment)
+    data = build(config, "data").to(device).distorted(build(config, "augment"))
     settings.check_data(data)
     seed_all(config["seed"])
     model = build(config, "model", **data.inputs.model_arguments).to(device)

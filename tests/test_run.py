@@ -333,7 +333,7 @@ def test_threads_spin_for_long_where_no_other_process_is_busy(busy_cores, own, e
 import os, psutil
 from lenet.training import startup
 psutil.cpu_percent = lambda: 100 * {busy_cores} / os.cpu_count()
-startup.choose_waiting()
+startup.start_run()
 print(os.environ["GOMP_SPINCOUNT"])
 """
     env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}

@@ -15,23 +15,17 @@ from torch import nn
 from torch.profiler import profile
 
 from lenet.cli import first_error_line, stop_printing
-from lenet.config.record import masked
 from lenet.data.sets import Data
 from lenet.native import Chosen
 from lenet.tracking import records
-from lenet.tracking.client import PROCESS_TAG, TrackingError, resolved
+from lenet.tracking.client import TrackingError, resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal, JournalError
+from lenet.tracking.logbook import Logbook
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
-from lenet.tracking.past import Past, data_tags
-from lenet.tracking.provenance import (
-    code_state,
-    environment,
-    environment_differences,
-    git,
-    process_identity,
-)
-from lenet.tracking.sender import Sender, send_command, waiting_root
+from lenet.tracking.past import data_tags
+from lenet.tracking.provenance import process_identity
+from lenet.tracking.sender import Sender, waiting_root
 from lenet.tracking.settings import Settings
 from lenet.training.evaluate import Score
 from lenet.training.profiling import save_trace, table
@@ -130,13 +124,16 @@ class Run:
         resumed = self.past.journal if self.past else None
         self.journal = resumed or Journal.create(self.root, self._facts())
         self.name = self.journal.facts.name
+        self.log = Logbook(self.journal)
         self._sender = Sender(self.journal, self.uri, may_exist=resumed is not None)
         try:
             if self.past and resumed:
                 resumed.describe(uri=resolved(self.uri))
-                self._log_resume(self.past)
+                self.log.resume(self.settings, self.past)
+                for record in self.past.history:  # its last points may not be recorded yet
+                    self._add_epoch(record)
             else:
-                self._log_start()
+                self.log.start(self.settings)
             self._sender.start()
             if not self._sender.wait_for_run(START_SECONDS):
                 print(
@@ -171,41 +168,13 @@ class Run:
             tags=tags | {"host": process.split()[0]},
         )
 
-    def _log_start(self) -> None:
-        self.journal.append("params", records.params_of(self.settings.public_config))
-        self._write_text(masked(environment()), "environment.txt")
-        if state := code_state():
-            self._tag(state)
-        if patch := git("diff", "HEAD"):
-            self._write_text(patch, "uncommitted.patch")
-        self._log_config()  # last: a run with a config.yaml can be resumed
-
-    def _log_config(self) -> None:
-        self._tag({"config.sha256": self.settings.sha256})
-        self._write_text(records.as_yaml(self.settings.public_overrides), "overrides.yaml")
-        self._write_text(records.as_yaml(self.settings.public_config), "config.yaml")
-
-    def _log_resume(self, past: Past) -> None:
-        count = int(past.tags.get("resumed", "0")) + 1
-        self._tag({"error": None, "pruned": None, PROCESS_TAG: process_identity()})
-        self._tag({"resumed": str(count)})
-        if trial := records.sweep_tags(self.settings).get("trial"):  # new if repeated
-            self._tag({"trial": trial})
-        self.journal.append("status", ["RUNNING", None])
-        if self.settings.epochs != past.epochs:
-            self._log_config()  # MLflow's parameters can't change
-        if environment_differences(past.environment, masked(environment())):
-            self._write_text(masked(environment()), f"environment.resumed-{count}.txt")
-        for record in past.history:  # its last points may be neither in the journal nor in MLflow
-            self._add_epoch(record)
-
     # ---- Records -----------------------------------------------------------------------------
 
     @_recording
     def log_setup(
         self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
     ) -> None:
-        self._tag(records.setup_tags(data, model, device, kernels))
+        self.log.tag(**records.setup_tags(data, model, device, kernels))
         self.journal.append("data", records.dataset_of(data))
 
     @_recording
@@ -219,7 +188,7 @@ class Run:
             return
         if is_hopeless(self.curve, job.bounds, is_maximized(name)):
             self.pruned = True
-            self._tag({"pruned": str(record.epoch)})
+            self.log.tag(pruned=str(record.epoch))
             print(
                 f"Pruned after epoch {record.epoch}: {name} {self.curve[-1]:.4f}, other trials had "
                 f"{job.bounds[record.epoch - 1]:.4f}; resume={self.id} trains it to its end"
@@ -229,14 +198,14 @@ class Run:
         """Of a stopped epoch only the points that the whole epoch will have too."""
         for step, loss in record.steps:
             if record.complete or step % self.settings.log_interval == 0:
-                self._add({"train/loss_step": loss}, step)
+                self.log.points({"train/loss_step": loss}, step)
         if not record.complete:
             return
         self.history.append(record)
         values = records.epoch_metrics(record)
         self._best = records.best_metrics(values, self._best)
         values |= self._best
-        self._add(values, record.epoch)
+        self.log.points(values, record.epoch)
         if self.settings.objective in values:
             self.curve.append(values[self.settings.objective])
 
@@ -245,11 +214,11 @@ class Run:
         self, model: nn.Module, checkpoint_seconds: float, recording: profile | None = None
     ) -> None:
         """The end of the training: the weights' hash, and what the profiler recorded, if it did."""
-        self._tag({"weights.sha256": records.weights_sha256(model)})
+        self.log.tag(**{"weights.sha256": records.weights_sha256(model)})
         self.checkpoint_seconds = checkpoint_seconds
         if recording:
-            self._write_text(table(recording), "profile/table.txt")
-            self._write_artifact(lambda path: save_trace(recording, path), "profile/trace.json")
+            self.log.text(table(recording), "profile/table.txt")
+            self.log.file(lambda path: save_trace(recording, path), "profile/trace.json")
 
     def log_test(self, model: nn.Module, data: Data, score: Score) -> None:
         """The score on the test set, and with it what shows the trained network."""
@@ -263,7 +232,7 @@ class Run:
 
     @_recording
     def _log_score(self, score: Score) -> None:
-        self._add(records.test_metrics(score), len(self.history))
+        self.log.points(records.test_metrics(score), len(self.history))
 
     @_recording
     def _log_pictures(self, model: Any, data: Data, score: Score) -> None:
@@ -271,7 +240,7 @@ class Run:
         from lenet.training.plots import gallery  # late: matplotlib takes a second to import
 
         for name, figure in gallery(model, data, self.history, score):
-            self._write_artifact(figure.savefig, f"pictures/{name}.png")
+            self.log.file(figure.savefig, f"pictures/{name}.png")
 
     def checkpoint_arguments(
         self, data: Data
@@ -305,27 +274,6 @@ class Run:
         facts |= data_tags(data)
         self.journal.append("register", [self.register_as, len(self.history), facts])
 
-    def _tag(self, tags: Mapping[str, str | None]) -> None:
-        self.journal.append("tags", dict(tags))
-
-    def _add(self, values: Mapping[str, float], step: int) -> None:
-        """Adds points, except those that are there already from before a resume."""
-        now = int(time.time() * 1000)
-        points = [
-            [key, float(value), now, step]
-            for key, value in values.items()
-            if (key, step) not in self.journal.points
-        ]
-        if points:
-            self.journal.append("metrics", points)
-
-    def _write_text(self, text: str, name: str) -> None:
-        self._write_artifact(lambda path: path.write_text(text, encoding="utf-8"), name)
-
-    def _write_artifact(self, write: Callable[[Path], Any], name: str) -> None:
-        self.journal.write(self.journal.file(name), write)
-        self.journal.append("artifact", name)
-
     # ---- End ---------------------------------------------------------------------------------
 
     def __exit__(
@@ -342,13 +290,13 @@ class Run:
         elif error is not None:
             status = "FAILED"
         if error is not None:
-            self._tag({"error": f"{type(error).__name__}: {first_error_line(error)}"[:5000]})
+            self.log.tag(error=f"{type(error).__name__}: {first_error_line(error)}")
         if status == "FAILED":
             self._log_error(error)
         elif self.checkpoint_seconds is not None:
             self._log_seconds(was_stopped=error is not None)
-        self.journal.append("status", [status, int(time.time() * 1000)])
-        lost = self._finish()
+        self.log.status(status)
+        lost = self._sender.finish_run(self.wait)
         if lost and error is None:
             raise TrackingError(lost)
         if lost:
@@ -358,7 +306,7 @@ class Run:
 
     @_recording
     def _log_error(self, error: BaseException | None) -> None:
-        self._write_text("".join(traceback.format_exception(error)), "error.txt")
+        self.log.text("".join(traceback.format_exception(error)), "error.txt")
 
     def _log_seconds(self, was_stopped: bool) -> None:
         """Where the time went. A run that was stopped logs it when it is resumed and ends."""
@@ -372,48 +320,11 @@ class Run:
             "checkpoints": self.checkpoint_seconds or 0.0,
         }
         if not was_stopped:
-            self._add({f"seconds/{k}": value for k, value in seconds.items()}, len(self.history))
+            self.log.points(
+                {f"seconds/{k}": value for k, value in seconds.items()}, len(self.history)
+            )
         rest = max(0.0, elapsed - (training - before) - self.seconds)
         print(
             f"{elapsed:.1f} s: training {max(0.0, training - before):.1f}, logging "
             f"{self.seconds:.1f}, start-up, data and evaluation {rest:.1f}"
         )
-
-    def _finish(self) -> str | None:
-        """Waits for the sender and says where the run is. Returns: what is lost, or None."""
-        sent = False
-        try:
-            sent = self._sender.finish(1.0)
-            if not sent and self._sender.problem:
-                print(
-                    f"Waiting up to {self.wait:.0f} s for the tracking server "
-                    f"({self._sender.problem}); Ctrl-C to leave it ...",
-                    file=sys.stderr,
-                )
-            sent = sent or self._sender.finish(self.wait)
-        finally:
-            self._sender.stop()
-            saved = sent or self.journal.save()
-            try:
-                self._print_end(sent, saved)
-            finally:
-                self.journal.close(remove=sent)
-        if saved:
-            return None
-        return (
-            f"records of run {self.id} are lost: neither MLflow ({self._sender.why()}) nor "
-            f"{self.folder} takes them all"
-        )
-
-    def _print_end(self, sent: bool, saved: bool) -> None:
-        if sent:
-            print(f"MLflow run {self.id} ({self.name}); compare runs with: mlflow ui", flush=True)
-        elif saved:
-            print(
-                f"MLflow has not taken {self.journal.waiting} records of this run "
-                f"({self._sender.why()}). They are safe in {self.folder}; once the server is back:"
-                f"\n  {send_command(self.folder)}",
-                file=sys.stderr,
-            )
-        for run_id in self._sender.marked_dead:
-            print(f"The process of run {run_id} has died; resume={run_id} goes on with the run")

@@ -140,10 +140,6 @@ class Sender(threading.Thread):
         elif self._client is None:
             self.refusal = TrackingError(f"tracking.uri={masked(self.uri)}: {self.problem}")
 
-    def why(self) -> object:
-        """Why not everything is sent."""
-        return self.refusal or self.problem or "it is slow"
-
     def wait_for_run(self, seconds: float) -> bool:
         """Whether the store has the run, as soon as that is known or the time is over. After this
         call a refusal no longer ends the thread.
@@ -166,6 +162,53 @@ class Sender(threading.Thread):
             self.journal.changed.notify_all()
         self.join(seconds)
         return not self.is_alive() and self.refusal is None
+
+    def finish_run(self, seconds: float) -> str | None:
+        """Waits until everything is sent, up to `seconds` for a store that fails; says where the
+        run is; closes the journal. Returns: what is lost, or None.
+        """
+        sent = False
+        try:
+            sent = self.finish(1.0)
+            if not sent and self.problem:
+                print(
+                    f"Waiting up to {seconds:.0f} s for the tracking server ({self.problem}); "
+                    "Ctrl-C to leave it ...",
+                    file=sys.stderr,
+                )
+            sent = sent or self.finish(seconds)
+        finally:
+            self.stop()
+            saved = sent or self.journal.save()
+            try:
+                self._print_end(sent, saved)
+            finally:
+                self.journal.close(remove=sent)
+        if saved:
+            return None
+        run_id = self.journal.facts.run_id or self.journal.facts.id
+        return (
+            f"records of run {run_id} are lost: neither MLflow ({self._why()}) nor "
+            f"{self.journal.folder} takes them all"
+        )
+
+    def _print_end(self, sent: bool, saved: bool) -> None:
+        facts, folder = self.journal.facts, self.journal.folder
+        if sent:
+            print(f"MLflow run {facts.run_id} ({facts.name}); compare runs with: mlflow ui")
+            sys.stdout.flush()
+        elif saved:
+            print(
+                f"MLflow has not taken {self.journal.waiting} records of this run "
+                f"({self._why()}). They are safe in {folder}; once the server is back:\n"
+                f"  {send_command(folder)}",
+                file=sys.stderr,
+            )
+        for run_id in self.marked_dead:
+            print(f"The process of run {run_id} has died; resume={run_id} goes on with the run")
+
+    def _why(self) -> object:
+        return self.refusal or self.problem or "it is slow"
 
     def stop(self) -> None:
         """Sends nothing more after the request that is under way."""

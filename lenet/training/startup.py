@@ -19,12 +19,13 @@ def start_process() -> None:
     psutil.cpu_percent()  # the load is measured from here on
 
 
-def run_start() -> float:
-    """When the run began, in seconds since 1970: the process's first run began with it."""
+def start_run() -> float:
+    """When the run began, in seconds since 1970: the process's first run began with the process."""
+    _choose_waiting()
     return _started.pop() if _started else time.time()
 
 
-def choose_waiting() -> None:
+def _choose_waiting() -> None:
     """Sets how long torch's threads wait for each other in a loop, which takes away time from other
     processes: 20,000 turns last from one parallel part of a step to the next, and are best on an
     idle machine. 1000, libgomp's own choice for crowded machines, are a fifth slower on an idle
