@@ -55,7 +55,6 @@ def train(settings: Settings) -> float | None:
     with Interrupt() as interrupt, build(config, "tracking", settings) as run:
         run.log_setup(data, model, device, kernels)
         checkpoints = build(config, "checkpoint", *run.checkpoint_arguments(data))
-        startup.keep_imports()
         with profiled(config["profile"]) as recording, interrupt.deferred():
             for record in fit(
                 *(model, data.train, criterion, optimizer),

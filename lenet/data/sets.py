@@ -52,6 +52,8 @@ class Data:
 
     def distorted(self, distort: Distort) -> "Data":
         """The same data with training images that are distorted anew each epoch."""
+        if getattr(distort, "changes_nothing", False):
+            return self
         train = copy.copy(self.train)
         train.distort = distort
         return replace(self, train=train)

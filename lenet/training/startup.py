@@ -33,11 +33,3 @@ def _choose_waiting() -> None:
     """
     other_cores = psutil.cpu_percent() / 100 * (os.cpu_count() or 1) - 1
     os.environ.setdefault("GOMP_SPINCOUNT", "1000" if other_cores > 0.5 else "20000")
-
-
-def keep_imports() -> None:
-    """From here on the garbage collector does not look through what was imported. Only the first
-    call counts: later there would be garbage among it.
-    """
-    if not gc.get_freeze_count():
-        gc.freeze()
