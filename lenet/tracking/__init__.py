@@ -1,4 +1,4 @@
-"""Runs in MLflow: what is recorded, sent, read back and resumed."""
+"""Runs in MLflow: recording, sending, reading, resuming."""
 
 from typing import Any
 

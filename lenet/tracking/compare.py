@@ -9,7 +9,7 @@ from lenet.tracking.provenance import environment_differences
 from lenet.tracking.read import Stored, fetched, read_run, set_tags
 
 Row = tuple[str, str, str]
-# Tags that say what a run was made of; others only say what it is called, or when it was.
+# Tags that can explain a difference: code, machine, data and network.
 MADE_OF = (
     *("git.commit", "git.dirty", "host", "device", "kernels", "kernels.why"),
     *("dataset", "dataset.sha256", "dataset.val_sha256", "model", "model.parameters"),
@@ -19,10 +19,10 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Difference:
-    """What two runs differ in, each as rows of (what, in the one, in the other).
+    """The differences of two runs, as rows of (what, in the first run, in the second run).
 
-    `first` is the first step at which a metric differs, with the rows of that step, and `when` the
-    same in words; metrics of time are left out. `points` counts those that were compared.
+    `first` is the first step at which a metric differs, with its rows, and `when` is that step in
+    words. Metrics that measure time are left out. `points` is the number of compared points.
     """
 
     settings: list[Row]
@@ -41,12 +41,12 @@ class Difference:
 def compare(a: Stored, b: Stored, environments: tuple[str, str] = ("", "")) -> Difference:
     settings = _rows(a.params, b.params, sorted(a.params.keys() | b.params.keys()))
     ignored = ("tracking.", "resume", "rerun")
-    names = [name for name in sorted(a.metrics.keys() | b.metrics.keys()) if not timed(name)]
+    names = [name for name in sorted(a.metrics.keys() | b.metrics.keys()) if not is_timed(name)]
     points = [_points(run, names) for run in (a, b)]
     differing = sorted(k for k in points[0] | points[1] if points[0].get(k) != points[1].get(k))
     first, when = None, ""
     if differing:
-        # By the clock of the training, not of the epochs: a step's loss comes before its epoch's.
+        # In the order of the training: the loss of a step comes before that of its epoch.
         step, _ = at = min(differing, key=lambda k: (k[1] != "train/loss_step", k[0]))
         rows = [k for k in differing if k == at or (k[0] == step and at[1] != "train/loss_step")]
         first = step, [(n, *_two(points[0].get((s, n)), points[1].get((s, n)))) for s, n in rows]
@@ -66,17 +66,17 @@ def compare(a: Stored, b: Stored, environments: tuple[str, str] = ("", "")) -> D
 
 
 def _points(run: Stored, names: Sequence[str]) -> dict[tuple[int, str], tuple[float, ...]]:
-    """By step and name; a point that is there twice is two values, and NaN is itself."""
+    """(step, name) -> values; a point that was logged twice has two. All NaN count as equal."""
     found: dict[tuple[int, str], tuple[float, ...]] = {}
     for name in names:
         for step, value in run.metrics.get(name, ()):
-            number = math.nan if math.isnan(value) else value  # one object, which equals itself
+            number = math.nan if math.isnan(value) else value  # one object is equal to itself
             found[step, name] = (*found.get((step, name), ()), number)
     return found
 
 
 def _epoch_of(step: int, run: Stored) -> str:
-    """In words, where the run's points tell how many steps an epoch has: its last is a point."""
+    """`, in epoch 2`, if the points tell how many steps an epoch has."""
     epochs = max((at for at, _ in run.metrics.get("train/loss", ())), default=0)
     last = max((at for at, _ in run.metrics.get("train/loss_step", ())), default=0)
     if run.status != "FINISHED" or not epochs or last % epochs:
@@ -84,8 +84,8 @@ def _epoch_of(step: int, run: Stored) -> str:
     return f", in epoch {-(-step // (last // epochs))}"
 
 
-def timed(metric: str) -> bool:
-    """Whether a metric tells of the clock, which no two runs share."""
+def is_timed(metric: str) -> bool:
+    """Whether the metric measures time, which differs from run to run."""
     return metric.startswith("seconds/") or metric == "images_per_second"
 
 
@@ -95,7 +95,7 @@ def _rows(a: Mapping[str, str], b: Mapping[str, str], keys: Sequence[str]) -> li
 
 
 def _two(a: Sequence[float] | None, b: Sequence[float] | None) -> tuple[str, str]:
-    """Two points' values in six digits, or in all where they differ after those."""
+    """The values of two points with six digits, or with all if six don't show the difference."""
     short, whole = (
         [NONE if values is None else " and ".join(map(form, values)) for values in (a, b)]
         for form in ("{:.6g}".format, repr)
@@ -105,14 +105,14 @@ def _two(a: Sequence[float] | None, b: Sequence[float] | None) -> tuple[str, str
 
 
 def read(run_id: str, uri: str | None = None) -> tuple[Stored, str]:
-    """A run and its environment. Raises: TrackingError."""
+    """The run and its environment.txt. Raises: TrackingError."""
     run = read_run(run_id, uri)
     with fetched(run_id, "environment.txt", uri) as path:
         return run, path.read_text(errors="replace") if path else ""
 
 
 def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
-    """Whether a run that was done again came out the same, in a few lines; also as its tag."""
+    """Whether a repeated run came out the same, in a few lines; also as its tag `rerun.same`."""
     try:
         (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
@@ -152,8 +152,8 @@ def report(a: Stored, b: Stored, difference: Difference) -> str:
             + "\n".join(_table([head, *rows]))
         )
     else:
-        said = "differ" if NONE not in difference.weights else "were not recorded in both"
-        parts.append(f"All {difference.points} points are equal; the weights {said}.")
+        weights = "differ" if NONE not in difference.weights else "were not recorded in both"
+        parts.append(f"All {difference.points} points are equal; the weights {weights}.")
     return "\n\n".join(parts)
 
 

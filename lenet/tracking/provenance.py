@@ -1,4 +1,4 @@
-"""What a run tells of the code and the machine it came from."""
+"""The code, the environment and the process of a run."""
 
 import functools
 import importlib.metadata
@@ -12,7 +12,7 @@ import psutil
 
 
 def environment() -> str:
-    """Python, machine and the version of every installed package, a line each."""
+    """Python, the machine and the version of every installed package, one a line."""
     import torch  # late: a configuration is checked without it
 
     packages = _packages()
@@ -32,8 +32,8 @@ def _packages() -> dict[str, str]:
 
 
 def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]:
-    """What two texts of `environment` say differently: (what, before, now), `none` where only one
-    has it. The command is not of the environment.
+    """The differences of two texts of `environment` as (what, before, now); `none` where one text
+    lacks it. The command does not count.
     """
     facts = []
     for text in (before, now):
@@ -47,7 +47,7 @@ def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of this checkout, None where there is no git or no checkout."""
+    """git's output for this checkout; None if there is no git or no checkout."""
     try:
         done = subprocess.run(
             ["git", "-C", Path(__file__).parent, *arguments],
@@ -57,14 +57,14 @@ def git(*arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # As it is: a patch without its last line break does not apply.
+    # Not stripped: a patch without its last line break does not apply.
     return done.stdout if done.returncode == 0 else None
 
 
 def code_state() -> dict[str, str]:
-    """The commit, and whether what runs differs from it; empty outside a checkout.
+    """The tags `git.commit` and `git.dirty`; empty outside a checkout.
 
-    A job that was sent here without a checkout tells what its sender said.
+    A job on a machine without a checkout has them from the machine that sent it.
     """
     status = git("status", "--porcelain")
     if status is None:
@@ -75,19 +75,19 @@ def code_state() -> dict[str, str]:
 
 
 def process_identity() -> str:
-    """Host, process id and start time: together no two processes share them."""
+    """Host, process id and start time, which no two processes have in common."""
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
 def is_alive(pid: str = "", started: str = "") -> bool:
-    """Whether the process that gave this identity still runs."""
+    """Whether the process with this identity still runs."""
     try:
-        # Seconds apart, not equal: start times are counted from a boot time that clocks adjust.
+        # Not equal but close: start times count from the boot time, which a clock may correct.
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < 5
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
 
 
 def version(package: str) -> str:
-    """As the package index knows it: without the build (2.14.1, not 2.14.1+cpu)."""
+    """A package's version without its build: 2.14.1, not 2.14.1+cpu."""
     return importlib.metadata.version(package).partition("+")[0]

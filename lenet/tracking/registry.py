@@ -1,28 +1,30 @@
-"""MLflow's registry: a version for each run that asks for one, and a champion among them."""
+"""MLflow's model registry: each registered run is a version, and the best one is the champion."""
 
 import json
 import re
 from collections.abc import Mapping
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from lenet.tracking.client import MlflowClient, MlflowException
 
 CHAMPION = "champion"
-VERSIONS_TAG = "mlflow.modelVersions"  # on a logged model: MLflow's pages link its versions by it
-MODEL_TAG = "lenet.model_id"  # on a version, which MLflow does not always give its model's id back
+VERSIONS_TAG = (
+    "mlflow.modelVersions"  # of a logged model; MLflow links its page to the versions by it
+)
+MODEL_TAG = "lenet.model_id"  # of a version; MLflow does not always return the model's id
 REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 SCORES = ("val/accuracy", "val/loss")
-SAME_IMAGES = ("dataset.sha256", "dataset.val_sha256")  # else two scores can't be compared
+SAME_IMAGES = ("dataset.sha256", "dataset.val_sha256")  # only then two scores can be compared
 
 
 def register(
     client: MlflowClient, name: str, run_id: str, model_id: str, facts: Mapping[str, str]
 ) -> str:
-    """Makes the run's logged model a version of `name`, and the champion if it is the first, or
-    has a higher `val/accuracy` (of equal ones a lower `val/loss`) on the same images. `facts` holds
-    SCORES and SAME_IMAGES, and become the version's tags. May be done twice without doubling it.
+    """Registers the run's logged model as a version of `name`. It becomes the champion if it is the
+    first one, or has a higher `val/accuracy` on the same images (if equal: a lower `val/loss`).
+    `facts` holds SCORES and SAME_IMAGES and becomes the version's tags. To call it twice has the
+    same effect as once.
 
-    Returns: what came of it, a line.
+    Returns: a line that says what happened.
     """
     try:
         client.create_registered_model(name)
@@ -41,26 +43,26 @@ def register(
         version = str(made.version)
     entry = json.dumps([{"name": name, "version": version}])
     client.set_logged_model_tags(model_id, {VERSIONS_TAG: entry})
-    told = f"Registered as {name}, version {version}"
+    line = f"Registered as {name}, version {version}"
     champion = str(client.get_registered_model(name).aliases.get(CHAMPION, ""))
     if champion == version:
-        return f"{told}, its champion"
+        return f"{line}, its champion"
     if champion:
         theirs = client.get_model_version(name, champion).tags
         if any(theirs.get(key) != facts[key] for key in SAME_IMAGES):
-            return f"{told}; the champion stays version {champion}, of other images"
+            return f"{line}; the champion stays version {champion}, of other images"
         before, now = _rank(theirs), _rank(facts)
         if now <= before:
             return (
-                f"{told}; the champion stays version {champion} "
+                f"{line}; the champion stays version {champion} "
                 f"({before[0]:.2%} of the validation images, here {now[0]:.2%})"
             )
     client.set_registered_model_alias(name, CHAMPION, version)
-    return f"{told}, now its champion ({_rank(facts)[0]:.2%} of the validation images)"
+    return f"{line}, now its champion ({_rank(facts)[0]:.2%} of the validation images)"
 
 
 def _rank(facts: Mapping[str, str]) -> tuple[float, float]:
-    """Nothing is worse than what has no numbers: anybody may have registered it."""
+    """For comparison: higher is better. A version without scores, made by others, ranks last."""
     try:
         accuracy, loss = (float(facts[key]) for key in SCORES)
     except (KeyError, ValueError):
@@ -69,9 +71,9 @@ def _rank(facts: Mapping[str, str]) -> tuple[float, float]:
 
 
 def run_of(client: MlflowClient, text: str) -> str:
-    """The run behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+    """The id of the run that made `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
-    Raises: ValueError, one line, where it is neither, or there is no such version.
+    Raises: ValueError, one line, where there is no such version.
     """
     match = REGISTERED.fullmatch(text)
     if not match:
@@ -87,5 +89,5 @@ def run_of(client: MlflowClient, text: str) -> str:
             raise
         raise ValueError("no such registered model") from None
     if not version.run_id:
-        raise ValueError("that version names no run that made it")
+        raise ValueError("this version does not say which run made it")
     return str(version.run_id)

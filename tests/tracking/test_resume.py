@@ -129,7 +129,7 @@ def test_a_finished_run_is_not_gone_on_with(lab, finished):
     assert "the run is finished; epochs=120" in lab.refuse(f"resume={finished}")
     err = lab.refuse(f"resume={finished}", "epochs=2")
     assert "epochs 60 (here 2)" in err
-    assert "nothing of that can change" in err
+    assert "none of this can change" in err
 
 
 # ---- What can't change -----------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_files_that_have_changed_are_named_by_their_checksum(lab, tmp_path):
     assert lab.client.get_run(run_id).info.status == "FINISHED"
     lab.run(*moved, *quick[3:-1], "epochs=1")
     absolute = lab.last()
-    assert "below the current folder" in lab.refuse(f"rerun={absolute}")
+    assert "the current folder are read" in lab.refuse(f"rerun={absolute}")
     out, _ = lab.run(f"rerun={absolute}", *moved)
     assert f"The same bits as run {absolute}" in out
 
