@@ -20,8 +20,13 @@ def start_process() -> None:
 
 
 def start_run() -> float:
-    """When the run began, in seconds since 1970: the process's first run began with the process."""
+    """Prepares the threads. Returns: when the run began, see `run_start`."""
     _choose_waiting()
+    return run_start()
+
+
+def run_start() -> float:
+    """When the run began, in seconds since 1970: the process's first run began with the process."""
     return _started.pop() if _started else time.time()
 
 
