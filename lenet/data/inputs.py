@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from lenet.data.errors import DataError
+
 MAX_CLASSES = 1000
 
 
@@ -41,11 +43,11 @@ class Inputs:
     def from_values(values: Any) -> "Inputs":
         """The inverse of `to_values`, for values that anybody may have written.
 
-        Raises: ValueError, one line, where a value is missing or out of its bounds.
+        Raises: DataError where a value is missing or out of its bounds.
         """
         try:
             return TypeAdapter(Inputs).validate_python(values)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, ("inputs", *first["loc"])))
-            raise ValueError(f"{where}: {first['msg']}") from None
+            raise DataError(f"{where}: {first['msg']}") from None

@@ -176,16 +176,8 @@ def prepare(
 
     Raises: DataError where labels do not fit the classes, or there are too few images.
     """
-    classes = _class_names(raw)
+    inputs = _inputs(raw, image_size, mean, std)
     images = raw.train[0]
-    if images.shape[1:] != raw.test[0].shape[1:]:
-        shapes = f"{list(images.shape[1:])} and {list(raw.test[0].shape[1:])}"
-        raise DataError(f"{raw.where}: expected images of one shape, found {shapes}")
-    if mean is None or std is None:
-        measured = raw.pixel_statistics
-        mean = measured[0] if mean is None else mean
-        std = measured[1] if std is None else std
-
     rest = len(images) - val_size
     train_size = rest if train_size is None else train_size
     if not 0 < train_size <= rest <= len(images):
@@ -196,8 +188,7 @@ def prepare(
     order = permutation(len(images), VALIDATION_SEED)
     held_out, kept = order[:val_size].sort().values, order[val_size:][:train_size].sort().values
 
-    in_channels = images.shape[1] if images.ndim == 4 else 1
-    transform = functools.partial(normalised, mean=mean, std=std)
+    transform = functools.partial(normalised, mean=inputs.mean, std=inputs.std)
 
     def batches(part: Pair, index: Tensor | None, size: int, seed: int | None) -> Batches:
         images, labels = part if index is None else (part[0][index], part[1][index])
@@ -207,13 +198,26 @@ def prepare(
     return Data(
         name=raw.name,
         where=raw.where,
-        inputs=Inputs(classes, mean, std, image_size, in_channels),
+        inputs=inputs,
         sha256=hashlib.sha256("".join(raw.checksums).encode()).hexdigest(),
         val_sha256=hashlib.sha256(held_out.numpy().tobytes()).hexdigest() if val_size else None,
         train=batches(raw.train, None if has_all else kept, batch_size, seed),
         val=batches(raw.train, held_out, test_batch_size, None) if val_size else None,
         test=batches(raw.test, None, test_batch_size, None),
     )
+
+
+def _inputs(raw: Raw, image_size: int, mean: float | None, std: float | None) -> Inputs:
+    classes, images = _class_names(raw), raw.train[0]
+    if images.shape[1:] != raw.test[0].shape[1:]:
+        shapes = f"{list(images.shape[1:])} and {list(raw.test[0].shape[1:])}"
+        raise DataError(f"{raw.where}: expected images of one shape, found {shapes}")
+    if mean is None or std is None:
+        measured = raw.pixel_statistics
+        mean = measured[0] if mean is None else mean
+        std = measured[1] if std is None else std
+    values = {"classes": classes, "mean": mean, "std": std, "image_size": image_size}
+    return Inputs.from_values(values | {"in_channels": images.shape[1] if images.ndim == 4 else 1})
 
 
 def _class_names(raw: Raw) -> tuple[str, ...]:

@@ -317,6 +317,11 @@ def test_training_and_test_images_of_other_shapes_are_refused(tmp_path):
     assert str(tmp_path / "b.pt") in message
 
 
+def test_images_with_their_channels_in_the_wrong_place_are_refused(tmp_path):
+    message = refusal(lambda: own(tmp_path, pair(20, 100, 28, 3), pair(20, 100, 28, 3)))
+    assert message == "inputs.in_channels: Input should be less than or equal to 64"
+
+
 @pytest.mark.parametrize("paths", [[], ["a.idx"], ["a.pt", "b.pt", "c.pt"]])
 def test_a_wrong_number_of_files_is_refused(paths):
     message = refusal(lambda: load_files("own", paths, paths))
