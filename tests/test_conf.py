@@ -34,7 +34,7 @@ RUNTIME = {
     "schedule": {"optimizer", "epochs", "steps_per_epoch"},
     "model": {"num_classes", "in_channels", "image_size"},
     "model.pooling": {"channels", "activation", "copies"},  # for a pooling layer with parameters
-    "checkpoint": {"folder", "facts", "saved", "state"},
+    "checkpoint": {"folder", "facts", "on_save", "state"},
     "tracking": {"settings"},
 }
 # Arguments that torch deprecates or that would change what the mean over a batch is.

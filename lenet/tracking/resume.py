@@ -167,13 +167,13 @@ def _last_state(
     def check(state: State) -> None:
         check_state(state, config, tags)
 
-    state = checkpoints.newest(checkpoints.kept(journal.folder / "checkpoints"), check)
+    state = checkpoints.load_newest(checkpoints.newest_first(journal.folder / "checkpoints"), check)
     run_id, uri = journal.facts.run_id, config["tracking"]["uri"]
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         if state is None and run_id:
             try:
                 with fetched(run_id, name, uri) as path:
-                    state = checkpoints.newest([path] if path else [], check)
+                    state = checkpoints.load_newest([path] if path else [], check)
             except TrackingError as error:
                 print(f"Warning: {error}", file=sys.stderr)
     return state

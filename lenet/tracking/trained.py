@@ -13,7 +13,7 @@ from lenet.tracking.client import ROOT, TrackingError
 from lenet.tracking.past import check_data
 from lenet.tracking.read import fetched, read_run, read_text
 from lenet.tracking.stored_config import check_targets, merge_configs, read_config
-from lenet.training.checkpoints import newest
+from lenet.training.checkpoints import load_newest
 from lenet.training.state import StateError
 
 CONF = ROOT / "conf"
@@ -31,7 +31,7 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
         fetched(run_id, "checkpoint.pt", uri) as last,
         fetched(run_id, "checkpoint.previous.pt", uri) as before,
     ):
-        state = newest([path for path in (last, before) if path])
+        state = load_newest([path for path in (last, before) if path])
     if state is None:
         raise TrackingError(f"{run_id}: the run has no checkpoint to take the network from")
     try:

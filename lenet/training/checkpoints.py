@@ -11,8 +11,9 @@ from torch import nn
 
 from lenet.cli import one_line
 from lenet.data.tensor_files import CheckpointError, load, save
+from lenet.training.progress import State
 
-MOST_COST = 0.01  # the part of a training's time that checkpoints may take
+MAX_COST = 0.01  # the share of a training's time that checkpoints may take
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -42,49 +43,50 @@ def _shape_of(value: Any) -> str:
 
 
 class Checkpoints:
-    """Keeps the last two states of a training in `folder`, on top of each `facts`.
+    """Keeps the two newest states of a training in `folder`, each together with `facts`.
 
-    `state` is the one that the training goes on from. A new one is due every `epochs` epochs and
-    `seconds` after the last one (null: never), but not so often that they cost over a hundredth of
-    the time. `saved` is called with the name of each. A full disk costs a warning; the states that
-    are there stay.
+    The training goes on from `state` where it is given. A new state is due after every `epochs`
+    epochs, and `seconds` after the last one (null: never), but not so often that saving takes more
+    than a hundredth of the time. `on_save` is called with the name of each file. A full disk costs
+    a warning, and the states that are there stay.
     """
 
     def __init__(
         self,
         folder: Path,
         facts: dict[str, Any],
-        saved: Callable[[str], None] = lambda name: None,
-        state: dict[str, Any] | None = None,
+        on_save: Callable[[str], None] = lambda name: None,
+        state: State | None = None,
         epochs: int | None = 1,
         seconds: float | None = 30.0,
     ) -> None:
         self.folder = folder
         self.facts = facts
-        self.saved = saved
+        self.on_save = on_save
         self.state = state
         self.epochs = epochs
         self.seconds = seconds
-        self.cost = 0.0  # seconds spent here
+        self.cost = 0.0  # seconds spent on all saves
         self._last_cost = 0.0
         self._last = time.monotonic()
 
     def is_due(self, epoch: int | None = None) -> bool:
+        """Whether to save now: after `epoch`, or in the middle of one."""
         waited = time.monotonic() - self._last
-        if waited < self._last_cost / MOST_COST:
+        if waited < self._last_cost / MAX_COST:
             return False
         by_epoch = epoch is not None and self.epochs is not None and epoch % self.epochs == 0
         return by_epoch or (self.seconds is not None and waited >= self.seconds)
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: State) -> None:
         start = time.monotonic()
         at = state["progress"]
         name = f"{at['epochs']:06d}-{at['batches']:09d}.pt"
         try:
             save(self.facts | state, self.folder / name)
-            for old in kept(self.folder)[2:]:
+            for old in newest_first(self.folder)[2:]:
                 old.unlink()
-            self.saved(name)
+            self.on_save(name)
         except (OSError, CheckpointError) as error:
             reason = getattr(error, "strerror", None) or error
             print(f"Warning: no checkpoint could be written ({reason})", file=sys.stderr)
@@ -93,16 +95,18 @@ class Checkpoints:
         self.cost += self._last_cost
 
 
-def kept(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest first: their names count epochs and batches."""
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder. Their names count epochs and batches."""
     return sorted(folder.glob("[0-9]*-[0-9]*.pt"), reverse=True)
 
 
-def newest(
-    paths: Iterable[Path], check: Callable[[dict[str, Any]], None] = lambda state: None
-) -> dict[str, Any] | None:
-    """The first of `paths` that is whole and that `check` takes, which raises a ValueError of one
-    line where not; a damaged one is told and removed, for one like it may be written again.
+def load_newest(
+    paths: Iterable[Path], check: Callable[[State], None] = lambda state: None
+) -> State | None:
+    """The first state that can be read and that `check` accepts, or None.
+
+    `check` raises a ValueError of one line for a state that it refuses. A file that is refused or
+    damaged costs a warning and is removed, because the training will write it again.
     """
     for path in paths:
         try:

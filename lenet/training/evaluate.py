@@ -1,4 +1,4 @@
-"""A model and a set -> sums and counts, and the figures that follow from them."""
+"""Scores a model on a set: sums and counts, and the figures that follow from them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Totals:
-    """What a set came to, in sums over its examples."""
+    """Sums over the examples of a set, and the means that follow from them."""
 
     loss_sum: float
     correct: int
@@ -33,7 +33,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Score(Totals):
-    """What a model says about every example of a set. Each figure below is derived from it.
+    """A model's answer for every example of a set, and the figures that follow from the answers.
 
     Shapes: labels, predicted int64 (N); confidence float32 (N), the probability of `predicted`.
     """
@@ -45,7 +45,7 @@ class Score(Totals):
 
     @cached_property
     def confusion(self) -> Tensor:
-        """Shapes: int64 (K, K); row = truth, column = prediction."""
+        """Counts of each pair of truth (row) and prediction (column). Shapes: int64 (K, K)."""
         cells = self.labels * self.num_classes + self.predicted
         size = self.num_classes
         return torch.bincount(cells, minlength=size * size).reshape(size, size)
@@ -76,11 +76,11 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     criterion: Criterion,
 ) -> Score:
-    """Scores a model on every batch, in evaluation mode; the mode it had is put back.
+    """A model's score over all batches, in evaluation mode. The mode it had is put back.
 
-    `criterion` returns a batch's mean, so each batch weighs by its size.
+    `criterion` returns a batch's mean.
 
-    Raises: ValueError where there is no batch, or a label that is none of the model's classes.
+    Raises: ValueError where there is no batch, or a label is no class of the model.
     """
     device, was_training = device_of(model), model.training
     model.eval()
@@ -91,7 +91,7 @@ def evaluate(
             inputs, labels = inputs.to(device), labels.to(device)
             logits = model(inputs)
             num_classes = logits.shape[1]
-            # Before the criterion: on a GPU a wrong label would end the whole process' CUDA.
+            # Before the criterion: on a GPU a wrong label breaks CUDA for the whole process.
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= num_classes:
                 found = low if low < 0 else high
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def class_lines(accuracies: Iterable[float | None], classes: Iterable[str]) -> list[str]:
-    """One line a class, in the tutorial's words."""
+    """A line for each class, in the tutorial's words."""
     return [
         f"No samples for class {name}." if part is None else f"Accuracy of {name}: {part:.2%}"
         for name, part in zip(classes, accuracies, strict=True)
@@ -117,7 +117,7 @@ def class_lines(accuracies: Iterable[float | None], classes: Iterable[str]) -> l
 
 
 def score_lines(score: Score, classes: Iterable[str]) -> list[str]:
-    """What a test came to, for people: the tutorial's lines, then loss and calibration."""
+    """The result of a test, to print: the tutorial's lines, then loss and calibration."""
     return [
         accuracy_line(score),
         *class_lines(score.class_accuracy, classes),

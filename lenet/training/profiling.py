@@ -1,4 +1,4 @@
-"""torch's profiler around a piece of training."""
+"""torch's profiler around a part of a training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile, supported_activities
 
 @contextmanager
 def profiled(enabled: bool) -> Iterator[profile | None]:
-    """Records what runs inside, where enabled; gives None and costs nothing where not."""
+    """Records what runs inside it. Without `enabled` it gives None and costs nothing."""
     if not enabled:
         yield None
         return
@@ -19,10 +19,10 @@ def profiled(enabled: bool) -> Iterator[profile | None]:
 
 
 def table(recording: profile, rows: int = 25) -> str:
-    """The operators that took the most time of their own, a line each."""
+    """The operators that took the most time themselves, a line each."""
     return recording.key_averages().table(sort_by="self_cpu_time_total", row_limit=rows)
 
 
 def save_trace(recording: profile, path: Path) -> None:
-    """Writes the trace that chrome://tracing and Perfetto open."""
+    """Writes a trace for chrome://tracing or Perfetto."""
     recording.export_chrome_trace(str(path))

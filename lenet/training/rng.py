@@ -1,4 +1,4 @@
-"""The states of every generator that a model, a loss or a transform may draw from."""
+"""The random generators that a model, a loss or a transform may draw from, and their states."""
 
 import random
 from collections.abc import Mapping
@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-WORDS = 624  # of the Mersenne Twister, which Python and numpy both have
 
 
 def seed_all(seed: int) -> None:
@@ -17,7 +15,7 @@ def seed_all(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """As plain values and tensors: a number in a tensor is saved ten times as fast."""
+    """The states as plain values and tensors. Numbers are saved ten times as fast in a tensor."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
@@ -29,18 +27,13 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Raises: ValueError, TypeError or another where it is none; the generators may then be half
-    changed.
-    """
+    """Puts the generators in a state of `random_state`."""
     version, words, gauss = state["python"]
-    name, keys, position, has_gauss, cached = state["numpy"]
-    # Python believes what the next normal number is, and numpy where in its memory it reads.
-    if not isinstance(gauss, float | None) or not isinstance(cached, float):
-        raise TypeError("random: expected a number kept for later")
-    if type(position) is not int or not 0 <= position <= WORDS or keys.shape != (WORDS,):
-        raise ValueError(f"random: expected a position in {WORDS} words")
+    name, keys, position, *cached = state["numpy"]
+    if not 0 <= position <= len(keys):  # numpy would read outside its memory
+        raise ValueError(f"random: expected a position up to {len(keys)}, found {position}")
     random.setstate((version, tuple(words.tolist()), gauss))
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, int(has_gauss), cached))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, *cached))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

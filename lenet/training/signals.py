@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM, a closed terminal: the first asks the training to end at a step, the second ends
-the process.
+"""Ctrl-C, SIGTERM and a closed terminal: the first signal asks the training to stop at a step, the
+second ends the process.
 """
 
 import os
@@ -7,16 +7,16 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
 class Interrupt:
-    """Takes over these signals while it is entered; SIGHUP not where nohup has it ignored.
+    """Handles these signals while it is entered. Where nohup ignores SIGHUP, it stays ignored.
 
-    Calling it says whether a stop was asked for. Inside `deferred()` the first signal only asks;
-    a second one, and any outside, raises SystemExit with `exit_status`. Off the main thread, where
-    Python allows no handlers, it does nothing.
+    `interrupt()` says whether a stop was asked for. Inside `deferred()` the first signal only asks;
+    a second one, and any outside, raises SystemExit with `exit_status`. Off the main thread it does
+    nothing, because Python allows no handlers there.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,7 @@ class Interrupt:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -66,10 +61,10 @@ class Interrupt:
             self._deferred = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.signal is not None
+        is_second = self.signal is not None
         self.signal = number
-        if again or not self._deferred:
+        if is_second or not self._deferred:
             raise SystemExit(self.exit_status)
-        # Not print: a handler that comes in the middle of a print may not start another.
+        # Not print: a handler may interrupt a print, and Python allows no second one within it.
         with suppress(OSError):
             os.write(2, b"\nStopping after this step; once more to stop at once.\n")

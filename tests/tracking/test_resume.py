@@ -25,7 +25,7 @@ from lenet.data.tensor_files import load, save
 from lenet.tracking.read import RUN_ID
 from lenet.tracking.resume import check_state
 from lenet.tracking.stored_config import read_config
-from lenet.training.checkpoints import newest
+from lenet.training.checkpoints import load_newest
 from tests.conftest import ROOT
 from tests.support.lab import Bench, assert_same
 
@@ -313,7 +313,7 @@ def test_each_kind_of_damage_is_noticed(lab, finished, tmp_path, capsys, what):
     DAMAGE[what](bad)
     config = read_config(lab.artifact(finished, "config.yaml").read_text())
     tags = lab.client.get_run(finished).data.tags
-    state = newest([bad, good], lambda state: check_state(state, config, tags))
+    state = load_newest([bad, good], lambda state: check_state(state, config, tags))
     assert state["progress"]["epochs"] == 60
     assert capsys.readouterr().err.count("\n") == 1
     assert not bad.exists()
@@ -388,7 +388,7 @@ WRITES = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from lenet.training.checkpoints import Checkpoints, kept, newest
+from lenet.training.checkpoints import Checkpoints, load_newest, newest_first
 from lenet.tracking.journal import Facts, Journal
 
 torch.set_num_threads(1)
@@ -450,7 +450,7 @@ while True:
         assert not reached
         continue
     journal = Journal.open(folders[0].parent)
-    state = newest(kept(journal.folder / "checkpoints"))
+    state = load_newest(newest_first(journal.folder / "checkpoints"))
     epoch = state["progress"]["epochs"] if state else 0
     assert not state or bool((state["x"] == epoch).all())
     assert reached <= epoch <= reached + 1, (wanted, reached, epoch)

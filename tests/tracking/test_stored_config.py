@@ -17,7 +17,7 @@ from lenet.tracking.read import read_run, text_of
 from lenet.tracking.resume import check_state
 from lenet.tracking.stored_config import MOST_CHARACTERS, check_targets, merge_configs, read_config
 from lenet.tracking.trained import load_trained
-from lenet.training.checkpoints import newest
+from lenet.training.checkpoints import load_newest
 from tests.conftest import CONF
 
 FOLDERS = [CONF]
@@ -368,7 +368,7 @@ def test_what_is_no_id_asks_no_store(run_id, tmp_path, monkeypatch):
 def test_a_state_of_nothing_is_passed_over(config, tmp_path, capsys, state):
     path = tmp_path / "000001-000000000.pt"
     save(state, path)
-    found = newest([path], lambda state: check_state(state, config, {}))
+    found = load_newest([path], lambda state: check_state(state, config, {}))
     assert found is None
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1

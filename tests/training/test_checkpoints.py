@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lenet.data.tensor_files import CheckpointError, save
-from lenet.training.checkpoints import Checkpoints, kept, load_weights, newest
+from lenet.training.checkpoints import Checkpoints, load_newest, load_weights, newest_first
 
 
 def network(outputs=3):
@@ -71,8 +71,8 @@ def test_the_two_newest_states_are_kept_with_their_facts(tmp_path):
     for epochs, batches in ((0, 7), (0, 12), (1, 0)):
         checkpoints.save(state(epochs, batches))
     assert names == ["000000-000000007.pt", "000000-000000012.pt", "000001-000000000.pt"]
-    assert [path.name for path in kept(tmp_path)] == names[:0:-1]
-    assert newest(kept(tmp_path)) == {"of": "a run", **state(1)}
+    assert [path.name for path in newest_first(tmp_path)] == names[:0:-1]
+    assert load_newest(newest_first(tmp_path)) == {"of": "a run", **state(1)}
 
 
 def test_a_checkpoint_is_due_by_epoch_and_by_time(tmp_path, clock):
@@ -111,10 +111,10 @@ def test_a_damaged_or_refused_state_is_passed_over_and_removed(tmp_path, capsys)
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(state(1))
     checkpoints.save(state(2))
-    second, first = kept(tmp_path)
+    second, first = newest_first(tmp_path)
     second.write_bytes(second.read_bytes()[:-50])
-    assert newest([second, first]) == state(1)
-    assert kept(tmp_path) == [first]
+    assert load_newest([second, first]) == state(1)
+    assert newest_first(tmp_path) == [first]
     warning = capsys.readouterr().err
     assert warning.startswith(f"Warning: {second}: ")
     assert warning.endswith("; the checkpoint before it is used\n")
@@ -122,12 +122,12 @@ def test_a_damaged_or_refused_state_is_passed_over_and_removed(tmp_path, capsys)
     def refuse(state):
         raise ValueError("state: expected another")
 
-    assert newest([first], refuse) is None
-    assert kept(tmp_path) == []
+    assert load_newest([first], refuse) is None
+    assert newest_first(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [{"progress": 3}, [1], {}])
 def test_another_file_is_no_state(tmp_path, content, capsys):
     save(content, tmp_path / "000001-000000000.pt")
-    assert newest(kept(tmp_path)) is None
+    assert load_newest(newest_first(tmp_path)) is None
     assert "expected a training's state, found another file" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from lenet.training.progress import Epoch
 def gallery(
     model: LeNet5, data: Data, history: Sequence[Epoch], score: Score
 ) -> Iterator[tuple[str, Figure]]:
-    """A run's pictures by name, each made when it is asked for."""
+    """A run's pictures by name. Each is made when the loop reaches it."""
     test = data.test
     yield "curves", curves(history)
     yield "confusion_matrix", confusion_matrix(score, data.inputs.classes)

@@ -21,9 +21,9 @@ def samples(
     num_samples: int = 32,
     columns: int = 8,
 ) -> Figure:
-    """The first images under their true classes, all on the scale of the least and largest pixel.
+    """The first images under the names of their classes, all on one scale of grey or colour.
 
-    Shapes: images (N, C, H, W), three channels shown as RGB, any other number as their mean.
+    Shapes: images (N, C, H, W); three channels are shown as RGB, any other number as their mean.
     """
     names = [str(classes[label]) for label in labels[:num_samples].tolist()]
     return _grid(images[:num_samples], names, columns)
@@ -32,7 +32,7 @@ def samples(
 def distortions(
     images: Tensor, labels: Tensor, classes: Sequence[str], distort: Distort, times: int = 3
 ) -> Figure:
-    """The first eight images as they are, and below each what it became when drawn again."""
+    """The first eight images, and below each one `times` random distortions of it."""
     images, labels = images[:8], labels[:8]
     generator = torch.Generator().manual_seed(0)
     rows = [images.float(), *(distort(images, generator) for _ in range(times))]
@@ -40,7 +40,7 @@ def distortions(
 
 
 def mistakes(images: Tensor, score: Score, classes: Sequence[str], num_samples: int = 32) -> Figure:
-    """What the model got wrong, surest first: image, truth -> prediction, probability of that.
+    """The images that the model got wrong, the surest first, with the probability it gave them.
 
     Raises: ValueError where the score is of another number of images.
     """

@@ -24,7 +24,7 @@ PER_COLUMN = 8  # feature maps above one another
 
 
 def filters(weight: Tensor) -> Figure:
-    """The kernels of the first layer: a column a map, a row an input channel, zero white.
+    """The kernels of the first layer: a column for each map, a row for each input channel.
 
     Shapes: weight (maps, C, H, W).
     """
@@ -47,9 +47,9 @@ def filters(weight: Tensor) -> Figure:
 def feature_maps(maps: Mapping[str, Tensor], image: Tensor, label: str = "") -> Figure:
     """One image on its way through the network, left to right as in the paper's figure 2.
 
-    Each layer has its own scale; the largest output has a colour of its own.
+    Each layer has its own scale. The largest output has a colour of its own.
 
-    Shapes: image (C, H, W) or (1, C, H, W); maps (1, maps, H, W) or (1, units), a layer each.
+    Shapes: image (C, H, W) or (1, C, H, W); each layer (1, maps, H, W) or (1, units).
     """
     layers = {"input": to_floats(image).reshape(-1, *image.shape[-2:])}
     for name, values in maps.items():
@@ -85,7 +85,7 @@ def _panel_inches(name: str, layer: Tensor, image_side: int) -> tuple[float, flo
         return 1.6, min(max(2.6, 0.13 * len(layer)), 4.3)
     if layer.ndim == 1:
         return 0.28, max(0.3, 0.032 * len(layer))
-    # Maps shrink on the page as in the network, though less, or S4 couldn't be seen.
+    # Maps get smaller as in the network, but not as much, or S4 could not be seen.
     cell = 0.33 + 0.46 * layer.shape[-1] / image_side
     columns = math.ceil(len(layer) / PER_COLUMN)
     return cell * columns, cell * math.ceil(len(layer) / columns)

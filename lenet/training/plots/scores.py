@@ -28,7 +28,7 @@ MAX_MARKERS = 30  # points; a line of one point can't be seen without its marker
 
 
 def curves(history: Sequence[Epoch]) -> Figure:
-    """Loss and accuracy by epoch; what is not finite is a gap, and epochs without validation too.
+    """Loss and accuracy by epoch. Epochs without a finite value, or without validation, are gaps.
 
     The loss axis is logarithmic where the losses span more than two decades.
     """
@@ -91,7 +91,7 @@ def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def confusion_matrix(score: Score, classes: Sequence[str]) -> Figure:
-    """Counts, row = truth, column = prediction; colour is for the errors, by share of their row.
+    """Counts of truth (row) and prediction (column). Colour shows each error's share of its row.
 
     Raises: ValueError where `classes` does not name every class of the score.
     """
@@ -133,7 +133,7 @@ def _worst_confusions(counts: Tensor, classes: Sequence[str]) -> str:
 
 
 def class_accuracy(score: Score, classes: Sequence[str]) -> Figure:
-    """A bar a class with its 95 % interval; the axis starts where its label says.
+    """A bar for each class with its 95 % interval. The axis' label says where it starts.
 
     Raises: ValueError where `classes` does not name every class of the score.
     """
@@ -164,7 +164,7 @@ def class_accuracy(score: Score, classes: Sequence[str]) -> Figure:
 
 
 def _axis_start(lowest: float) -> int:
-    """Percent, a round number: a fifth of the axis or more lies under the lowest bar."""
+    """A round percentage; at least a fifth of the axis is below the end of the lowest bar."""
     below = lowest - (100 - lowest) / 4
     step = 1 if below > 90 else 5
     return max(0, step * math.floor((below - 0.1) / step))
@@ -172,7 +172,7 @@ def _axis_start(lowest: float) -> int:
 
 def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     # Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    # Unlike share ± z·se it keeps its width where every sample is right.
+    # Unlike share ± z·se, it has a width where every sample is right.
     centre = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)
