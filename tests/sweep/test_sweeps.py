@@ -33,7 +33,7 @@ def steps_of(lab, run):
     return sorted(point.step for point in history)
 
 
-def wait_for_training(lab, process, seconds=120):
+def wait_for_training(lab, process, seconds=300):
     """A job's run that has some epochs in the store."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
