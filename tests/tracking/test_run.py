@@ -51,7 +51,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(run, monkeypatch, tmp_p
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "_write_text", full)
+    monkeypatch.setattr("lenet.tracking.logbook.Logbook.text", full)
     with pytest.raises(ValueError, match="No space left on device"), run:
         pytest.fail("entered")
     assert list((tmp_path / "waiting").iterdir()) == []
