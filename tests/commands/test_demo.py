@@ -23,8 +23,8 @@ from lenet.commands.predict import Classifier
 from lenet.data.inputs import Inputs
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from lenet.training.evaluate import Score
-from tests.commands.test_predict import drawn
 from tests.conftest import lenet5_1998
+from tests.support.drawings import drawn
 
 DIGITS = tuple("0123456789")
 

@@ -287,7 +287,7 @@ def test_what_is_no_picture_is_told_and_nothing_else_changes(opened, name, conte
 
 
 def test_a_picture_that_is_dropped_is_read(opened, tmp_path):
-    from tests.commands.test_predict import drawn
+    from tests.support.drawings import drawn
 
     drawn(mode="RGB", ink=(20, 30, 120), paper=(250, 240, 220)).save(tmp_path / "seven.jpg")
     page = opened()

@@ -13,9 +13,7 @@ from lenet.commands.evaluate.plots import robustness as picture
 from lenet.commands.evaluate.robustness import results_of, rows, table
 from lenet.data.batches import Batches
 from lenet.data.sets import load
-from lenet.tracking import client as store
 from lenet.training.evaluate import evaluate
-from tests.support.lab import Bench
 
 EVERY = [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
 
@@ -33,7 +31,7 @@ def centre(image):
     return torch.stack([mass.sum(0) @ index, mass.sum(1) @ index]) / mass.sum()
 
 
-@pytest.mark.parametrize(("name", "severity"), EVERY)
+@pytest.mark.parametrize(("name", "severity"), EVERY[::4])
 def test_bytes_come_back_as_bytes_the_same_each_time_and_others_by_another_seed(name, severity):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
@@ -47,7 +45,7 @@ def test_bytes_come_back_as_bytes_the_same_each_time_and_others_by_another_seed(
         assert not torch.equal(found, corrupted(images, name, severity, seed=1))
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("severity", [1, 5])
 def test_a_rotation_turns_by_its_angle_to_both_sides(severity):
     degrees = CORRUPTIONS["rotation"][2][severity - 1]
     images = square(at=(13, 21))  # its centre is 8 pixels right of the image's
@@ -60,7 +58,7 @@ def test_a_rotation_turns_by_its_angle_to_both_sides(severity):
     assert min(angles) < 0 < max(angles)
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("severity", [1, 5])
 def test_a_shift_is_as_long_as_it_says_in_all_directions(severity):
     pixels = CORRUPTIONS["shift"][2][severity - 1]
     moves = [centre(i) - 15.5 for i in corrupted(square(), "shift", severity)[:, 0]]
@@ -70,7 +68,7 @@ def test_a_shift_is_as_long_as_it_says_in_all_directions(severity):
     }
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("severity", [1, 5])
 def test_a_scale_makes_larger_and_smaller_by_its_factor(severity):
     factor = CORRUPTIONS["scale"][2][severity - 1]
     areas = corrupted(square(side=12, at=(10, 10)), "scale", severity).double().sum((1, 2, 3))
@@ -83,7 +81,7 @@ def test_a_scale_makes_larger_and_smaller_by_its_factor(severity):
     assert smaller
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("severity", [1, 5])
 def test_noise_has_its_deviation(severity):
     deviation = CORRUPTIONS["noise"][2][severity - 1]
     grey = torch.full((200, 1, 32, 32), 128, dtype=torch.uint8)
@@ -95,7 +93,7 @@ def test_noise_has_its_deviation(severity):
         assert float(noisy.std()) == pytest.approx(deviation, rel=0.02)
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("severity", [1, 5])
 def test_a_blurred_point_is_a_gaussian_of_its_sigma(severity):
     sigma = CORRUPTIONS["blur"][2][severity - 1]
     image = CORRUPTIONS["blur"][0](square(1, side=1, at=(16, 16)) / 255.0, sigma, torch.Generator())
@@ -108,7 +106,7 @@ def test_a_blurred_point_is_a_gaussian_of_its_sigma(severity):
     assert float(image.sum()) == pytest.approx(200 / 255, rel=1e-4)
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("severity", [1, 5])
 def test_contrast_keeps_the_mean_and_its_part_of_the_spread(severity):
     factor = CORRUPTIONS["contrast"][2][severity - 1]
     images = square(3, side=16)
@@ -172,29 +170,12 @@ def test_the_picture_draws_each_kind_with_its_six_points(results, digits):
     assert len(figure.subfigs[1].axes) == 36
 
 
-def test_a_run_is_tested_with_its_own_data_and_keeps_the_picture(tmp_path, capsys, monkeypatch):
-    bench = Bench(tmp_path)
-    run_id = bench.whole("data=digits", "epochs=1", "tracking.pictures=false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
-    assert main(["evaluate", run_id]) == 0
+def test_a_run_is_tested_with_its_own_data_and_keeps_the_picture(latest, tmp_path, capsys):
+    assert main(["evaluate", "latest"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Test set of 360 images: accuracy")
     assert out.splitlines()[-1].startswith("Picture and table: ")
-    found = [name for name in bench.artifacts(bench.runs()[-1]) if name.startswith("robustness")]
+    found = [name for name in latest.artifacts(latest.runs()[-1]) if name.startswith("robustness")]
     assert sorted(found) == ["robustness/robustness.csv", "robustness/robustness.png"]
-
-
-@pytest.mark.parametrize(
-    ("run_id", "message"),
-    [("12", "expected a run's id"), ("a" * 32, "no such run")],
-)
-def test_a_run_that_is_not_there_is_one_line(run_id, message, tmp_path, capsys):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    store.connect(uri)
-    before = list(tmp_path.iterdir())
-    assert main(["evaluate", run_id, "--uri", uri]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
-    assert list(tmp_path.iterdir()) == before
+    assert main(["evaluate", "latest", "--output", str(tmp_path / "own")]) == 0
+    assert len(list((tmp_path / "own").iterdir())) == 2

@@ -15,7 +15,6 @@ from lenet.data.inputs import Inputs
 from lenet.model.family import LeNet1
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998
-from tests.support.lab import Bench
 
 DIGITS = tuple("0123456789")
 
@@ -105,10 +104,7 @@ def test_names_of_classes_are_text():
     assert "<script" not in page(explained(LeNet5(), classes=classes))
 
 
-def test_a_run_becomes_a_page(tmp_path, monkeypatch, capsys):
-    bench = Bench(tmp_path)
-    bench.run("data=digits", "epochs=1", "tracking.pictures=false", "tracking.model=false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", bench.uri)
+def test_a_run_becomes_a_page(latest, tmp_path, capsys):
     path = tmp_path / "page.html"
     assert main(["explain", "latest", "--image", "3", "--output", str(path)]) == 0
     assert "7 layers, every number by hand is the network's" in capsys.readouterr().out
@@ -118,4 +114,3 @@ def test_a_run_becomes_a_page(tmp_path, monkeypatch, capsys):
         assert main(["explain", "latest", *wrong, "--output", str(path)]) == 2
         assert "expected 0 to 359" in capsys.readouterr().err
     assert path.read_bytes() == before
-    assert main(["explain", "latest", "--output", str(tmp_path / "no" / "page.html")]) == 2
