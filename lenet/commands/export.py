@@ -27,13 +27,13 @@ TOLERANCE = 1e-3  # of the largest score; float32 sums in another order differ b
 
 
 class ExportError(ValueError):
-    """A network that can't be written, or comes out as another: one line that says why."""
+    """A network that cannot be written, or whose file gives other scores; one line says why."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """How the file's scores are to torch's: the largest difference, the largest score, and how
-    many images the two put into different classes.
+    """The file's scores compared with torch's: the largest difference, the largest score, and the
+    number of images with different classes.
     """
 
     images: int
@@ -51,8 +51,8 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
     `mean`, `std` and `image_size`: an image is pixels from 0 to 1, less mean, divided by std.
 
     Shapes: `images` float32 (N, in_channels, image_size, image_size) -> `scores` float32 (N, K).
-    Raises: ExportError where packages are missing, or torch can't write the network; then nothing
-    is there that was not there before.
+    Raises: ExportError if packages are missing, or torch cannot write the network. Then an older
+    file at that path is still there.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -64,7 +64,7 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")  # torch's exporter about its own parts
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own parts
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -84,7 +84,7 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
         os.replace(part, path)
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # of torch's exporter, of many kinds
+    except Exception as error:  # torch's exporter raises many kinds
         raise ExportError(f"onnx: torch can't write this network ({one_line(error)})") from None
     finally:
         with contextlib.suppress(OSError):
@@ -93,18 +93,18 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
 
 @torch.no_grad()
 def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Check:
-    """Runs the file by onnxruntime beside the network.
+    """Compares the file, run by onnxruntime, with the network.
 
-    Raises: ExportError where onnxruntime can't run it.
+    Raises: ExportError if onnxruntime cannot run it.
     """
     import onnxruntime
 
     try:
-        # Not by its name, which need not be UTF-8.
+        # As bytes: the name of the file need not be UTF-8.
         content, providers = path.read_bytes(), ["CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(content, providers=providers)
         pairs = [(session.run(None, {"images": x.numpy()})[0], model(x)) for x, _ in batches]
-    except Exception as error:  # onnxruntime's own
+    except Exception as error:  # onnxruntime has its own kinds
         raise ExportError(f"{path}: onnxruntime can't run it ({one_line(error)})") from None
     theirs = np.concatenate([scores for scores, _ in pairs])
     ours = torch.cat([scores for _, scores in pairs]).numpy()
@@ -149,10 +149,12 @@ def export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
     if data is None:
         return written
     found = check_onnx(path, model, data.test)
-    told = (
+    comparison = (
         f"onnxruntime on {found.images:,} test images: scores within {found.difference:.1e} of "
         f"torch's, {found.other_classes} classes differ"
     )
     if not found.passed:
-        raise ExportError(f"{path}: {told}; expected within {TOLERANCE:g} of {found.largest:.3g}")
-    return f"{written}\n{told}"
+        raise ExportError(
+            f"{path}: {comparison}; expected within {TOLERANCE:g} of {found.largest:.3g}"
+        )
+    return f"{written}\n{comparison}"

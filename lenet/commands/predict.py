@@ -26,7 +26,7 @@ from lenet.training.checkpoints import load_weights
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that returns logits, and what its input and its outputs mean."""
+    """A network that returns logits, with the meaning of its input and outputs."""
 
     module: Callable[[Tensor], Tensor]
     inputs: Inputs
@@ -35,9 +35,9 @@ class Classifier:
 def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg") -> Classifier:
     """The network that an MLflow run trained, or a LeNet5 with the weights of a `.pth` file.
 
-    A file of weights does not say what is between them, so `activation` and `pooling` do.
+    A file of weights does not contain `activation` and `pooling`, so they are arguments.
 
-    Raises: ValueError, one line, where there is no such run, or no weights of such a network.
+    Raises: ValueError, one line, if there is no such run, or if the file has no such weights.
     """
     path = Path(source)
     if not is_weights(source):
@@ -49,7 +49,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
         return Classifier(model, inputs)
     state = load(path)
     bias = state.get("fc3.bias") if isinstance(state, dict) else None
-    # A bias alone could ask for a network of 84 times its file's size.
+    # Both are checked: a large bias alone would ask for a network of 84 times the file's size.
     if (
         not isinstance(bias, Tensor)
         or bias.ndim != 1
@@ -72,7 +72,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
 
 
 def is_weights(source: str) -> bool:
-    """Is a file meant, and no run?"""
+    """Whether the source names a file and not a run."""
     if source.startswith("models:/"):
         return False
     path = Path(source)
@@ -83,8 +83,8 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
     """Probabilities of each class.
 
     Shapes: uint8 (N, 28, 28) -> float32 (N, K).
-    Raises: ValueError where the model takes other images, has another number of outputs than
-    classes, or gives NaN.
+    Raises: ValueError if the model takes other images, if it has not one output for each class, or
+    if an output is not finite.
     """
     inputs = classifier.inputs
     with torch.inference_mode():
@@ -129,10 +129,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
-    """Adds what names a network, as `load_classifier` takes it."""
+    """Adds the arguments of `load_classifier`."""
     known = f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
     parser.add_argument(name, metavar="RUN_ID|WEIGHTS", nargs=nargs, help=known)
-    group = parser.add_argument_group("for a .pth file, which does not tell")
+    group = parser.add_argument_group("for a .pth file, which does not contain them")
     group.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="default: tanh")
     group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")
 

@@ -37,7 +37,7 @@ def _port(text: str) -> int:
 
 
 def serve(options: argparse.Namespace) -> None:
-    with _listen(options.port) as listening:  # before the networks, which take seconds
+    with _listen(options.port) as listening:  # first, because networks take seconds to load
         import torch
         import uvicorn
 
@@ -46,7 +46,7 @@ def serve(options: argparse.Namespace) -> None:
 
         if len(options.sources) > MOST_NETWORKS:
             raise ValueError(f"expected at most {MOST_NETWORKS} networks")
-        torch.set_num_threads(1)  # of a single image nothing can be divided
+        torch.set_num_threads(1)  # one image is too little work for two
         with contextlib.redirect_stdout(sys.stderr):
             networks = [
                 open_network(source, options.activation, options.pooling)
@@ -64,7 +64,7 @@ def serve(options: argparse.Namespace) -> None:
 def _listen(port: int) -> socket.socket:
     try:
         listening = socket.create_server((HOST, port))
-        # asyncio sets it on sockets that it made: without it an answer waits 40 ms for the browser.
+        # asyncio sets this on its own sockets only; without it an answer waits 40 ms.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OSError as error:

@@ -15,7 +15,7 @@ from lenet.commands.predict import Classifier, is_weights, load_classifier, pred
 from lenet.data.images import as_input
 from lenet.model.lenet5 import LeNet5
 
-DIGITS = 4  # after the point, of what is shown
+DIGITS = 4  # after the point
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Network:
 
 
 def open_network(source: str, activation: str = "tanh", pooling: str = "avg") -> Network:
-    """Of a run, a registered model, or a file of weights, as `lenet.commands.predict` takes them.
+    """The network of a run, a registered model, or a file of weights, as `predict` takes them.
 
-    Raises: ValueError, one line, where there is none, or it reads no grey images.
+    Raises: ValueError, one line, if there is none, or if it does not read grey images.
     """
     if is_weights(source):
         classifier = load_classifier(source, activation, pooling)
@@ -66,11 +66,11 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
 
 @torch.inference_mode()
 def look(network: Network, image: Tensor) -> dict[str, Any]:
-    """What the network makes of an image: what it reads (`input`), each layer's output under its
-    name, and the probabilities; flat lists.
+    """What the network computes for an image: its input, each layer's output under its name, and
+    the probabilities, as flat lists.
 
     Shapes: uint8 (H, W).
-    Raises: ValueError where that is not finite.
+    Raises: ValueError if an output is not finite.
     """
     c = network.classifier
     scores = predict(c, image[None])[0]

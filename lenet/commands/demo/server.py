@@ -1,5 +1,6 @@
-"""What the page asks for, over HTTP: networks, looks at images, a test set. All answers but the
-page itself are JSON; a mistake is `{"error": "one line"}`.
+"""The page and its HTTP interface: networks, what they make of an image, a test set.
+
+All answers except the page are JSON; a mistake is `{"error": "one line"}`.
 """
 
 import io
@@ -47,7 +48,7 @@ class Source(BaseModel):
 
 
 class Shelf:
-    """The networks and, once asked for, their walks through the test set."""
+    """The networks, and their walks through the test set, which are made at the first request."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self.networks = list(networks)
@@ -85,8 +86,8 @@ class Shelf:
 
 
 def make_app(networks: Sequence[Network]) -> FastAPI:
-    """The page and what it asks for. It answers only who calls it 127.0.0.1 or localhost."""
-    # No /docs: its page comes from another server.
+    """The application. It answers only requests to 127.0.0.1 or localhost."""
+    # No /docs: that page would load scripts from another server.
     app = FastAPI(title="LeNet-5", docs_url=None, redoc_url=None)
     shelf = Shelf(networks)
     _protect(app)
@@ -158,7 +159,7 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
 
 
 def _protect(app: FastAPI) -> None:
-    """Errors in one line; nothing for pages of other sites, which the browser may show beside."""
+    """Errors in one line, and no answer for pages of other sites in the same browser."""
 
     @app.exception_handler(ValueError)
     @app.exception_handler(OSError)
@@ -176,7 +177,7 @@ def _protect(app: FastAPI) -> None:
 
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        # A page elsewhere may have its own name lead here, or post without reading the answer.
+        # Another site may point its own name here (DNS rebinding), or post without reading.
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if urlsplit(f"//{host}").hostname not in NAMES:
             return _json({"error": f"host: expected {' or '.join(NAMES)}"}, 400)
@@ -212,7 +213,7 @@ def _image(way: Walk, index: int) -> Tensor:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    # Not FastAPI's encoder, which takes longer over ten thousand numbers than the network does.
+    # Not FastAPI's encoder: it takes longer for ten thousand numbers than the network does.
     return Response(
         json.dumps(content, separators=(",", ":")), status, media_type="application/json"
     )

@@ -1,4 +1,4 @@
-"""A walk through a test set: what a network read right, what wrong, and how sure it was of it."""
+"""A walk through a test set: which images a network reads right or wrong, and how surely."""
 
 import contextlib
 import os
@@ -23,8 +23,8 @@ class Walk:
     score: Score
 
     def found(self, truth: int | None, guess: int | None, right: bool | None, order: str) -> Tensor:
-        """Indices of the images that are asked for; None asks for all. `order` is by confidence,
-        `surest` or `least` first, or `set`, the set's own.
+        """Indices of the images that pass the filters; None lets all pass. `order` is `surest` or
+        `least`, by confidence, or `set`, the order of the set.
 
         Shapes: -> int64 (M).
         """
@@ -51,9 +51,9 @@ class Walk:
 
 
 def walk(network: Network) -> Walk:
-    """The network on the test set of its run; of MNIST, if it is here, for a file of weights.
+    """The network on the test set of its run; for a file of weights on MNIST, if that is on disk.
 
-    Raises: ValueError, one line, where the set can't be had, or has other classes.
+    Raises: ValueError, one line, if there is no such set, or if it has other classes.
     """
     c = network.classifier
     with contextlib.redirect_stdout(sys.stderr):

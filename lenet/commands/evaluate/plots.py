@@ -1,4 +1,4 @@
-"""Scores on test images made worse -> a matplotlib Figure; never shows, never saves."""
+"""The picture of `evaluate`: scores by severity. It is returned, neither shown nor saved."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from lenet.training.plots.style import COLORS, INK
 
 
 def robustness(results: Sequence[Result], image: Tensor) -> Figure:
-    """Accuracy and calibration error by severity, and what the severities do to one image.
+    """Accuracy and calibration error by severity, and one image at each severity.
 
     Shapes: image uint8 (C, H, W).
     """
@@ -32,7 +32,7 @@ def robustness(results: Sequence[Result], image: Tensor) -> Figure:
             axes.plot(range(len(values)), values, "o-", color=color, markersize=4, label=name)
     _percent(upper, "accuracy")
     _percent(lower, "calibration error")
-    lower.set_xlabel("severity (0: the test set as it is)")
+    lower.set_xlabel("severity (0: the unchanged test set)")
     upper.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     _examples(right, image)
     return figure
@@ -52,7 +52,7 @@ def _examples(figure: SubFigure, image: Tensor) -> None:
     for row, (name, (_, unit, amounts)) in zip(grid, CORRUPTIONS.items(), strict=True):
         for severity, axes in enumerate(row):
             shown = corrupted(image[None], name, severity)[0] if severity else image
-            # One scale for all: contrast could not be seen otherwise.
+            # One scale for all; otherwise a change of contrast could not be seen.
             axes.imshow(shown.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set_xticks([])
             axes.set_yticks([])

@@ -13,7 +13,9 @@ from lenet.training.evaluate import Score, evaluate
 
 @dataclass(frozen=True)
 class Result:
-    """`severity` 0 is the test set as it is, `amount` in the corruption's own unit."""
+    """The score of one copy. Severity 0 is the unchanged test set; `amount` is in the unit of the
+    corruption.
+    """
 
     corruption: str
     severity: int
@@ -22,7 +24,7 @@ class Result:
 
 
 def results_of(model: nn.Module, data: Data, seed: int = 0) -> Iterator[Result]:
-    """The test set as it is, then each corruption at each severity; seconds on MNIST."""
+    """The unchanged test set, then each corruption at each severity. It takes seconds on MNIST."""
 
     def scored(corruption: str, severity: int, amount: float) -> Result:
         batches = copy.copy(data.test)
@@ -39,7 +41,7 @@ def results_of(model: nn.Module, data: Data, seed: int = 0) -> Iterator[Result]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Accuracy and calibration error, a row a corruption, a column a severity."""
+    """Accuracy and calibration error: a row for each corruption, a column for each severity."""
     clean, *rest = results
     names = list(dict.fromkeys(result.corruption for result in rest))
     lines = [
@@ -63,7 +65,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def rows(results: Sequence[Result]) -> str:
-    """As CSV."""
+    """The same as CSV."""
     lines = ["corruption,severity,amount,accuracy,calibration_error,loss"]
     for r in results:
         numbers = (r.score.accuracy, r.score.calibration_error, r.score.loss)
