@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 MISTAKE, INTERRUPTED = 2, 130  # a shell expects 130 of a process that Ctrl-C ended
 BROKEN_PIPE = 141  # and 141 of a process that SIGPIPE ended
@@ -83,10 +84,17 @@ def format_duration(seconds: float) -> str:
 # ---- Options that several commands have --------------------------------------------------------
 
 
-def command_parser(module: str, doc: str | None, example: str) -> argparse.ArgumentParser:
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose mistakes are a ValueError, so that `answer` prints them as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def command_parser(module: str, doc: str | None, example: str) -> CommandParser:
     """A parser for the command in `lenet.commands.NAME`; the module's docstring describes it."""
     name = module.rpartition(".")[2]
-    return argparse.ArgumentParser(
+    return CommandParser(
         prog=f"python -m lenet {name}",
         description=doc,
         epilog=f"Example: python -m lenet {name} {example}",
@@ -111,6 +119,20 @@ def path_of(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
     return Path(text)
+
+
+def number_from(
+    least: float, most: float, kind: type[int | float] = int, note: str = ""
+) -> Callable[[str], Any]:
+    """A type for argparse: numbers from `least` to `most`; `note` names what else is accepted."""
+
+    def parse(text: str) -> int | float:
+        with suppress(ValueError):
+            if least <= kind(text) <= most:  # nan is refused too
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"expected {least:,} to {most:,}{note}, got {text!r}")
+
+    return parse
 
 
 def check_file(path: Path) -> None:

@@ -1,11 +1,10 @@
 """List runs, the newest first: id, name, status, age, validation and test accuracy."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from itertools import islice
 
-from lenet.cli import RUN_ID, add_uri, command_parser, one_line
+from lenet.cli import RUN_ID, add_uri, command_parser, number_from, one_line
 from lenet.tracking.client import PARENT_TAG, connect, translated
 from lenet.tracking.read import Summary, resolve_run, search
 
@@ -19,7 +18,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--status", choices=STATUSES, help="only runs with this status")
     parser.add_argument("--sweep", metavar="RUN_ID", help=f"only the jobs of this sweep: {RUN_ID}")
     note = "at most so many (default: %(default)s)"
-    parser.add_argument("-n", type=_count, default=20, metavar="N", help=note, dest="count")
+    parser.add_argument(
+        "-n", type=number_from(1, 1_000_000), default=20, metavar="N", help=note, dest="count"
+    )
     add_uri(parser)
     options = parser.parse_args(argv)
     runs = find_runs(options.count, options.uri, options.experiment, options.status, options.sweep)
@@ -75,9 +76,3 @@ def _age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text!r}")
-    return int(text)

@@ -3,14 +3,11 @@
 What was sent before is not doubled.
 """
 
-import argparse
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from lenet.cli import MISTAKE, RUN_ID, command_parser, one_line, path_of, tell
+from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, path_of, tell
 from lenet.tracking.client import TrackingError
 from lenet.tracking.journal import Facts, JournalError, unfinished
 from lenet.tracking.read import quoted
@@ -25,7 +22,9 @@ def main(argv: Sequence[str]) -> int:
     note = "where they wait (default: $LENET_RUNS, or outputs)"
     parser.add_argument("--folder", type=path_of, metavar="FOLDER", help=note)
     note = "how long to try, for each run (default: %(default)g)"
-    parser.add_argument("--wait", type=_seconds, default=60.0, metavar="SECONDS", help=note)
+    parser.add_argument(
+        "--wait", type=number_from(0, 10**9, float), default=60.0, metavar="SECONDS", help=note
+    )
     options = parser.parse_args(argv)
 
     root = waiting_root(options.folder)
@@ -63,10 +62,3 @@ def find_waiting(run: str, waiting: Mapping[Path, Facts], root: Path) -> Path:
         names = ", ".join(each.name for each in found[:3])
         raise JournalError(f"{run}: several waiting runs have ids that start with it: {names} ...")
     return found[0]
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= threading.TIMEOUT_MAX:  # nan fails this too
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")

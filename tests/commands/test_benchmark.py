@@ -94,19 +94,3 @@ def test_the_command_prints_a_table_and_writes_it_with_the_picture(
     assert "threads 1, batch 16: eager " in err
     assert (output / "benchmark.md").read_text() == out
     assert (output / "benchmark.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("--batches", "16,0", "expected 1 to 4,096, got '0'"),
-        ("--threads", "9999", ", or all, got '9999'"),
-        ("--variants", "fast", "expected some of eager, channels_last, compile, native"),
-        ("--rounds", "x", "expected 1 to 1,000, got 'x'"),
-        ("--seconds", "nan", "expected above 0, up to 60, got 'nan'"),
-    ],
-)
-def test_a_bad_option_says_what_is_accepted(option, value, expected, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["benchmark", option, value])
-    assert expected in capsys.readouterr().err

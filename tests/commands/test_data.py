@@ -54,12 +54,3 @@ def test_the_command_ends_with_status_2_and_one_line(tmp_path, capsys, arguments
     assert shown.out == ""
     assert shown.err.startswith(expected)
     assert shown.err.count("\n") == 1
-
-
-def test_an_unknown_name_is_shown_beside_the_known(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["data", "minst"])
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert "minst" in message
-    assert all(name in message for name in ("auto", "mnist", "emnist", "digits"))

@@ -296,11 +296,3 @@ def test_weights_that_are_missing_are_one_line(tmp_path, capsys):
     assert error.startswith("error: ")
     assert "nix.pth" in error
     assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize("port", ["-1", "65536", "http"])
-def test_a_port_that_is_none_is_refused(port, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["demo", "latest", "--port", port])
-    assert ended.value.code == 2
-    assert f"expected a port, 0 to 65535, got '{port}'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lenet.cli import check_folder, command_parser, path_of
+from lenet.cli import check_folder, command_parser, number_from, path_of
 
 VARIANTS = {
     "eager": "PyTorch's own kernels",
@@ -18,7 +18,6 @@ VARIANTS = {
     "compile": "eager, with the network through torch.compile",
     "native": "this package's fused C++ kernels",
 }
-MAX_BATCH, MAX_ROUNDS = 4096, 1000
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,11 +69,23 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, default=default, help=f"{note} (default: %(default)s)", **how)
 
     every = ",".join(VARIANTS)
-    add("--batches", "16,64,256,1024", "batch sizes", type=_listed(_batch), metavar="N,N")
+    add(
+        "--batches",
+        "16,64,256,1024",
+        "batch sizes",
+        type=_listed(number_from(1, 4096)),
+        metavar="N,N",
+    )
     add("--threads", "1,all", "numbers of threads", type=_listed(_threads), metavar="N,N")
     add("--variants", every, "ways to train", type=_listed(_variant), metavar="NAME,NAME")
-    add("--rounds", 5, "how often each way is measured", type=_rounds, metavar="N")
-    add("--seconds", 0.4, "length of one measurement", type=_seconds, metavar="S")
+    add("--rounds", 5, "how often each way is measured", type=number_from(1, 1000), metavar="N")
+    add(
+        "--seconds",
+        0.4,
+        "length of one measurement",
+        type=number_from(0.001, 60, float),
+        metavar="S",
+    )
     add("--root", os.environ.get("LENET_DATA", "data"), "where MNIST is", metavar="FOLDER")
     note = "write benchmark.md and benchmark.png to this folder"
     parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)
@@ -85,35 +96,13 @@ def _listed(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return lambda text: list(dict.fromkeys(one(item.strip()) for item in text.split(",")))
 
 
-def _number(text: str, most: int, also: str = "") -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"expected 1 to {most:,}{also}, got {text!r}")
-    return int(text)
-
-
-def _batch(text: str) -> int:
-    return _number(text, MAX_BATCH)
-
-
-def _rounds(text: str) -> int:
-    return _number(text, MAX_ROUNDS)
-
-
-def _threads(text: str) -> int | None:
-    """None for `all`: only torch knows how many that is, and it is not imported yet."""
-    return None if text == "all" else _number(text, os.cpu_count() or 1, ", or all")
-
-
 def _variant(text: str) -> str:
     if text not in VARIANTS:
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(VARIANTS)}, got {text!r}")
     return text
 
 
-def _seconds(text: str) -> float:
-    try:
-        if 0 < float(text) <= 60:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected above 0, up to 60, got {text!r}")
+def _threads(text: str) -> int | None:
+    """None for `all`: only torch knows how many that is, and it is not imported yet."""
+    count = number_from(1, os.cpu_count() or 1, note=", or all")
+    return None if text == "all" else count(text)

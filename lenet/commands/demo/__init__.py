@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from lenet.cli import command_parser
+from lenet.cli import command_parser, number_from
 
 HOST = "127.0.0.1"
 
@@ -23,17 +23,11 @@ def main(argv: Sequence[str]) -> int:
     parser = command_parser(__name__, __doc__, "latest")
     add_network(parser, "sources", nargs="+")
     note = "default: %(default)s; 0 takes a free one"
-    parser.add_argument("--port", type=_port, default=8000, metavar="N", help=note)
+    parser.add_argument("--port", type=number_from(0, 65535), default=8000, metavar="N", help=note)
     options = parser.parse_args(argv)
     with contextlib.suppress(KeyboardInterrupt):
         serve(options)
     return 0
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**16:
-        raise argparse.ArgumentTypeError(f"expected a port, 0 to {2**16 - 1}, got {text!r}")
-    return int(text)
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from lenet.cli import (
     add_uri,
     check_folder,
     command_parser,
+    number_from,
     one_line,
 )
 
@@ -28,10 +29,8 @@ def main(argv: Sequence[str]) -> int:
     add_uri(parser)
     add_output_folder(parser)
     note = "seed of the random distortions (default: %(default)s)"
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=note)
+    parser.add_argument("--seed", type=number_from(0, 2**63 - 1), default=0, metavar="N", help=note)
     options = parser.parse_args(argv)
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"--seed {options.seed}: expected 0 to {2**63 - 1}")
     if options.output:
         check_folder(options.output)
     run(options.run_id, options.uri, options.output, options.seed)
