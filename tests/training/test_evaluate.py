@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data.batches import Batches
 from lenet.training.evaluate import Score, evaluate, score_lines
@@ -107,23 +106,6 @@ def test_every_figure_agrees_with_a_slow_loop(scored):
     assert score.calibration_error == pytest.approx(slow, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    examples=st.lists(
-        st.tuples(st.sampled_from([0.0, 0.5, 0.91, 0.99, 1.0]) | st.floats(0, 1), st.booleans()),
-        min_size=1,
-        max_size=40,
-    )
-)
-def test_calibration_agrees_with_the_papers_formula(examples):
-    confidence = torch.tensor([c for c, _ in examples], dtype=torch.float32)
-    hits = [hit for _, hit in examples]
-    labels = torch.tensor(hits).long()
-    score = score_of(labels, torch.ones(len(hits), dtype=torch.long), confidence, 2)
-    slow = slow_calibration(confidence.tolist(), hits)
-    assert score.calibration_error == pytest.approx(slow, abs=1e-6)
-
-
 def test_a_confidence_of_exactly_one_counts():
     """1.0 * 15 is a sixteenth bin unless it is taken into the last."""
     score = evaluate(Echo(), batches_of(guesses([0, 0, 1, 1], 2, 500.0), [0, 1, 1, 0], 4), MEAN)
@@ -173,17 +155,6 @@ def test_a_label_that_is_no_class_of_the_model_is_named(label):
     """-100 is the one that cross entropy passes over in silence."""
     with pytest.raises(ValueError, match=rf"^labels: expected 0 to 2, found {label}$"):
         evaluate(Echo(), batches_of(guesses([0, 1, 2], 3), [0, label, 2], 2), MEAN)
-
-
-def test_a_dataloader_gives_the_same_figures():
-    random = torch.Generator().manual_seed(0)
-    logits = torch.randn(23, 4, generator=random)
-    labels = torch.randint(4, (23,), generator=random)
-    loader = DataLoader(TensorDataset(logits, labels), batch_size=5, shuffle=True)
-    theirs = evaluate(Echo(), loader, MEAN)
-    ours = evaluate(Echo(), batches_of(logits, labels, 7), MEAN)
-    assert torch.equal(theirs.confusion, ours.confusion)
-    assert theirs.loss == pytest.approx(ours.loss)
 
 
 def test_the_printed_lines_use_the_names_of_the_classes():

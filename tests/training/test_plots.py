@@ -82,20 +82,14 @@ def titles(figure: Figure) -> list[str]:
 
 FIGURES = {
     "curves of 1 epoch": lambda: curves(history_of([2.3], [(2.3, 50)])),
-    "curves of a diverged run": lambda: curves(history_of([math.nan, math.inf])),
     "curves of no epoch": lambda: curves([]),
     "training loss": lambda: training_loss([0.3, 0.2, 0.1]),
-    "confusion of fashion": lambda: confusion_matrix(random_score(10), FASHION),
     "confusion of 62": lambda: confusion_matrix(random_score(62), EMNIST),
     "accuracy of fashion": lambda: class_accuracy(random_score(10), FASHION),
-    "accuracy, one example": lambda: class_accuracy(random_score(10, 1, 1.1), DIGITS),
-    "samples in colour": lambda: samples(images_of(3, 3), torch.arange(3), DIGITS),
-    "samples all black": lambda: samples(torch.zeros(2, 3, 8, 8), torch.arange(2), DIGITS),
     "samples of no image": lambda: samples(images_of(0), torch.arange(0), DIGITS),
     "distortions": lambda: distortions(images_of(3), torch.arange(3), DIGITS, lambda i, _: -i, 2),
     "mistakes of fashion": lambda: mistakes(images_of(90), random_score(10, 90), FASHION),
     "filters in colour": lambda: filters(torch.randn(6, 3, 5, 5)),
-    "filters all zero": lambda: filters(torch.zeros(6, 1, 5, 5)),
     "feature maps": lambda: feature_maps(stages_of(), images_of(1), "a seven"),
     "feature maps, infinite": lambda: feature_maps(
         {name: values * math.inf for name, values in stages_of(62).items()}, images_of(1, 3)[0]
@@ -133,15 +127,6 @@ def labels_beyond_the_limits(figure: Figure) -> set[Text]:
 
 
 @pytest.mark.parametrize(
-    ("losses", "marker"),
-    [([2.3], "o"), ([2.3] + [math.nan] * 99, "o"), ([1.0] * 300, "")],
-    ids=["one epoch", "one finite epoch", "many epochs"],
-)
-def test_few_points_have_markers_and_many_are_a_line(losses, marker):
-    assert curves(history_of(losses)).axes[0].lines[0].get_marker() == marker
-
-
-@pytest.mark.parametrize(
     ("losses", "val", "scale"),
     [
         ([1.0, 0.011], None, "linear"),
@@ -174,7 +159,7 @@ def test_losses_that_are_not_finite_are_gaps():
     assert "no finite loss" in texts(curves(history_of([math.nan, math.nan])))
 
 
-@pytest.mark.parametrize("count", [1, 7, 300])
+@pytest.mark.parametrize("count", [1, 7])
 def test_epoch_ticks_are_whole_numbers(count):
     figure = curves(history_of([1.0] * count))
     figure.draw_without_rendering()
@@ -199,25 +184,10 @@ def test_rows_are_truth_and_columns_prediction():
     assert low > high, "the first class is the top row"
 
 
-def test_errors_are_coloured_by_their_share_of_the_row_and_the_diagonal_is_not():
-    labels, predicted = [0] * 100 + [1] * 10, [0] * 90 + [1] * 10 + [1] * 5 + [0] * 5
-    shown = confusion_matrix(score_of(labels, predicted, 2), "ab").axes[0].images[0]
-    rates = shown.get_array()
-    assert (rates[0, 1], rates[1, 0]) == (pytest.approx(0.1), pytest.approx(0.5))
-    assert rates.mask.diagonal().all()
-    assert shown.norm.vmax == pytest.approx(0.5)
-
-
 def test_the_worst_confusions_are_named_largest_first():
     labels, predicted = [0] * 9 + [1] * 9, [0] * 7 + [1] * 2 + [0] * 3 + [1] * 6
     figure = confusion_matrix(score_of(labels, predicted, 2), "ab")
     assert "Most often confused: b → a (3), a → b (2)" in texts(figure)
-
-
-def test_a_perfect_score_is_said_to_have_no_errors():
-    figure = confusion_matrix(random_score(10, 99, 1.1), DIGITS)
-    assert "No errors" in texts(figure)
-    assert figure.axes[1].get_ylim()[0] == 0, "there is no share below zero"
 
 
 def test_class_names_do_not_overlap():
@@ -256,7 +226,7 @@ def test_bars_end_at_the_accuracy_and_name_their_count():
     assert [text.get_text() for text in axes.texts] == ["99.00%   n = 200", "100.00%   n = 100"]
 
 
-@pytest.mark.parametrize("right", [0.0, 0.9, 0.9999, 1.1])
+@pytest.mark.parametrize("right", [0.0, 0.9, 1.1])
 def test_every_bar_has_length_on_an_axis_that_says_where_it_starts(right):
     axes = class_accuracy(random_score(10, 20_000, right), DIGITS).axes[0]
     start, end = axes.get_xlim()
@@ -264,12 +234,6 @@ def test_every_bar_has_length_on_an_axis_that_says_where_it_starts(right):
     assert all(bar.get_width() > 0 for bar in axes.patches)
     assert (f"the axis starts at {start:.0f}%" in axes.get_xlabel()) == (start > 0)
     assert start >= 95 or right < 0.99
-
-
-def test_the_dashed_line_is_the_mean_over_all_examples_not_over_classes():
-    score = score_of([0] * 90 + [1] * 10, [0] * 100, 2)
-    dashed = [line for line in class_accuracy(score, "ab").axes[0].lines if line.is_dashed()]
-    assert [list(line.get_xdata()) for line in dashed] == [[90.0, 90.0]]
 
 
 def test_the_interval_is_wilsons():
@@ -287,13 +251,6 @@ def test_samples_stand_under_their_true_class():
     assert titles(figure) == ["Ankle boot", "T-shirt/top", "Coat"]
     with pytest.raises(ValueError, match=r"longer|shorter"):
         samples(images_of(3), torch.arange(2), DIGITS)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_constants_of_the_normalisation_do_not_show(channels):
-    images = (images_of(2, channels) * 256).round() / 256  # exact under the change of scale
-    plain = drawn(samples(images, torch.arange(2), DIGITS))
-    assert drawn(samples(images * 2 + 8, torch.arange(2), DIGITS)) == plain
 
 
 def test_all_images_of_a_grid_share_one_scale():
@@ -326,11 +283,6 @@ def test_the_heading_says_how_many_mistakes_are_not_shown():
     assert "No mistakes: all 9 images are classified correctly." in texts(figure)
 
 
-def test_a_score_of_other_images_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match=r"9.*8"):
-        mistakes(images_of(8), random_score(10, 9), DIGITS)
-
-
 def test_titles_are_readable_and_do_not_run_into_each_other():
     wrong = FIGURES["mistakes of fashion"]()
     assert min(axes.title.get_fontsize() for axes in wrong.axes) >= 8
@@ -349,15 +301,6 @@ def test_zero_is_the_middle_of_one_scale_for_all_filters():
     weight[2, 0, 0, 0] = 7.0
     shown = [axes.images[0] for axes in filters(weight).axes[:6]]
     assert {image.get_clim() for image in shown} == {(-7.0, 7.0)}
-
-
-def test_filters_of_colour_images_have_a_row_a_channel():
-    weight = torch.arange(6 * 3).reshape(6, 3, 1, 1).expand(6, 3, 5, 5).float()
-    axes = filters(weight).axes[:18]
-    values = [int(part.images[0].get_array()[0, 0]) for part in axes]
-    assert values == [3 * column + channel for channel in range(3) for column in range(6)]
-    assert [part.get_title() for part in axes[:6]] == [f"C1 map {k}" for k in range(6)]
-    assert axes[6].get_ylabel() == "channel 1"
 
 
 def test_every_stage_is_drawn_left_to_right_under_its_name_and_shape():
@@ -393,8 +336,3 @@ def test_the_largest_output_alone_has_its_own_colour():
     assert colors.count(colors[2]) == 1
     assert len(set(colors)) == 2
     assert [bar.get_width() for bar in bars] == [-9.0, 1.0, 4.0, 3.0]
-
-
-def test_sixty_two_outputs_do_not_stretch_the_page():
-    heights = {feature_maps(stages_of(k), images_of(1)).get_figheight() for k in (10, 62)}
-    assert len(heights) == 1
