@@ -68,7 +68,7 @@ def train(settings: Settings) -> float | None:
                 run.log_epoch(record)
                 print(epoch_line(record, config["epochs"]))
         run.log_training(model, checkpoints.cost, recording)
-        interrupt.exit_if_asked()
+        interrupt.exit_if_stopped()
         if not run.pruned:
             score = evaluate(model, data.test, criterion)
             print("\n".join(score_lines(score, data.inputs.classes)))

@@ -60,8 +60,8 @@ def get_data_loaders(
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Loaders of MNIST's training and test images at 32x32, normalised; the first one shuffles.
 
-    The tutorial's `.pt` files are used as they are. Without them MNIST is looked for in its other
-    layouts, and downloaded.
+    The tutorial's `.pt` files are used where they exist. Otherwise MNIST is read from another
+    layout, or downloaded.
 
     Raises: DataError where there is none, or a file is damaged.
     """

@@ -47,8 +47,8 @@ class Checkpoints:
 
     The training goes on from `state` where it is given. A new state is due after every `epochs`
     epochs, and `seconds` after the last one (null: never), but not so often that saving takes more
-    than a hundredth of the time. `on_save` is called with the name of each file. A full disk costs
-    a warning, and the states that are there stay.
+    than a hundredth of the time. `on_save` is called with the name of each file. A state that can't
+    be written, as on a full disk, causes a warning; the earlier states stay.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ def load_newest(
 ) -> State | None:
     """The first state that can be read and that `check` accepts, or None.
 
-    `check` raises a ValueError of one line for a state that it refuses. A file that is refused or
-    damaged costs a warning and is removed, because the training will write it again.
+    `check` raises a ValueError of one line for a state that it refuses. A refused or damaged file
+    is removed with a warning, because the training will write it again.
     """
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""One epoch: an optimizer step for each batch, and sums of what the steps gave."""
+"""One epoch: an optimizer step for each batch, and the sums of their results."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
@@ -25,8 +25,8 @@ class Loader(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
 
 
 class Schedule(Protocol):
-    """Sets the optimizer's learning rate. It depends on the number of calls of `step` alone, one
-    after each step of the optimizer.
+    """Sets the optimizer's learning rate. `step` is called once after each optimizer step, and the
+    rate depends on the number of these calls alone.
     """
 
     def step(self) -> None: ...
@@ -94,7 +94,10 @@ def take_steps(
 
 
 def _first_examples(batches: Loader, count: int) -> list[Tensor]:
-    """The first `count` examples of an epoch. What a loader draws for them, it will draw again."""
+    """The first `count` examples of an epoch.
+
+    The random generators are put back, so that the epoch itself starts with the same examples.
+    """
     before, seen = random_state(), 0
     parts: list[tuple[Tensor, Tensor]] = []
     for inputs, labels in batches:
@@ -109,8 +112,8 @@ def _first_examples(batches: Loader, count: int) -> list[Tensor]:
 def _remaining(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of this epoch that are still to come.
 
-    In the middle of an epoch, those before are drawn again from the generators as they were then:
-    a loader may shuffle and distort by torch's generator.
+    In the middle of an epoch, the batches before are drawn again, with the random generators as
+    they were at its start: a loader may shuffle and distort with them.
     """
     if at.batches == 0:
         at.began = random_state()

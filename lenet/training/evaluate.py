@@ -1,4 +1,4 @@
-"""Scores a model on a set: sums and counts, and the figures that follow from them."""
+"""Scores a model on a set: sums, counts, and the figures computed from them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the examples of a set, and the means that follow from them."""
+    """Sums over the examples of a set, and their means."""
 
     loss_sum: float
     correct: int
@@ -33,7 +33,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Score(Totals):
-    """A model's answer for every example of a set, and the figures that follow from the answers.
+    """A model's answer for every example of a set, and the figures computed from the answers.
 
     Shapes: labels, predicted int64 (N); confidence float32 (N), the probability of `predicted`.
     """
@@ -76,7 +76,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     criterion: Criterion,
 ) -> Score:
-    """A model's score over all batches, in evaluation mode. The mode it had is put back.
+    """A model's score over all batches, in evaluation mode. The mode is then restored.
 
     `criterion` returns a batch's mean.
 

@@ -17,8 +17,8 @@ from lenet.training.state import restore, state_of
 class Checkpointer(Protocol):
     """Keeps states of a training. `state` is the one to go on from, or None.
 
-    `is_due` is asked after each step, and after each epoch with its number. The last state of a
-    training is saved in any case.
+    `is_due` is called after each step, and after each epoch with its number. The last state of a
+    training is always saved.
     """
 
     state: State | None
@@ -44,7 +44,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     checkpoints: Checkpointer | None = None,
 ) -> Iterator[Epoch]:
-    """Trains the model where it is, and yields a record after each epoch.
+    """Trains the model on its own device, and yields a record after each epoch.
 
     `criterion` returns a batch's mean. Where `batches` has `set_epoch`, it gets the epoch's number,
     from 1. `patience` ends the training after that many epochs without a lower validation loss

@@ -1,4 +1,4 @@
-"""How far a training is: the records of its epochs, and the sums of the one under way."""
+"""How far a training has come: records of its epochs, and sums of the current one."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Epoch(Totals):
-    """What one pass over the training set gave.
+    """The results of one pass over the training set.
 
     `steps` holds pairs of (optimizer step, mean loss since the pair before): one at each log
     interval and one at the end. `learning_rate` is the one of the last step. `complete` is False
@@ -42,7 +42,7 @@ class Epoch(Totals):
 
 @dataclass
 class Tally:
-    """Running sums of one epoch. Tensors wait in a list, so that a GPU is seldom waited for.
+    """Running sums of one epoch. Tensors wait in a list, so that the loop seldom waits for a GPU.
 
     `since_point` holds (mean loss, examples) of each batch since the last point of `steps`.
     `seconds` is the time until the waiting tensors were last read.
@@ -115,7 +115,7 @@ class Progress:
         return self.epochs * self.steps_per_epoch + self.batches
 
     def record(self, val: Totals | None, complete: bool) -> Epoch:
-        """The record of the epoch under way."""
+        """The record of the current epoch."""
         tally = self.tally
         return Epoch(
             loss_sum=tally.loss_sum,

@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the first signal asks the training to stop at a step, the
-second ends the process.
+"""Ctrl-C, SIGTERM and a closed terminal: the first signal stops the training after a step, the
+second ends the process at once.
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Any
 class Interrupt:
     """Handles these signals while it is entered. Where nohup ignores SIGHUP, it stays ignored.
 
-    `interrupt()` says whether a stop was asked for. Inside `deferred()` the first signal only asks;
-    a second one, and any outside, raises SystemExit with `exit_status`. Off the main thread it does
-    nothing, because Python allows no handlers there.
+    `interrupt()` is true once a signal has come. Inside `deferred()` the first signal does nothing
+    else. A second one, and any signal outside, raises SystemExit with `exit_status`. Off the main
+    thread there is no handling, because Python allows no handlers there.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class Interrupt:
         """What a shell expects of a process that a signal ended: 130, 143 or 129."""
         return 128 + (self.signal or signal.SIGINT)
 
-    def exit_if_asked(self) -> None:
-        """Raises: SystemExit with `exit_status` where a stop was asked for."""
+    def exit_if_stopped(self) -> None:
+        """Raises: SystemExit with `exit_status` where a signal has come."""
         if self():
             raise SystemExit(self.exit_status)
 

@@ -1,4 +1,4 @@
-"""What a process that trains does before it imports torch, and before it ends."""
+"""Start and end of a process that trains: clock, garbage collection and thread settings."""
 
 import atexit
 import gc
@@ -31,10 +31,10 @@ def run_start() -> float:
 
 
 def _choose_waiting() -> None:
-    """Sets how long torch's threads wait for each other in a loop, which takes away time from other
-    processes: 20,000 turns last from one parallel part of a step to the next, and are best on an
-    idle machine. 1000, libgomp's own choice for crowded machines, are a fifth slower on an idle
-    machine and four times faster beside a busy process.
+    """Sets how many turns torch's threads spin while they wait for each other. Spinning takes time
+    from other processes. 20,000 turns last from one parallel part of a step to the next, which is
+    best on an idle machine. 1000, libgomp's choice for crowded machines, is a fifth slower on an
+    idle machine and four times faster beside a busy process.
     """
     other_cores = psutil.cpu_percent() / 100 * (os.cpu_count() or 1) - 1
     os.environ.setdefault("GOMP_SPINCOUNT", "1000" if other_cores > 0.5 else "20000")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and how the training goes on from it bit for bit."""
+"""The state of a training that a checkpoint holds, and how to continue from it bit for bit."""
 
 import copy
 import warnings
@@ -15,7 +15,7 @@ from lenet.training.rng import random_state, set_random_state
 
 
 class StateError(ValueError):
-    """The state is of another training: one line that says what was expected and found."""
+    """A state of another training: one line with what was expected and what was found."""
 
 
 def state_of(at: Progress, step: Step, epochs: int) -> State:
@@ -40,7 +40,7 @@ def _sums(val: Totals | None) -> list[float] | None:
 
 
 def progress_of(state: Mapping[str, Any]) -> Progress:
-    """The part of a state that says how far the training is.
+    """The part of a state that says how far the training has come.
 
     Raises: StateError where there is none.
     """
@@ -56,9 +56,9 @@ def progress_of(state: Mapping[str, Any]) -> Progress:
 
 
 def restore(state: Mapping[str, Any], step: Step, epochs: int, steps_per_epoch: int) -> Progress:
-    """Puts the new objects of a training where they were, and returns how far it is.
+    """Loads the state into the new objects of a training, and returns how far it has come.
 
-    The state may be one of fewer epochs: the training then goes on in the middle of the longer
+    The state may be of a training with fewer epochs. It then continues as a part of the longer
     one, and the longer schedule sets the learning rate.
 
     Raises: StateError where the state is of another training; the objects may be half changed.
@@ -93,7 +93,7 @@ def _advance(schedule: Schedule | None, steps: int) -> None:
 
 
 def _check_options(saved: State, optimizer: Optimizer, is_longer: bool) -> None:
-    """Compares the options of the optimizer. Those that a longer schedule sets may differ."""
+    """Compares the optimizer's options. Options that a longer schedule sets may differ."""
     scheduled = ("lr", "momentum", "betas") if is_longer else ()
     groups = optimizer.state_dict()["param_groups"]
     for own, found in zip(groups, saved["param_groups"], strict=True):
@@ -110,7 +110,7 @@ def _load_moments(saved: State, optimizer: Optimizer) -> None:
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            # The kernels read a moment as far as its parameter reaches.
+            # The kernels read as many values of a moment as its parameter has.
             if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
                 shapes = f"{list(parameter.shape)}, found {list(value.shape)}"
                 raise StateError(f"state: expected the optimizer's {name} {shapes}")
