@@ -56,7 +56,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     # The table comes before the signatures: to read those, torch must be imported.
     for key, kind in LIMITS.items():
         if key in flat or "." not in key:
-            _check_value(key, kind, flat[key] if key in flat else config.get(key))
+            check_value(key, kind, flat[key] if key in flat else config.get(key))
     for group in GROUPS:
         _check_node(group, config[group])
     _check_combinations(config)
@@ -103,7 +103,7 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         if isinstance(value, dict) and "_target_" in value:
             _check_node(full, value)
         elif full not in LIMITS and key in hints:
-            _check_value(full, hints[key], value)
+            check_value(full, hints[key], value)
 
 
 def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
     if "_target_" not in node:
         raise ConfigError(f"{path}: expected a _target_ to build it from, found none")
     for key in _SPECIAL.keys() & node.keys():
-        _check_value(f"{path}.{key}", _SPECIAL[key], node[key])
+        check_value(f"{path}.{key}", _SPECIAL[key], node[key])
     target = node["_target_"]
     try:
         with warnings.catch_warnings():
@@ -141,7 +141,8 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _check_value(key: str, kind: Any, value: Any) -> None:
+def check_value(key: str, kind: Any, value: Any) -> None:
+    """Raises: ConfigError where the value is not of that kind, one of `lenet.config.limits`."""
     try:
         TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:

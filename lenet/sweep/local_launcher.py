@@ -10,7 +10,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobStatus, setup_globals
 from omegaconf import DictConfig
 
-from lenet.config.errors import ConfigError
+from lenet.config.check import check_value
+from lenet.config.limits import Count
 from lenet.sweep.launcher import Outcome, StreamingLauncher, run_in_hydra
 from lenet.sweep.worker_pool import Pool, warm_up
 from lenet.training import startup
@@ -30,8 +31,7 @@ class Local(StreamingLauncher):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        if workers is not None and (isinstance(workers, bool) or workers < 1):
-            raise ConfigError(f"hydra.launcher.workers={workers}: should be 1 or more, or null")
+        check_value("hydra.launcher.workers", Count | None, workers)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.workers = workers or cores or 1
         self.threads = max(1, (cores or 1) // self.workers) if self.workers > 1 else None

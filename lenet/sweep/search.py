@@ -5,13 +5,15 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
+from lenet.config.limits import Count, Flag, Size, Text
 from lenet.config.overrides import differing
 from lenet.config.record import config_hash
 from lenet.sweep.display import Progress
@@ -26,11 +28,20 @@ if TYPE_CHECKING:
     from lenet.sweep.study import Study, Trial
 
 
-class Search(Sweeper):
-    """Trials, each run with every seed; `sampler` chooses their points.
+OPTIONS: dict[str, Any] = {  # what each argument of Search accepts
+    "sampler": Literal["tpe", "random"],
+    "trials": Count,
+    "storage": Text | None,
+    "prune": Flag,
+    "seed": Size | None,
+}
 
-    The same command goes on with the same search, until it has had `trials` of them. `params` is
-    the space, as on the command line; `storage` is where the trials are kept.
+
+class Search(Sweeper):
+    """Runs trials, each with every seed; `sampler` chooses their points.
+
+    The same command given again continues the search, until there are `trials` trials. `params` is
+    the space, as on the command line; `storage` is the database of the trials.
     """
 
     def __init__(
@@ -55,7 +66,10 @@ class Search(Sweeper):
         from lenet.sweep.search_space import read_space
 
         session = self.session
-        self._check_options()
+        for key, kind in OPTIONS.items():
+            check_value(f"hydra.sweeper.{key}", kind, getattr(self, key))
+        if session.options.zip:
+            raise ConfigError("sweep.zip: a search has no values to take side by side")
         space = read_space(session.overrides(self.params, arguments), self._values)
         space, base = self._check_space(space)
         with session.connect(base, self._sha256(space, base)):
@@ -81,25 +95,6 @@ class Search(Sweeper):
 
     # ---- What is searched ------------------------------------------------------------------------
 
-    def _check_options(self) -> None:
-        from lenet.sweep.study import SAMPLERS
-
-        def is_whole(value: Any, least: int) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-        for key, is_good, expected in (
-            ("sampler", self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
-            ("trials", is_whole(self.trials, 1), "a whole number above 0"),
-            ("prune", isinstance(self.prune, bool), "true or false"),
-            ("seed", self.seed is None or is_whole(self.seed, 0), "a whole number or null"),
-            ("storage", isinstance(self.storage, str | None), "a SQLAlchemy URL or null"),
-        ):
-            if not is_good:
-                value = getattr(self, key)
-                raise ConfigError(f"hydra.sweeper.{key}={value}: expected {expected}")
-        if self.session.options.zip:
-            raise ConfigError("sweep.zip: a search has no values to take side by side")
-
     def _values(self, overrides: list[str]) -> Callable[[str], Any]:
         config = OmegaConf.create(dict(self.session.compose_job(overrides).config))
         return lambda key: OmegaConf.select(config, key)
@@ -124,7 +119,7 @@ class Search(Sweeper):
         return space, replace(base, config={**base.config, "seed": space.seeds[0]})
 
     def _sha256(self, space: "Space", base: Job) -> str:
-        """What the search is: its space, sampler, data, and all that its jobs have in common."""
+        """Identifies the search: its space, sampler, data and the settings its jobs share."""
         words = [config_hash({**base.config, "device": {}}), base.config["objective"]]
         words += [str(axis) for axis in sorted(space.axes, key=lambda axis: axis.key)]
         words += [f"{space.seeds} {self.sampler} {self.seed}", self.session.data_sha256(base)]
@@ -179,7 +174,7 @@ class Search(Sweeper):
                     break
 
     def _earlier_result(self, job: Job, objective: str) -> Result | str | None:
-        """What the job's earlier run came to, or why it failed; None where it is to be run."""
+        """The result of the job's earlier run, or why it failed; None where the job must be run."""
         if job.state == FAILED and not self.session.options.retry_failed:
             return job.reason or "no reason given"
         if job.state not in (DONE, PRUNED):
@@ -191,7 +186,7 @@ class Search(Sweeper):
     # ---- What is printed -------------------------------------------------------------------------
 
     def _print_state(self, study: "Study | None", space: "Space", base: Job) -> int:
-        """Returns: how many trials have not ended yet."""
+        """Prints the space and how far the search is. Returns: the number of trials to come."""
         print("\n".join(str(axis) for axis in space.axes))
         seeds = ", ".join(map(str, space.seeds))
         print(f"seed: {seeds}, a run each; {base.config['objective']}: their mean")
@@ -199,15 +194,15 @@ class Search(Sweeper):
         words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
         counts = [f"{states.count(s)} {word}" for s, word in words.items() if s in states]
         unfinished = states.count("RUNNING")
-        left = max(self.trials - len(states) + unfinished, unfinished)
-        print(f"{self.trials} trials: {', '.join(counts) or 'none begun'}; {left} to come")
-        print(self.session.time_left([base] * (left * len(space.seeds))))
-        return left
+        to_come = max(self.trials - len(states) + unfinished, unfinished)
+        print(f"{self.trials} trials: {', '.join(counts) or 'none begun'}; {to_come} to come")
+        print(self.session.time_left([base] * (to_come * len(space.seeds))))
+        return to_come
 
     def _print_best(self, study: "Study", space: "Space", base: Job) -> None:
         best, objective = study.best, base.config["objective"]
         if best is None:
-            print("No trial came to its end.")
+            print("No trial was completed.")
             return
         values = list(best.user_attrs["values"].values())
         runs = "one seed"
@@ -217,7 +212,7 @@ class Search(Sweeper):
         command = self._command(space.overrides(texts, space.seeds[0]))
         print(
             f"Best of {len(study.counted())} trials: {best.number}, {objective} {best.value:.6g} "
-            f"({runs}; being the best of many, it owes some of it to luck)\n  {command}"
+            f"({runs}; the best of many trials is partly luck)\n  {command}"
         )
         tags = {f"best.{key}": text for key, text in texts.items()}
         tags |= {"best.trial": str(best.number), "best.command": command}
@@ -236,7 +231,7 @@ class Search(Sweeper):
 
 
 def _beside_store(uri: str | None) -> str:
-    """The database search.db, beside mlflow.db."""
+    """The URL of search.db, in the folder of mlflow.db."""
     from lenet.tracking import client as store
 
     database = store.resolved(uri)
