@@ -1,7 +1,7 @@
 """Jobs that go to other machines, by Ray or by Slurm: `hydra/launcher=ray`, `slurm`.
 
-Either may start a job again on its own, where nothing is left of the first time but its run in
-MLflow. So a `Parcel` looks there before it starts the job.
+Both may start a job a second time on their own. Only its MLflow run then remains of the first
+time, so a `Parcel` looks for that run before it starts the job.
 """
 
 import importlib.util
@@ -30,40 +30,31 @@ from lenet.tracking.objective import Result
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-ENVIRONMENT = ("LENET_", "MLFLOW_")  # what the configuration and MLflow's client read
+ENVIRONMENT = ("LENET_", "MLFLOW_")  # variables that a configuration or MLflow's client reads
 
 
 # ---- A job -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Sender:
-    """What all jobs take along from the machine that sends them.
-
-    `earlier_runs` are the ids of the sweep's runs from before this start.
-    """
-
-    root: str  # the checkout
-    environment: Mapping[str, str]
-    earlier_runs: frozenset[str]
-    pickled: bytes = field(repr=False)  # Hydra's context and singletons, and the task function
-
-
-@dataclass(frozen=True)
 class Parcel:
-    """A job with all that it needs. Called on the machine where it arrives, it returns the outcome.
+    """A job with all that it needs. Called on another machine, it returns the outcome.
 
-    A job that began before goes on with its run; one that has finished is not run again.
+    A job that began before continues its run; a job that has finished is not run again.
+    `earlier_runs` are the ids of the sweep's runs from before this start.
     """
 
     index: int
     config: DictConfig
-    sender: Sender
+    root: str  # the sender's checkout
+    environment: Mapping[str, str]
+    earlier_runs: frozenset[str]
+    pickled: bytes = field(repr=False)  # Hydra's context and singletons, and the task function
 
     def __call__(self) -> Outcome:
         start = time.monotonic()
-        os.environ.update(self.sender.environment)
-        hydra_context, singletons, function = cloudpickle.loads(self.sender.pickled)
+        os.environ.update(self.environment)
+        hydra_context, singletons, function = cloudpickle.loads(self.pickled)
         setup_globals()
         Singleton.set_state(singletons)
         ended = run_in_hydra(hydra_context, lambda cfg: self._run(function, cfg), self.config)
@@ -77,17 +68,17 @@ class Parcel:
         from lenet.sweep.parent_run import ParentRun
         from lenet.tracking import client as store
 
-        _use_checkout(self.sender.root, str(store.ROOT))
+        _use_checkout(self.root, str(store.ROOT))
         tracking = check(cfg)["tracking"]
         client = store.connect(tracking["uri"])
         parent = ParentRun(client, tracking["experiment"], run_id=cfg.job.parent)
-        # Of the runs from before this start of the sweep only the one to resume counts, and none
-        # that never had its data: it has nothing to go on from.
+        # Of the runs from before this start, only the one to resume counts. A run that never had
+        # its data has nothing to resume from.
         begun = [
             run
             for run in parent.children(cfg.job.sha256)
             if "dataset.sha256" in run.tags
-            and (run.run_id == cfg.resume or run.run_id not in self.sender.earlier_runs)
+            and (run.run_id == cfg.resume or run.run_id not in self.earlier_runs)
         ]
         if begun and begun[-1].status == "FINISHED":
             curve = parent.curve(begun[-1].run_id, cfg.objective) if cfg.objective else []
@@ -96,7 +87,7 @@ class Parcel:
         return function(cfg)
 
     def checkpoint(self) -> "DelayedSubmission":
-        """What submitit queues again when the job's time is over: the same, which goes on."""
+        """What submitit queues when the job's time is over: the same parcel, to resume its run."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -124,8 +115,9 @@ def _use_checkout(sender: str, here: str) -> None:
 
 
 class Cluster(StreamingLauncher):
-    """Sends jobs out as parcels, up to `at_once` of them at a time. `is_remote` is true where they
-    run on machines that do not see the files of this one.
+    """Sends jobs out as parcels, up to `at_once` of them at a time.
+
+    `is_remote` is true where the jobs run on machines that can't read this one's files.
     """
 
     is_remote = True
@@ -143,11 +135,14 @@ class Cluster(StreamingLauncher):
         raise NotImplementedError
 
     def submit(self, parcels: Sequence[Parcel]) -> Sequence[Any]:
-        """A handle of each."""
+        """Starts the parcels and returns a handle for each."""
         raise NotImplementedError
 
     def wait(self, running: Mapping[int, Any]) -> Iterator[Outcome]:
-        """Waits until a job ends; yields the outcome of each that has. `running` holds handles."""
+        """Waits until at least one job has ended and yields their outcomes.
+
+        `running` holds the handles by job index.
+        """
         raise NotImplementedError
 
     def cancel(self, running: Mapping[int, Any]) -> None:
@@ -156,7 +151,7 @@ class Cluster(StreamingLauncher):
     def outcomes(
         self, configs: Iterable[DictConfig | None], on_start: Callable[[int], None]
     ) -> Iterator[Outcome]:
-        waiting, count, sender = iter(configs), 0, self._sender()
+        waiting, count, parcel = iter(configs), 0, self._parcel()
         running: dict[int, Any] = {}  # handles by the job's index
         with ExitStack() as stack:
             self.open(stack)
@@ -167,7 +162,7 @@ class Cluster(StreamingLauncher):
                     config = next(waiting, None)
                     if config is None:
                         break
-                    parcels.append(Parcel(count, config, sender))
+                    parcels.append(parcel(count, config))
                     count += 1
                 if parcels:
                     handles = self.submit(parcels)
@@ -178,7 +173,8 @@ class Cluster(StreamingLauncher):
                     del running[outcome.index]
                     yield outcome
 
-    def _sender(self) -> Sender:
+    def _parcel(self) -> Callable[[int, DictConfig], Parcel]:
+        """Makes a job's parcel from its index and configuration."""
         from lenet.tracking import client as store
         from lenet.tracking.provenance import code_state
 
@@ -186,11 +182,13 @@ class Cluster(StreamingLauncher):
         environment["LENET_COMMIT"] = " ".join(code_state().values())
         state = (self.hydra_context, Singleton.get_state(), self.task_function)
         pickled = cloudpickle.dumps(state)
-        return Sender(str(store.ROOT), environment, self.earlier_runs, pickled)
+        return lambda index, config: Parcel(
+            index, config, str(store.ROOT), environment, self.earlier_runs, pickled
+        )
 
 
 class Ray(Cluster):
-    """On a Ray cluster, which starts a job again elsewhere when it has lost the job's node."""
+    """Runs jobs on a Ray cluster. When Ray loses a node, it starts the node's job elsewhere."""
 
     def __init__(
         self, init: Mapping[str, Any], remote: Mapping[str, Any], jobs: int | None = None
@@ -231,7 +229,7 @@ class Ray(Cluster):
 
 
 class Slurm(Cluster):
-    """Through submitit: as jobs of Slurm, or with `cluster` local as processes here."""
+    """Runs jobs on Slurm through submitit, or with `cluster=local` as processes of this machine."""
 
     def __init__(
         self,
@@ -279,7 +277,7 @@ class Slurm(Cluster):
 
 
 def _reason(text: str) -> str:
-    """Why submitit lost a job: the last line of its trace, or else the first of the text."""
+    """Why submitit lost a job: the last line of its trace, or the first line of the message."""
     before, _, after = text.partition(" with trace:")
     trace = after.partition("You can check full logs")[0].strip(" -\n")
     return (trace or before).strip().split("\n")[-1 if trace else 0][:500]
