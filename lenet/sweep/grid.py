@@ -18,7 +18,7 @@ from lenet.sweep.session import Session, SweepFailed
 
 
 class Grid(Sweeper):
-    """Runs the jobs that are not done yet, and goes on with those that were killed.
+    """Runs the jobs that are not done yet, and continues those that were killed.
 
     `params` is what varies, as on the command line. Unlike Hydra's basic sweeper it checks all jobs
     before the first one runs, and one that fails does not end the others.
@@ -33,7 +33,7 @@ class Grid(Sweeper):
         self.session = Session(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> list[Job]:
-        """The jobs with what became of them. Raises: SweepFailed where one of them failed."""
+        """All jobs in their final states. Raises: SweepFailed where one of them failed."""
         session, options = self.session, self.session.options
         overrides = session.overrides(self.params, arguments)
         axes, points = expand(overrides, list(options.zip))
@@ -61,7 +61,7 @@ class Grid(Sweeper):
         return jobs
 
     def _run(self, jobs: Sequence[Job]) -> dict[str, Job]:
-        """Those of the jobs that ended, by their checksum."""
+        """The jobs that ended, by checksum."""
         ended: dict[str, Job] = {}
         with Progress(len(jobs)) as progress:
             for job, outcome in self.session.run(jobs, progress):
@@ -76,8 +76,7 @@ class Grid(Sweeper):
 def expand(
     overrides: Sequence[Override], zipped: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """The keys that vary, and the overrides of each job; `zipped` keys go through their values side
-    by side.
+    """The keys that vary, and the overrides of each job. `zipped` keys take their values in step.
 
     Raises: ConfigError where a zipped key does not vary, or has another number of values.
     """

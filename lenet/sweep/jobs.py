@@ -1,4 +1,4 @@
-"""A sweep's jobs: what each one is, and how far its earlier run came."""
+"""A sweep's jobs, and how far their earlier runs came."""
 
 import hashlib
 import json

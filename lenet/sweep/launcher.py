@@ -1,4 +1,4 @@
-"""What each of our launchers offers a sweep: jobs go in as there is room, outcomes come out."""
+"""The interface of our launchers: they take jobs as there is room and yield their outcomes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Outcome:
 
 
 class StreamingLauncher(Launcher):
-    """Takes jobs one by one and reports each as it ends, whatever becomes of the others.
+    """Takes jobs one by one and reports each as it ends, whether or not others fail.
 
     Hydra's own interface is `launch`: all jobs at once, and no result before the last has ended.
     """
@@ -71,7 +71,7 @@ class StreamingLauncher(Launcher):
 def run_in_hydra(
     hydra_context: HydraContext, function: TaskFunction, config: DictConfig
 ) -> JobReturn:
-    """What the job came to, run in a process that has Hydra's state."""
+    """Runs a job in a process that has Hydra's state, and returns how it ended."""
     return run_job(
         hydra_context=hydra_context,
         task_function=function,

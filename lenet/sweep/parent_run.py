@@ -1,4 +1,4 @@
-"""A sweep's own MLflow run, and what MLflow has of its jobs' runs."""
+"""A sweep's own MLflow run, and its children: the runs of the sweep's jobs."""
 
 import os
 import platform
@@ -64,7 +64,7 @@ class ParentRun:
         return [value for _, value in points_of(self.client, run_id, metric)]
 
     def begin(self, name: str, tags: Mapping[str, str], patch: str) -> None:
-        """Makes the run, or marks it as running again; from here on it is this process's."""
+        """Creates the run, or marks it as running again; this process owns it from now on."""
         with first_use_lock(self.sha256):  # the same command may be given twice at once
             self.run_id = self._find()
             if self.run_id:
@@ -81,7 +81,7 @@ class ParentRun:
         self.client.set_terminated(self.run_id, status)
 
     def note(self, tags: Mapping[str, str], metrics: Mapping[str, float], step: int) -> None:
-        """Adds tags and metrics to the run; a store that doesn't take them costs a warning."""
+        """Adds tags and metrics to the run. Where the store fails, it only prints a warning."""
         try:
             with translated(self.client):
                 self._set_tags(tags)

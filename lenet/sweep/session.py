@@ -51,11 +51,12 @@ class Session:
         self._loader = hydra_context.config_loader
         self.config = config
         self.options = config.sweep
-        # An error of a job is for the sweep to report; the command's answer to it ends the process.
+        # Unwrapped: the command's own answer to an error ends the process, but one job's error must
+        # not end the sweep.
         function = inspect.unwrap(task_function)
         try:
             launcher = Plugins.instance().instantiate_launcher(hydra_context, function, config)
-        except InstantiationException as error:  # carries ours
+        except InstantiationException as error:  # its cause is our ConfigError
             raise error.__cause__ or error from None
         if not isinstance(launcher, StreamingLauncher):
             raise ConfigError("hydra/launcher: expected local, ray, slurm or slurm_local")
@@ -75,7 +76,7 @@ class Session:
     def compose_job(self, overrides: Sequence[str], differs: Mapping[str, Any] = {}) -> Job:
         """Raises: ConfigError where the overrides make no configuration."""
         cfg = self._loader.load_sweep_config(self.config, list(overrides))
-        for key in ("sweeper", "launcher"):  # Hydra has taken its own already (hydra#2946)
+        for key in ("sweeper", "launcher"):  # Hydra has made its own already (hydra#2946)
             if cfg.hydra[key] != self.config.hydra[key]:
                 raise ConfigError(
                     f"hydra.{key}: what varies sets it, where it comes too late; "
@@ -87,7 +88,7 @@ class Session:
 
     @contextmanager
     def connect(self, job: Job, sha256: str) -> Iterator[None]:
-        """Finds the sweep's run in the store of its jobs. A dry sweep makes no store.
+        """Finds the sweep's run in the tracking store. A dry sweep makes no store.
 
         Raises: TrackingError, on leaving too, where the store can't be used.
         """
@@ -105,7 +106,10 @@ class Session:
             yield
 
     def earlier_runs(self, job: Job) -> "list[Summary]":
-        """The runs of the sweep's jobs, once they have ended and all of them is in the store."""
+        """The earlier runs of the sweep's jobs.
+
+        Waits until they have ended, and sends what the store does not have of them yet.
+        """
         from lenet.tracking.sender import send_family, waiting_root
 
         if self.parent is None:
@@ -118,7 +122,7 @@ class Session:
         return list(self.parent.children())
 
     def time_left(self, todo: Sequence[Job], jobs: Sequence[Job] = ()) -> str:
-        """How long the jobs will take, by those that are done, else by similar runs."""
+        """How long the jobs will take, estimated from those that are done, or from similar runs."""
         if not todo and any(job.state == FAILED for job in jobs):
             return "Nothing to do: sweep.retry_failed=true tries the failed jobs again."
         if not todo:
@@ -140,7 +144,7 @@ class Session:
     def record(
         self, kind: str, arguments: Sequence[str], axes: Sequence[str], job: Job, jobs: int
     ) -> Iterator[None]:
-        """The sweep's run is RUNNING inside, and KILLED where an error or a signal ends it.
+        """Keeps the sweep's run RUNNING; an error or a signal inside marks it KILLED.
 
         SIGTERM stops the jobs as Ctrl-C does.
         """
@@ -196,8 +200,8 @@ class Session:
             yield job, outcome
 
     def _config_of(self, job: Job, number: int) -> DictConfig:
-        """The job's configuration, with what only the sweep can tell: where it belongs, the run to
-        resume, its share of the cores.
+        """The job's configuration, to which the sweep adds its parent, the run to resume and its
+        share of the cores.
         """
         cfg: DictConfig = cloudpickle.loads(job.composed)
         with open_dict(cfg):

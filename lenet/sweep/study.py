@@ -71,8 +71,10 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def counted(self) -> list[FrozenTrial]:
-        """The trials that count: not one that is tried again under another number, and not one
-        whose point was still being drawn when the search was killed.
+        """The trials that count.
+
+        A trial that was tried again under another number does not count, nor one whose point was
+        still being drawn when the search was killed.
         """
         replaced = {trial.user_attrs.get("again") for trial in self.trials}
         return [
@@ -92,7 +94,7 @@ class Study:
         return {key: axis.text(trial.params[key]) for key, axis in self.axes.items()}
 
     def retry_failed(self) -> None:
-        """Asks for each failed trial's point once more."""
+        """Queues the point of each failed trial once more."""
         for trial in self.in_state(TrialState.FAIL):
             self._study.enqueue_trial(dict(trial.params), {"again": trial.number})
 
@@ -116,7 +118,7 @@ class Study:
     ) -> None:
         """Ends a trial. `values` are the objective's, by seed; the trial's is their mean."""
         live = optuna.Trial(self._study, trial._trial_id)
-        reported = self.trials[trial.number].intermediate_values  # by a search killed just here
+        reported = self.trials[trial.number].intermediate_values  # where a search was killed here
         for epoch, value in enumerate(curve, 1):
             if epoch not in reported:
                 live.report(value, epoch)
@@ -135,8 +137,8 @@ class Study:
         return min(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
     def bounds(self, epochs: int) -> list[float | None]:
-        """What a run of so many epochs should have reached by each but the last: the median of the
-        complete trials' running means. None where that is unknown, as after one epoch.
+        """What a run should have reached by each of its epochs but the last: the median of the
+        complete trials' running means. None where too few trials tell, and after one epoch.
 
         Source: Golovin et al. (2017), Google Vizier, section 3.2.2, the median stopping rule.
         """
@@ -180,9 +182,9 @@ class Trial:
         return not self.waiting and not self.running
 
     def add(self, seed: int, result: Result | str) -> None:
-        """A job's result, or why it failed, which ends the trial.
+        """Takes a job's result, or why it failed. A failure ends the trial.
 
-        A point where the training diverges is a bad one, and to be avoided like a pruned one.
+        A point where the training diverges counts as pruned: the sampler shall avoid it.
         """
         self.bounds = []
         if isinstance(result, Result) and not result.pruned and result == result:
@@ -204,8 +206,8 @@ class Trial:
 class Plan:
     """Which job is next, until there are `trials` trials.
 
-    `make_job` gives a point's job for a seed, `recall` the result of a job that ended before, or
-    None. `on_end` is called when a trial has ended.
+    `make_job` gives a point's job for a seed. `recall` gives the result of a job that has ended
+    before, or None. `on_end` is called when a trial has ended.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ class Pool:
                 worker.process.join(EXIT_SECONDS)
 
     def _start(self, idle: "list[_Worker]", index: int, job: Any) -> "_Worker":
-        """A worker that has got the job: an idle one, unless it has died, or a new one."""
+        """Gives the job to an idle worker that is still alive, or to a new one."""
         while idle:
             worker = idle.pop(0)
             with contextlib.suppress(OSError):
@@ -126,8 +126,8 @@ def warm_up(modules: Sequence[str]) -> None:
     if sys.platform != "linux":
         return
     CONTEXT.set_forkserver_preload(["__main__", *modules])
-    # Silent, and holding no pipe of ours open: what fails to import fails again in a worker, which
-    # reports it.
+    # The server may print nothing and must not keep our pipes open. A module that it can't import
+    # fails again in a worker, which reports it.
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
     try:
         _redirect_to_null(1, 2)
@@ -149,7 +149,10 @@ def _redirect_to_null(*descriptors: int) -> None:
 
 
 def _serve(connection: Connection, prepare: Callable[[], Work], modules: Sequence[str]) -> None:
-    """A worker's life. It is in a process group of its own: Ctrl-C is the parent's to answer."""
+    """Does jobs until the parent closes the connection.
+
+    The worker has a process group of its own, so that Ctrl-C reaches the parent alone.
+    """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -178,7 +181,7 @@ def _serve(connection: Connection, prepare: Callable[[], Work], modules: Sequenc
 
 
 def _warnings(errors: IO[bytes], error: str | None) -> tuple[str, ...]:
-    """The lines written since the last call; of a job that failed, only those that warn."""
+    """The lines written since the last call. For a job that failed, only the warnings."""
     sys.stderr.flush()
     errors.seek(0)
     lines = errors.read().decode(errors="replace").splitlines()
@@ -189,7 +192,7 @@ def _warnings(errors: IO[bytes], error: str | None) -> tuple[str, ...]:
 
 
 def _stop_with_parent() -> None:
-    """When the sweep's process dies, its jobs stop as by SIGTERM: with a checkpoint."""
+    """Stops the job as SIGTERM does, with a checkpoint, when the sweep's process dies."""
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
