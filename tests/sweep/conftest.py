@@ -17,6 +17,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from mlflow.entities import Run
 from omegaconf import DictConfig
+from optuna.storages import RDBStorage
 
 from lenet.data import load
 from lenet.sweep import plugins
@@ -102,6 +103,14 @@ class Jobs:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     store.connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def empty_trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Optuna's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("trials") / "search.db"
+    RDBStorage(f"sqlite:///{path}")
     return path
 
 

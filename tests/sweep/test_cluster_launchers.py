@@ -253,19 +253,6 @@ def test_a_job_that_submitit_queues_again_goes_on_with_its_run(local_lab):
     assert all(local_lab.steps(run) == list(range(1, LONG + 1)) for run in children)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
-def test_other_machines_need_a_server_and_an_extra(tmp_path, launcher, package):
-    lab = ClusterLab(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    out = lab.run(f"hydra/launcher={launcher}", "seed=0,1", status=2)
-    if importlib.util.find_spec(package) is None:
-        assert f"pip install -e '.[{launcher}]'" in out
-    else:
-        assert "jobs on other machines can't write there" in out
-    assert len(out.splitlines()) == 1
-    assert not (tmp_path / "mlflow.db").exists()
-
-
 @pytest.mark.parametrize("uri", ["None", "sqlite:////tmp/a.db", "postgresql://h/db", "runs"])
 def test_a_store_that_only_one_machine_sees_is_refused(uri):
     with pytest.raises(ConfigError, match="expected http://HOST:PORT"):

@@ -1,6 +1,7 @@
 """A search as a sweep: its trials, its runs in MLflow, what it refuses."""
 
 import json
+import shutil
 import statistics
 
 import optuna
@@ -21,11 +22,19 @@ def curve(cfg):
     return [best - 0.2, best - 0.1, best]
 
 
+@pytest.fixture(autouse=True)
+def trial_tables(jobs, empty_trials):
+    shutil.copy(empty_trials, jobs.folder)
+
+
+def names_of_studies(jobs):
+    return optuna.get_all_study_names(f"sqlite:///{jobs.folder / 'search.db'}")
+
+
 def trials_of(jobs):
-    (summary,) = optuna.get_all_study_summaries(f"sqlite:///{jobs.folder / 'search.db'}")
-    return optuna.load_study(
-        study_name=summary.study_name, storage=f"sqlite:///{jobs.folder / 'search.db'}"
-    ).trials
+    (name,) = names_of_studies(jobs)
+    storage = f"sqlite:///{jobs.folder / 'search.db'}"
+    return optuna.load_study(study_name=name, storage=storage).trials
 
 
 def test_a_search_is_a_run_with_a_child_for_each_seed_of_each_trial(sweep, jobs, capsys):
@@ -115,4 +124,4 @@ def test_a_mistake_ends_a_search_before_a_job_runs(sweep, jobs, arguments, messa
         sweep("hydra/sweeper=tpe", *arguments)
     assert "\n" not in str(error.value)
     assert jobs.ran == []
-    assert not (jobs.folder / "search.db").exists()
+    assert names_of_studies(jobs) == []

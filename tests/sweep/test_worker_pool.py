@@ -100,20 +100,6 @@ def test_what_a_job_says_on_standard_error_comes_along_once():
     assert [outcome.warnings for outcome in ended] == expected
 
 
-def test_a_job_may_depend_on_an_earlier_outcome():
-    ended = []
-
-    def jobs():
-        yield "work"
-        while not ended:
-            yield None
-        yield "raise"
-
-    for outcome in Pool(2, work).run(jobs()):
-        ended.append(outcome.error is None)  # noqa: PERF401
-    assert ended == [True, False]
-
-
 def test_leaving_the_loop_lets_running_jobs_write_their_checkpoints(tmp_path):
     for outcome in Pool(3, work).run(["work", f"{tmp_path}/a", f"{tmp_path}/b"]):
         while not all((tmp_path / f"{name}.started").exists() for name in "ab"):
@@ -121,16 +107,6 @@ def test_leaving_the_loop_lets_running_jobs_write_their_checkpoints(tmp_path):
         assert outcome.index == 0
         break
     assert {path.name for path in tmp_path.glob("?")} == {"a", "b"}
-
-
-def test_leaving_the_loop_ends_the_workers():
-    before = set(psutil.Process().children(recursive=True))
-    for outcome in Pool(2, work).run(["work", "sleep", "sleep"]):
-        assert outcome.index == 0
-        break
-    started = set(psutil.Process().children(recursive=True)) - before
-    _, alive = psutil.wait_procs([p for p in started if "forkserver" not in _line(p)], DEADLINE)
-    assert [process for process in alive if "multiprocessing" in _line(process)] == []
 
 
 def _line(process):
