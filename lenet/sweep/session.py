@@ -191,7 +191,8 @@ class Session:
                     yield self._config_of(job, len(started) - 1)
 
         if self.options.report:  # imports take a second, in which the jobs run
-            threading.Thread(target=_import_report, daemon=True).start()
+            module = ("lenet.report.publish",)
+            threading.Thread(target=importlib.import_module, args=module, daemon=True).start()
         self.launcher.earlier_runs = frozenset(run.run_id for run in self.parent.children())
         for outcome in self.launcher.outcomes(configs(), progress.start):
             job = started[outcome.index]
@@ -234,10 +235,6 @@ class Session:
             except (ReportError, TrackingError) as error:
                 print(f"Warning: no report ({error})", file=sys.stderr)
         print(f"MLflow run {run_id} ({self.name}); compare its jobs with: mlflow ui")
-
-
-def _import_report() -> None:
-    importlib.import_module("lenet.report.publish")
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -203,6 +203,7 @@ class Trial:
                 self.state = TrialState.FAIL
 
 
+@dataclass
 class Plan:
     """Which job is next, until there are `trials` trials.
 
@@ -210,20 +211,17 @@ class Plan:
     before, or None. `on_end` is called when a trial has ended.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        trials: int,
-        seeds: Sequence[int],
-        prune: bool,
-        make_job: Callable[[FrozenTrial, int], Job],
-        recall: Callable[[Job], Result | str | None],
-        on_end: Callable[[Trial], None],
-    ) -> None:
-        self.study, self.count, self.seeds, self.prune = study, trials, seeds, prune
-        self._make_job, self._recall, self._on_end = make_job, recall, on_end
+    study: Study
+    trials: int
+    seeds: Sequence[int]
+    prune: bool
+    make_job: Callable[[FrozenTrial, int], Job]
+    recall: Callable[[Job], Result | str | None]
+    on_end: Callable[[Trial], None]
+
+    def __post_init__(self) -> None:
         self._under_way: dict[int, Trial] = {}
-        self._unfinished = study.in_state(TrialState.RUNNING)
+        self._unfinished = self.study.in_state(TrialState.RUNNING)
 
     def jobs(self) -> Iterator[Job | None]:
         """The jobs to run; None while there is nothing to run before the next outcome."""
@@ -235,7 +233,7 @@ class Plan:
                 yield replace(job, trial=trial.frozen.number, bounds=trial.bounds)
             elif self._unfinished:
                 self._begin(self._unfinished.pop(0))
-            elif len(self.study.counted()) < self.count:
+            elif len(self.study.counted()) < self.trials:
                 self._begin(self.study.ask())
             elif self._under_way:
                 yield None
@@ -261,8 +259,8 @@ class Plan:
                 return
         trial = self._under_way[frozen.number] = Trial(frozen)
         for seed in self.seeds:
-            job = self._make_job(frozen, seed)
-            result = self._recall(job)
+            job = self.make_job(frozen, seed)
+            result = self.recall(job)
             if result is None:
                 trial.waiting.append(job)
                 continue
@@ -283,4 +281,4 @@ class Plan:
         values = {seed: float(result) for seed, result in trial.results.items()}
         for frozen in (trial.frozen, *trial.twins):
             self.study.tell(frozen, trial.state, trial.curve, values, trial.why)
-        self._on_end(trial)
+        self.on_end(trial)
