@@ -246,7 +246,7 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 def run_main(folder, epochs):
-    """In a Python of its own, without a screen, with every warning an error."""
+    """Runs it in a new Python process without a screen, where every warning is an error."""
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND", "LENET_DATA")}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", MAIN, str(epochs)]

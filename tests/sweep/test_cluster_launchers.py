@@ -21,7 +21,7 @@ from lenet.sweep.cluster_launchers import Cluster
 from tests.support.lab import PLAIN, Lab
 from tests.support.servers import Server, free_port, postgres
 
-LONG = 300  # epochs: some seconds, in which a job can be struck
+LONG = 300  # epochs: some seconds, in which a job can be killed
 SMALL = ["data=digits", *PLAIN]
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -105,9 +105,9 @@ class Node:
         end = time.monotonic() + 90
         while b"Ray runtime started" not in self.log.read_bytes():
             if self.process.poll() is not None or time.monotonic() > end:
-                said = self.log.read_text()
+                log_text = self.log.read_text()
                 self.stop()
-                pytest.fail(f"a Ray node did not start:\n{said}")
+                pytest.fail(f"a Ray node did not start:\n{log_text}")
             time.sleep(0.2)
 
     def has(self, pid: int) -> bool:
@@ -179,7 +179,7 @@ def test_nothing_is_lost_or_doubled_when_a_ray_node_is_killed(ray_lab, head, ray
     node = Node(ray_env, head.port)
     try:
         process = ray_lab.start(*sweep)
-        struck, _ = ray_lab.training(node.has)
+        stopped, _ = ray_lab.training(node.has)
         node.kill()
         out = ended(process)
     finally:
@@ -191,7 +191,7 @@ def test_nothing_is_lost_or_doubled_when_a_ray_node_is_killed(ray_lab, head, ray
     for run in children:
         assert ray_lab.steps(run) == list(range(1, LONG + 1)), run.info.run_name
     resumed = [run.info.run_id for run in children if "resumed" in run.data.tags]
-    assert resumed == [struck.info.run_id]
+    assert resumed == [stopped.info.run_id]
     (parent,) = ray_lab.runs(parent=True)
     assert parent.info.status == "FINISHED"
     assert {r.data.tags["mlflow.parentRunId"] for r in children} == {parent.info.run_id}
@@ -208,11 +208,11 @@ def test_a_job_that_ray_gives_up_takes_no_other_along_and_the_same_command_compl
 ):
     sweep = [*on_ray(head), "hydra.launcher.remote.max_retries=0", "seed=10,11", f"epochs={LONG}"]
     process = ray_lab.start(*sweep)
-    struck, pid = ray_lab.training(head.has)
+    stopped, pid = ray_lab.training(head.has)
     os.kill(pid, signal.SIGKILL)
     out = ended(process, status=1)
     assert "1 of 2 jobs failed" in out
-    assert f"  {struck.info.run_name}  " in out.partition("Failed jobs:")[2]
+    assert f"  {stopped.info.run_name}  " in out.partition("Failed jobs:")[2]
     assert sorted(run.info.status for run in ray_lab.runs()) == ["FINISHED", "KILLED"]
 
     assert "2 jobs: 1 done, 1 unfinished\n" in ray_lab.run(*sweep)
@@ -244,12 +244,12 @@ def test_submitit_runs_a_sweep_with_a_job_that_fails(local_lab):
 @pytest.mark.slow
 def test_a_job_that_submitit_queues_again_goes_on_with_its_run(local_lab):
     process = local_lab.start("hydra/launcher=slurm_local", "seed=0,1", f"epochs={LONG}")
-    struck, pid = local_lab.training()
+    stopped, pid = local_lab.training()
     os.kill(pid, signal.SIGUSR2)  # as at the end of its time
     ended(process)
     children = local_lab.runs()
     assert [run.info.status for run in children] == ["FINISHED"] * 2
-    assert [r.info.run_id for r in children if "resumed" in r.data.tags] == [struck.info.run_id]
+    assert [r.info.run_id for r in children if "resumed" in r.data.tags] == [stopped.info.run_id]
     assert all(local_lab.steps(run) == list(range(1, LONG + 1)) for run in children)
 
 

@@ -1,4 +1,4 @@
-"""A grid: which jobs run, what is skipped, gone on with and tried again, what is refused."""
+"""A grid: which jobs it runs, skips, continues and tries again, and which mistakes it refuses."""
 
 import json
 

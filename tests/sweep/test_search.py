@@ -97,7 +97,7 @@ def test_a_failed_trial_is_tried_again_only_when_asked(sweep, jobs, capsys):
     jobs.curve = curve
     sweep(*command, "sweep.retry_failed=true")
     assert [trial.state for trial in trials_of(jobs)] == [FAIL, COMPLETE]
-    assert len(jobs.family()[1]) == 1, "the run that failed is gone on with"
+    assert len(jobs.family()[1]) == 1, "the failed run is continued"
 
 
 def test_a_point_that_was_drawn_before_is_not_run_again(sweep, jobs):

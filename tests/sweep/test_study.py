@@ -1,4 +1,4 @@
-"""A search's trials: what is tried next, what a trial comes to, and that a killed one goes on."""
+"""A search's trials: which is next, how one ends, and that a killed search continues."""
 
 import json
 import math

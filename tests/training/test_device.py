@@ -1,4 +1,4 @@
-"""Which device is taken, on how many threads, and what is said where there is none."""
+"""Which device and how many threads are used, and the message where there is none."""
 
 import importlib
 import os

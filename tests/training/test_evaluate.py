@@ -128,12 +128,6 @@ def test_last_short_batch_weighs_by_its_size():
     assert score.loss_sum == pytest.approx(2.0)
 
 
-def test_rows_of_the_confusion_are_the_truth():
-    score = evaluate(Echo(), batches_of(guesses([2, 2], 3), [0, 0], 2), MEAN)
-    assert score.confusion.tolist() == [[0, 0, 2], [0, 0, 0], [0, 0, 0]]
-    assert score.class_accuracy == [0.0, None, None]
-
-
 @pytest.mark.parametrize("was_training", [True, False])
 def test_the_model_is_evaluated_in_eval_mode_without_gradients_and_put_back(was_training):
     model = Echo().train(was_training)

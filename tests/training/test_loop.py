@@ -220,18 +220,6 @@ def test_each_epoch_trains_in_train_mode_whatever_came_between():
     assert seen == [[True] * 6 + [False]] * 3
 
 
-def test_a_seed_gives_the_same_bits_and_another_seed_others():
-    def run(seed, order):
-        model = small(seed)
-        fitted(model, batches_of(seed=order))
-        return weights(model)
-
-    first = run(1, 1)
-    assert same(first, run(1, 1))
-    assert not same(first, run(2, 1))
-    assert not same(first, run(1, 2))
-
-
 # ---- Schedules, clipping ---------------------------------------------------------------------
 
 
@@ -339,11 +327,6 @@ def test_patience_ends_the_training_with_the_weights_of_the_best_epoch(
     assert not any(same(final, other) for i, other in enumerate(after) if i != best - 1)
 
 
-def test_without_patience_the_last_weights_stay():
-    after, final = patient([1.0, 2.0, 3.0], epochs=3)
-    assert same(final, after[2])
-
-
 def test_patience_without_a_validation_set_is_an_error():
     with pytest.raises(ValueError, match=r"patience.*data\.val_size"):
         fitted(patience=2)
@@ -370,15 +353,6 @@ def test_a_stop_ends_the_training_at_that_step(after, counts, complete):
     assert [record.count for record in records] == counts
     assert [record.complete for record in records] == complete
     assert records[-1].steps[-1][0] == after
-
-
-def test_a_stopped_epochs_means_are_over_what_it_saw():
-    model = small()
-    optimizer = sgd(model)
-    options = {"optimizer": optimizer, "stop": Stop(optimizer, 3)}
-    (record,) = fitted(model, criterion=Scripted(1.0, 2.0, 6.0), **options)
-    assert record.loss == 3.0
-    assert record.steps == [(3, 3.0)]
 
 
 def test_a_stop_between_epochs_is_the_end():

@@ -1,4 +1,4 @@
-"""A training that goes on from any of its states ends with the bits it would have had anyway."""
+"""A training resumed from any of its states ends with the same bits as an uninterrupted one."""
 
 import io
 import pydoc
