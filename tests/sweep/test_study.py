@@ -62,6 +62,13 @@ def test_random_points_depend_on_seed_and_number_alone(opened):
     assert len({json.dumps(point) for point in whole}) == 6
 
 
+def test_the_best_of_a_loss_is_the_lowest_mean_over_the_seeds(opened):
+    study = opened(maximize=False)
+    study.tell(study.ask(), COMPLETE, [1.0], {0: 0.25, 3: 0.75})
+    study.tell(study.ask(), COMPLETE, [1.0], {0: 0.5, 3: 0.75})
+    assert (study.best.number, study.best.value) == (0, 0.5)
+
+
 # ---- Plans -----------------------------------------------------------------------------------
 
 
