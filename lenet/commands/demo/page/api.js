@@ -1,4 +1,4 @@
-// What the server is asked. Its errors are one line, which is thrown.
+// Requests to the server. An error is thrown with the one line that the server answers.
 
 export const get = (path) => ask(path);
 export const post = (path, body, type = "application/octet-stream") =>
@@ -9,14 +9,14 @@ async function ask(path, options) {
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Error("The server does not answer; is python -m lenet.demo still running?");
+    throw new Error("The server does not answer; is python -m lenet demo still running?");
   }
   const found = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(found.error ?? `The server answered ${response.status}`);
   return found;
 }
 
-/** Runs `work` one call at a time; of the calls that came meanwhile only the last one counts. */
+/** Runs `work` one call at a time; of the calls made during one, only the last is run. */
 export function newest(work) {
   let next = null;
   let busy = false;

@@ -12,7 +12,7 @@ export class Compare {
     this.layers = [];
   }
 
-  /** Sets the two; the same ones again cost nothing. */
+  /** Shows these two networks; nothing happens if they are shown already. */
   choose(networks) {
     if (networks.length === this.networks.length && networks.every((n, i) => n === this.networks[i])) return;
     for (const each of this.layers) each.remove();
@@ -29,7 +29,7 @@ export class Compare {
 
   clear() {
     this.table.hidden = true;
-    const one = "Load a second run, here or with python -m lenet.demo RUN_ID RUN_ID.";
+    const one = "Load a second run, here or with python -m lenet demo RUN_ID RUN_ID.";
     this.verdict.textContent = this.networks.length < 2 ? one : "Draw a digit.";
     for (const each of this.layers) each.show(null);
   }
@@ -41,7 +41,7 @@ export class Compare {
       names[0] === names[1] ? `Both read ${names[0]}.` : `They differ: ${names[0]} and ${names[1]}.`;
     const [, ...heads] = this.table.tHead.rows[0].cells;
     heads.forEach((cell, i) => (cell.textContent = this.networks[i].name));
-    // Classes that both know stand in one row.
+    // A class that both networks have gets one row.
     const classes = [...new Set(this.networks.flatMap((network) => network.classes))];
     const rows = classes.map((name) => {
       const row = document.createElement("tr");

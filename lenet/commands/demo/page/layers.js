@@ -11,7 +11,7 @@ const COLUMNS = 8; // of maps, at most
 const BAR_HEIGHT = 64;
 
 export class Layers {
-  /** `choose(place)` is called with the place that is pointed at; without it none can be. */
+  /** `choose(place)` is called when a place is chosen; without it, none can be chosen. */
   constructor(network, choose = null) {
     this.network = network;
     this.choose = choose;
@@ -42,7 +42,7 @@ export class Layers {
     this.draw();
   }
 
-  /** Marks a place, or none. */
+  /** Marks a place; with null, none. */
   mark(place) {
     this.chosen = place;
     this.draw();
@@ -92,7 +92,7 @@ export class Layers {
     });
   }
 
-  /** The block of maps that the chosen number is made of, where it is in `name`. */
+  /** The block of layer `name` that the chosen number reads. */
   fed(name) {
     const place = this.chosen;
     const layer = place && this.network.layers.find((each) => each.name === place.layer);
@@ -213,7 +213,7 @@ class Maps extends View {
     return { layer: this.layer.name, map: 0, row, column };
   }
 
-  /** Where an arrow leads: over a map's edge lies its neighbour. */
+  /** The place that an arrow key leads to; beyond a map's edge lies the next map. */
   step(place, dx, dy) {
     const down = Math.ceil(this.maps / this.across);
     const x = (place.map % this.across) * this.columns + place.column + dx;
@@ -235,7 +235,7 @@ class Bars extends View {
     const fed = this.owner.fed(this.layer.name);
     const { chosen } = this.owner;
     const most = values ? reach(values) : 1;
-    // Zero is in the middle, or below, where nothing is less.
+    // Zero is in the middle, or at the bottom if no value is negative.
     const zero = values && Math.min(...values) >= 0 ? height - 1 : Math.round(height / 2);
     const wide = Math.max(1, this.pitch - Math.max(1, Math.round(this.pitch / 5)));
     for (let k = 0; k < maps; k++) {

@@ -1,5 +1,5 @@
-// The page: one drawing, three views of it. What is looked at is `subject`: a path of the server, and
-// the body it takes.
+// The page: one drawing, three views of it. `subject` is what the networks look at: a path of the
+// server, and the request's body.
 
 import { get, newest, post } from "./api.js";
 import { Compare } from "./compare.js";
@@ -16,7 +16,7 @@ const TABS = ["draw", "test", "compare"];
 const networks = new Map(); // by id, with their layers
 let subject = null;
 let current = null; // the network of the first two views
-let looked = null; // what it made of the subject
+let looked = null; // what it computed for the subject
 let layers = null;
 
 const pad = new Pad($("pad"), drawn);
@@ -26,7 +26,7 @@ const compare = new Compare($("compare"));
 
 // ---- Looking -----------------------------------------------------------------------------------
 
-/** The network sees the drawing anew; `began` is when the event came that changed it. */
+/** Sends the changed drawing to the network; `began` is the time of the event that changed it. */
 const look = newest(async (began = null) => {
   const ids = shownIds();
   $("invitation").hidden = subject !== null || !pad.isEmpty;
@@ -46,7 +46,7 @@ const look = newest(async (began = null) => {
     if (began !== null) told(`Seen ${Math.round(performance.now() - began)} ms after the pen moved`);
   } catch (error) {
     fail(error.message);
-    if (subject === asked && asked.picture) subject = onPad(); // what is still to be seen
+    if (subject === asked && asked.picture) subject = onPad(); // the picture that the pad shows now
   }
 });
 
@@ -61,7 +61,7 @@ function show(looks) {
     compare.show(looks);
     return;
   }
-  if (looks[0].network !== current.id) return; // another was chosen meanwhile
+  if (looks[0].network !== current.id) return; // the user has chosen another one meanwhile
   [looked] = looks;
   answer(current, looked);
   layers.show(looked.stages);
@@ -128,7 +128,7 @@ function answer(network, { class: best, probabilities }) {
   $("answer").hidden = false;
 }
 
-/** A class's probability, which leads to its score as a number of the last layer. */
+/** A class's probability; a click on it selects the class's score in the last layer. */
 function row(network, name, k) {
   const item = document.createElement("li");
   item.setAttribute("role", "option");
@@ -139,7 +139,7 @@ function row(network, name, k) {
   text.className = "percent";
   item.append(label, bar, text);
   if (!network.layers.length) return item;
-  item.tabIndex = k ? -1 : 0; // one stop of the Tab key; the arrow keys go on from there
+  item.tabIndex = k ? -1 : 0; // Tab stops once; the arrow keys move between the classes
   const pick = () => tab() === "draw" && choose({ layer: "output", map: k, row: 0, column: 0 });
   item.addEventListener("pointermove", (event) => event.pointerType !== "touch" && pick());
   item.addEventListener("pointerdown", pick);
@@ -167,7 +167,7 @@ const tab = () => (TABS.includes(location.hash.slice(1)) ? location.hash.slice(1
 
 function open(name) {
   if (tab() === name) return go();
-  location.hash = name; // leads to go()
+  location.hash = name; // this calls go()
 }
 
 const go = () => turn().catch((error) => fail(error.message));
@@ -192,7 +192,7 @@ async function turn() {
   look();
 }
 
-/** A network with its layers, asked for once. */
+/** A network with its layers; the server is asked only once. */
 async function wired(id) {
   if (!networks.get(id)?.layers) networks.set(id, await get(`/api/networks/${id}`));
   return networks.get(id);
@@ -221,7 +221,7 @@ async function listNetworks() {
 
 async function offerRuns() {
   if ($("runs").childElementCount) return;
-  const found = await get("/api/runs").catch(() => []); // without them, one can still type
+  const found = await get("/api/runs").catch(() => []); // without the list, a user can still type an id
   $("runs").replaceChildren(...found.map((run) => new Option(run.name, run.run_id)));
 }
 

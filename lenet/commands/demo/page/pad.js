@@ -4,13 +4,13 @@ const PEN = 21; // of 280 pixels, about what a digit of MNIST has
 const STEP = 10;
 
 export class Pad {
-  /** `changed(began)` is called with the time of the event that changed the drawing. */
+  /** `changed(began)` is called after each change, with the time of the event that caused it. */
   constructor(canvas, changed) {
     this.canvas = canvas;
     this.changed = changed;
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.side = canvas.width;
-    this.strokes = []; // lists of points, or a picture that lies below those that follow
+    this.strokes = []; // each a list of points, or a picture below the later strokes
     this.pen = { x: this.side / 2, y: this.side / 2, down: false };
     this.pointer = null;
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
@@ -55,7 +55,7 @@ export class Pad {
     this.draw();
   }
 
-  /** Puts an image of bytes (H x W, ink 255) where strokes were. */
+  /** Replaces the strokes by an image of bytes (H x W, ink 255). */
   put(image) {
     const [rows, columns] = [image.length, image[0].length];
     const small = new OffscreenCanvas(columns, rows);
@@ -116,7 +116,7 @@ export class Pad {
   move(event) {
     if (event.pointerId !== this.pointer) return;
     const stroke = this.strokes.at(-1);
-    // All that happened since the last frame, so that a quick curve is no polygon.
+    // All events since the last frame, so that a quick curve stays round.
     const events = event.getCoalescedEvents?.() ?? [];
     for (const each of events.length ? events : [event]) stroke.push(this.place(each));
     this.draw();

@@ -62,7 +62,7 @@ onTheme(() => {
   known.clear();
 });
 
-/** All colours, since there are thousands of numbers to a look. */
+/** All colours in a table, because each drawing needs thousands of them. */
 function ramps() {
   if (made) return made;
   const { zero, up, down, paper, ink } = palette();

@@ -1,4 +1,4 @@
-// Light or dark: as the system has it, until the button says otherwise.
+// Light or dark: as the system is set, until the user clicks the button.
 
 const KEY = "lenet-theme";
 const CHOICES = ["auto", "light", "dark"];
@@ -24,7 +24,7 @@ export function themeButton(button) {
     try {
       localStorage.setItem(KEY, choice);
     } catch {
-      // a browser that keeps nothing
+      // this browser stores nothing
     }
     apply();
   });

@@ -26,7 +26,7 @@ export class Unit {
       parts.push(fields(layer, found));
     } else parts.push(element("p", "Draw a digit to see its value.", "quiet"), kernels(layer, place));
     if (layer.name === "C3") parts.push(connections(layer, place.map));
-    const scales = "Red is above zero, blue below; values, weights and products have a scale each.";
+    const scales = "Red is above zero, blue below. Values, weights and products each have their own scale.";
     parts.push(element("p", scales, "quiet"));
     this.element.replaceChildren(...parts);
     this.element.hidden = false;
@@ -53,7 +53,7 @@ function whereabouts(network, layer, { map, row, column }) {
 
 const index = (layer, { map, row, column }) => (map * layer.shape[1] + row) * layer.shape[2] + column;
 
-/** What a number reads, a block a map: `valuesOf(map)`, and the weights. */
+/** What a number reads: one block for each map, with `valuesOf(map)` and the weights. */
 function blocksOf(layer, place, valuesOf) {
   const many = layer.size ** 2;
   const weights = layer.weights[place.map];
@@ -131,7 +131,7 @@ function fields(layer, { blocks }) {
   return box;
 }
 
-/** The weights alone, before there is a drawing. */
+/** The weights alone, for use before there is a drawing. */
 const kernels = (layer, place) => fields(layer, { blocks: blocksOf(layer, place, () => []) });
 
 function joined(blocks) {
@@ -159,13 +159,13 @@ function grid(values, columns) {
 
 const named = (source, map) => (source === "input" ? "input" : `${source} map ${map}`);
 
-/** The paper's Table I, or that of a network where every map feeds every map. */
+/** Table I of the paper, or the same table of a network where every map feeds every map. */
 function connections(layer, chosen) {
   const box = element("div", "", "connections");
   const maps = layer.feeding.length;
   const sources = Math.max(...layer.feeding.flat()) + 1;
   const every = layer.feeding.every((maps) => maps.length === sources);
-  const told = every ? "every one feeds every one" : "Table I of the paper";
+  const told = every ? "every map feeds every map" : "Table I of the paper";
   box.append(element("p", `Which S2 maps (rows) feed which C3 maps (columns): ${told}`));
   const table = document.createElement("table");
   const head = table.insertRow();

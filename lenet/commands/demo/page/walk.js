@@ -6,7 +6,7 @@ import { element, percent } from "./text.js";
 const PAGE = 60;
 
 export class Walk {
-  /** `look(k, index, truth)` is called for an image of network k's set that is to be looked at. */
+  /** `look(k, index, truth)` is called when the user chooses an image of network k's test set. */
   constructor(root, look) {
     this.form = root.querySelector("#filter");
     this.found = root.querySelector("#found");
@@ -55,8 +55,8 @@ export class Walk {
       this.found.textContent = error.message;
       return;
     }
-    if (asked !== this.asked) return; // another question was asked meanwhile
-    const share = `${(100 * found.accuracy).toFixed(2)} % of all are read right`;
+    if (asked !== this.asked) return; // the filters have changed meanwhile
+    const share = `${(100 * found.accuracy).toFixed(2)} % of the test set is read right`;
     this.found.textContent = `${found.count.toLocaleString("en")} of ${found.of.toLocaleString("en")} images; ${share}.`;
     this.images.append(...found.images.map((row) => this.image(row)));
     this.more.hidden = this.images.childElementCount >= found.count;
