@@ -1,4 +1,4 @@
-"""The page to draw on, in a real browser, with a network that learned MNIST."""
+"""The demo page in a real browser, with a network trained on MNIST."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ def bench(tmp_path_factory, mnist_root):
 
 @pytest.fixture(scope="module")
 def url(bench):
-    """Of a page that knows the first run; the second is to be loaded."""
+    """The address of a server that has loaded the first run, but not the second."""
     first = bench.runs()[-2].info.run_id
     command = [sys.executable, "-m", "lenet", "demo", first[:8], "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=bench.env, stdout=subprocess.PIPE, text=True)
@@ -57,7 +57,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, url):
-    """Opens a page, of which nothing asks another server or ends in an error of the script."""
+    """Opens pages; at the end, none may have asked another server or raised a script error."""
     contexts, asked, errors = [], [], []
 
     def open_page(width=1440, height=900, tab="", **options):
@@ -99,7 +99,7 @@ def pixels(page, selector):
     return page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
 
 
-def test_a_drawn_7_is_read_as_7_while_it_is_drawn(opened):
+def test_a_7_is_read_while_it_is_drawn(opened):
     page = opened()
     layers = ["input", "C1", "S2", "C3", "S4", "C5", "F6"]
     before = [pixels(page, f"#layer-{name}") for name in layers]
@@ -118,7 +118,7 @@ def test_a_drawn_7_is_read_as_7_while_it_is_drawn(opened):
     assert [pixels(page, f"#layer-{name}") for name in layers] == before
 
 
-def test_the_page_follows_a_pen_that_never_rests(opened):
+def test_the_answer_keeps_up_with_a_moving_pen(opened):
     page = opened()
     draw(page, ONE)
     reads(page, "1")
@@ -144,7 +144,7 @@ def test_the_page_follows_a_pen_that_never_rests(opened):
     assert seen >= 3
 
 
-def test_a_digit_is_drawn_by_the_keyboard_alone(opened):
+def test_a_digit_can_be_drawn_with_the_keyboard(opened):
     page = opened()
     page.keyboard.press("Tab")
     for _ in range(20):
@@ -164,7 +164,7 @@ def test_a_digit_is_drawn_by_the_keyboard_alone(opened):
     page.wait_for_selector("#answer", state="hidden")
 
 
-def test_a_unit_shows_what_feeds_it_and_its_sum_comes_out(opened):
+def test_a_number_shows_its_inputs_and_their_sum_is_right(opened):
     page = opened()
     draw(page, SEVEN)
     reads(page, "7")
@@ -199,7 +199,7 @@ def test_a_unit_shows_what_feeds_it_and_its_sum_comes_out(opened):
     page.wait_for_selector("#unit", state="hidden")
 
 
-def test_the_arrow_keys_walk_through_a_layer_and_over_its_maps_edges(opened):
+def test_the_arrow_keys_move_through_a_layer_and_on_to_the_next_map(opened):
     page = opened()
     page.evaluate("document.querySelector('#pad').focus()")
     while page.evaluate("document.activeElement.id") != "layer-S4":
@@ -214,7 +214,7 @@ def test_the_arrow_keys_walk_through_a_layer_and_over_its_maps_edges(opened):
     assert where.inner_text() == "S4, map 9, row 0, column 0"
 
 
-def test_the_test_set_is_walked_and_an_image_sent_to_the_pad(opened):
+def test_an_image_of_the_test_set_can_be_put_on_the_pad(opened):
     page = opened(tab="#test")
     page.wait_for_selector("#images button")
     total = int(re.match(r"(\d+) of 10,000 images; 9", page.inner_text("#found"))[1])
@@ -241,7 +241,7 @@ def test_the_test_set_is_walked_and_an_image_sent_to_the_pad(opened):
     assert page.evaluate("location.hash") == "#draw"
 
 
-def test_two_runs_read_the_same_drawing(opened, bench):
+def test_two_networks_can_be_compared_on_one_drawing(opened, bench):
     page = opened(tab="#compare")
     assert "Load a second run" in page.inner_text("#verdict")
     page.fill("#load input", "ffff0000")
@@ -269,7 +269,7 @@ def test_two_runs_read_the_same_drawing(opened, bench):
         ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>"),
     ],
 )
-def test_what_is_no_picture_is_told_and_nothing_else_changes(opened, name, content):
+def test_a_file_that_is_no_picture_is_refused_and_nothing_else_changes(opened, name, content):
     page = opened()
     draw(page, SEVEN)
     reads(page, "7")
@@ -286,7 +286,7 @@ def test_what_is_no_picture_is_told_and_nothing_else_changes(opened, name, conte
     assert page.locator("#error").is_hidden()
 
 
-def test_a_picture_that_is_dropped_is_read(opened, tmp_path):
+def test_a_dropped_picture_is_read(opened, tmp_path):
     from tests.support.drawings import drawn
 
     drawn(mode="RGB", ink=(20, 30, 120), paper=(250, 240, 220)).save(tmp_path / "seven.jpg")
@@ -312,7 +312,7 @@ def test_nothing_is_wider_than_the_screen(opened, tab, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_finger_draws_and_picks_on_a_phone(opened):
+def test_a_finger_can_draw_and_choose_a_number_on_a_phone(opened):
     page = opened(width=390, height=844, has_touch=True, is_mobile=True, device_scale_factor=2)
     session = page.context.new_cdp_session(page)
     box = page.locator("#pad").bounding_box()
@@ -333,7 +333,7 @@ def test_a_finger_draws_and_picks_on_a_phone(opened):
     page.wait_for_selector("#unit:has-text('C1, map')")
 
 
-def test_dark_is_dark_and_the_button_changes_it(opened):
+def test_the_page_follows_the_dark_theme_and_the_button_changes_it(opened):
     page = opened(color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     dark, before = page.evaluate(ground), pixels(page, "#layer-C1")

@@ -47,7 +47,7 @@ def mass_centre(image):
     return float(down), float(across)
 
 
-# ---- The form that MNIST's makers gave their digits ------------------------------------------
+# ---- Size and place, as the makers of MNIST set them -------------------------------------------
 
 
 def test_a_digit_fills_a_box_of_20_pixels_around_its_centre_of_mass(reference):
@@ -73,12 +73,12 @@ def test_place_in_the_picture_does_not_matter(tmp_path, reference, place):
     assert distance(read(drawn(box=(*place, 80, 120)), tmp_path / "at.png"), reference) < 4
 
 
-def test_a_digit_of_mnist_s_own_size_comes_back_nearly_as_it_was(tmp_path, reference):
+def test_a_digit_of_mnists_own_size_is_nearly_unchanged(tmp_path, reference):
     again = read(Image.fromarray(reference.numpy()), tmp_path / "again.png")
     assert distance(again, reference) < 5
 
 
-# ---- Colours, grounds and light --------------------------------------------------------------
+# ---- Colours, papers and light ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_polarity_and_contrast_do_not_matter(tmp_path, reference, ink, paper):
     assert distance(read(drawn(ink=ink, paper=paper), tmp_path / "p.png"), reference) < 3
 
 
-def test_red_on_green_of_the_same_brightness_shows(tmp_path, reference):
+def test_red_on_green_of_the_same_brightness_is_read(tmp_path, reference):
     picture = drawn(ink=(200, 60, 60), paper=(55, 125, 70), mode="RGB")
     assert distance(read(picture, tmp_path / "c.png"), reference) < 3
 
 
 @pytest.mark.parametrize("ink", [(0, 0, 0), (255, 255, 255), (30, 60, 200), (255, 230, 0)])
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 255, 255)])
-def test_ink_on_a_transparent_ground_shows_whatever_its_colour(tmp_path, reference, ink, hidden):
+def test_ink_of_any_colour_on_a_transparent_background_is_read(tmp_path, reference, ink, hidden):
     picture = Image.new("RGBA", (200, 240), (*hidden, 0))
     opacity = drawn(ink=255, paper=0)
     picture.paste(Image.new("RGB", picture.size, ink), mask=opacity)
@@ -103,7 +103,7 @@ def test_ink_on_a_transparent_ground_shows_whatever_its_colour(tmp_path, referen
     assert distance(read(picture, tmp_path / "alpha.png"), reference) < 6
 
 
-def test_a_card_on_a_transparent_ground_is_ground_too(tmp_path, reference):
+def test_a_card_on_a_transparent_background_is_background_too(tmp_path, reference):
     card = drawn(mode="RGB", ink=(0, 0, 0), paper=(255, 255, 255))
     picture = Image.new("RGBA", (300, 340))
     picture.paste(card, (50, 50))
@@ -131,7 +131,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_file_s_format_does_not_matter(tmp_path, reference, form):
+def test_the_file_format_does_not_matter(tmp_path, reference, form):
     suffix, convert = FORMS[form]
     assert distance(read(convert(drawn()), tmp_path / f"p.{suffix}"), reference) < 6
 
@@ -186,7 +186,7 @@ def test_specks_of_dust_do_not_move_the_box(tmp_path, reference):
     assert distance(read(picture, tmp_path / "dust.png"), reference) < 2
 
 
-# ---- What can't be read ----------------------------------------------------------------------
+# ---- Refused pictures -------------------------------------------------------------------------
 
 
 def refusal(path):
@@ -198,7 +198,7 @@ def refusal(path):
     return message
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
+def test_a_path_that_is_no_file_is_refused_by_name(tmp_path):
     assert "no such file" in refusal(tmp_path / "missing.png")
     assert "a folder" in refusal(tmp_path)
     assert "a device" in refusal(Path(os.devnull))
@@ -208,7 +208,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert "no access (File name too long)" in refusal(tmp_path / ("7" * 300 + ".png"))
 
 
-def test_a_file_that_is_no_picture_is_told_which_formats_there_are(tmp_path):
+def test_a_file_that_is_no_picture_gets_the_list_of_formats(tmp_path):
     path = tmp_path / "notes.png"
     for content in (b"", b"a seven\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         path.write_bytes(content)
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_picture_is_told_which_formats_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "pgm"])
-def test_a_truncated_picture_is_damaged(tmp_path, suffix):
+def test_a_truncated_picture_is_refused_as_damaged(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     drawn().save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -225,7 +225,7 @@ def test_a_truncated_picture_is_damaged(tmp_path, suffix):
 
 @pytest.mark.parametrize("size", [(1, 1), (200, 100)])
 @pytest.mark.parametrize("colour", [0, 255])
-def test_a_picture_of_one_colour_is_blank(tmp_path, size, colour):
+def test_a_picture_of_one_colour_is_refused_as_blank(tmp_path, size, colour):
     path = tmp_path / "blank.png"
     Image.new("L", size, colour).save(path)
     assert "blank" in refusal(path)
@@ -233,14 +233,14 @@ def test_a_picture_of_one_colour_is_blank(tmp_path, size, colour):
     assert "blank" in refusal(path)
 
 
-def test_an_empty_sheet_photographed_is_blank(tmp_path):
+def test_a_photo_of_an_empty_sheet_is_refused_as_blank(tmp_path):
     noise = np.random.default_rng(0).normal(180, 6, (300, 200)).clip(0, 255)
     path = tmp_path / "sheet.png"
     Image.fromarray(noise.astype(np.uint8)).save(path)
     assert "blank" in refusal(path)
 
 
-def test_a_digit_of_three_by_five_pixels_works(tmp_path):
+def test_a_digit_of_three_by_five_pixels_is_read(tmp_path):
     seven = np.zeros((7, 5), np.uint8)
     seven[1, 1:4] = seven[2:6, 3] = 255
     image = read(Image.fromarray(seven), tmp_path / "tiny.png")
@@ -258,7 +258,7 @@ def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, mo
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
-def test_a_chunk_that_unpacks_to_gigabytes_costs_nothing(tmp_path, kind):
+def test_a_chunk_that_unpacks_to_gigabytes_takes_little_memory(tmp_path, kind):
     path = tmp_path / "bomb.png"
     drawn().save(path)
     content = path.read_bytes()
@@ -309,7 +309,7 @@ def test_damaged_bytes_give_a_digit_or_one_line(tmp_path, content):
 
 
 @pytest.mark.slow
-def test_mnist_s_own_digits_come_back_from_pictures_of_any_size_and_place(tmp_path):
+def test_mnists_digits_are_recovered_from_pictures_of_any_size_and_place(tmp_path):
     root = Path(os.environ.get("LENET_DATA", ""))
     names = ("t10k-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte")
     found = [root / name for name in names if (root / name).is_file()]
@@ -331,10 +331,10 @@ def test_mnist_s_own_digits_come_back_from_pictures_of_any_size_and_place(tmp_pa
     assert np.max(distances) < 45
 
 
-# ---- What is not a file ----------------------------------------------------------------------
+# ---- Drawings and bytes -----------------------------------------------------------------------
 
 
-def test_a_drawing_is_read_as_its_picture_is(tmp_path):
+def test_a_drawing_is_read_like_its_picture(tmp_path):
     picture = drawn()
     picture.save(tmp_path / "seven.png")
     ink = 1 - np.asarray(picture, np.float32) / 255
@@ -348,7 +348,7 @@ def test_a_drawing_without_ink_is_refused(ink):
         read_drawing(ink)
 
 
-def test_the_first_dot_of_a_drawing_is_a_dot_in_the_middle():
+def test_a_single_dot_is_centred():
     ink = np.zeros((280, 280), np.float32)
     ink[:20, 270:] = 1
     rows, columns = read_drawing(ink).nonzero().T
@@ -357,7 +357,7 @@ def test_the_first_dot_of_a_drawing_is_a_dot_in_the_middle():
     assert columns.float().mean() == pytest.approx(14, abs=0.6)
 
 
-def test_a_picture_in_memory_is_read_as_the_file_is(tmp_path):
+def test_a_picture_in_memory_is_read_like_its_file(tmp_path):
     for name in ("seven.png", "seven.jpg"):
         drawn().save(tmp_path / name)
         content = (tmp_path / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Pictures of a digit, to be read."""
+"""A picture of a digit, for tests that read pictures."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def drawn(
     paper: Any = 255,
     mode: str = "L",
 ) -> Image.Image:
-    """A 7 in `box` (left, top, width, height), drawn twice as large and made smaller."""
+    """A 7 in `box` (left, top, width, height), drawn at twice the size and scaled down."""
     left, top, wide, high = (2 * v for v in box)
     mask = Image.new("L", (2 * size[0], 2 * size[1]))
     points = [(left + x * wide, top + y * high) for x, y in SEVEN]
