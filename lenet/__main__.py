@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns: its exit status; 2 after a mistake, which is told in one line."""
+    """Runs one command. Returns: its exit status; 2 after a mistake, printed as one line."""
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     commands = find_commands()
     if name in commands:

@@ -42,7 +42,7 @@ def answer(work: Callable[[], int | None]) -> int:
 
 
 def tell(error: Exception) -> None:
-    """Print a mistake as one line; for work that goes on after it."""
+    """Print a mistake as one line, for work that continues after it."""
     print(f"error: {first_error_line(error)}", file=sys.stderr)
 
 
@@ -53,7 +53,7 @@ def one_line(text: object) -> str:
 
 def first_error_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has no message. A line
-    that ends with a colon, such as `Error in call to X:`, goes on with the next one.
+    that ends with a colon, such as `Error in call to X:`, is joined with the next one.
     """
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -115,7 +115,7 @@ def add_output_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def path_of(text: str) -> Path:
-    """A path, for argparse. It refuses '', which Path would take for the current folder."""
+    """A type for argparse: a path. It refuses '', which would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
     return Path(text)
@@ -136,9 +136,9 @@ def number_from(
 
 
 def check_file(path: Path) -> None:
-    """Before long work: make sure that its result can be written to this file.
+    """Check before long work that its result can be written to this file; nothing is created.
 
-    Raises: ValueError if not; nothing is created.
+    Raises: ValueError if it cannot.
     """
     if path.exists() and not path.is_file():
         found = "a folder" if path.is_dir() else "a device, pipe or socket"

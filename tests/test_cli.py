@@ -25,7 +25,7 @@ def test_the_help_lists_every_command_with_what_it_does(capsys):
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_an_unknown_command_gets_the_names_of_all(capsys):
+def test_an_unknown_command_is_refused_with_the_names_of_all(capsys):
     assert main(["serve"]) == 2
     assert capsys.readouterr().err == f"error: serve: expected one of {', '.join(COMMANDS)}\n"
 
@@ -113,7 +113,7 @@ def broken_pipe():
 
 
 @pytest.mark.parametrize("work", ["lambda: print('short') or 1", LONG], ids=["short", "long"])
-def test_output_that_nobody_reads_ends_the_command_quietly(broken_pipe, work):
+def test_a_closed_pipe_ends_the_work_quietly(broken_pipe, work):
     assert run_answer(work, broken_pipe) == (141, "")
 
 
@@ -133,7 +133,7 @@ def test_ctrl_c_is_one_word_and_status_130():
     assert run_answer("lambda: signal.raise_signal(signal.SIGINT)") == (130, "Interrupted.\n")
 
 
-def test_a_terminal_without_a_character_does_not_end_the_command():
+def test_a_character_that_the_terminal_lacks_is_replaced():
     assert run_answer("lambda: print('é░')", PYTHONIOENCODING="ascii") == (0, "")
 
 
@@ -158,13 +158,13 @@ def test_a_mistake_is_one_line_that_any_terminal_can_show(error, line, capsys):
     assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
-def test_the_status_is_the_works_own_and_a_bug_keeps_its_traceback():
+def test_the_works_status_is_kept_and_a_bug_has_a_traceback():
     assert [answer(lambda status=status: status) for status in (None, 0, 1)] == [0, 0, 1]
     with pytest.raises(RuntimeError):
         answer(raising(RuntimeError("a bug")))
 
 
-# ---- All commands alike --------------------------------------------------------------------------
+# ---- All commands --------------------------------------------------------------------------------
 
 OF_A_RUN = {  # the arguments of each command that works on a run
     "predict": ["RUN", "seven.png"],
@@ -251,7 +251,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_place_to_write_to_is_checked_without_a_trace(tmp_path):
+def test_a_place_to_write_to_is_checked_and_nothing_is_created(tmp_path):
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
     for check, wrong in (
@@ -266,7 +266,7 @@ def test_a_place_to_write_to_is_checked_without_a_trace(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
 
 
-def test_a_commands_output_that_nobody_reads_ends_it_quietly(broken_pipe, monkeypatch, capsys):
+def test_a_closed_pipe_ends_a_command_quietly(broken_pipe, monkeypatch, capsys):
     with open(os.dup(broken_pipe), "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(["data", "digits"]) == 141

@@ -26,10 +26,6 @@ OPSET = 18
 TOLERANCE = 1e-3  # of the largest score; float32 sums in another order differ by 1e-6 of it
 
 
-class ExportError(ValueError):
-    """A network that cannot be written, or whose file gives other scores; one line says why."""
-
-
 @dataclass(frozen=True)
 class Check:
     """The file's scores compared with torch's: the largest difference, the largest score, and the
@@ -51,17 +47,16 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
     `mean`, `std` and `image_size`: an image is pixels from 0 to 1, less mean, divided by std.
 
     Shapes: `images` float32 (N, in_channels, image_size, image_size) -> `scores` float32 (N, K).
-    Raises: ExportError if packages are missing, or torch cannot write the network. Then an older
-    file at that path is still there.
+    Raises: ValueError if packages are missing, or torch cannot write the network; OSError. An older
+    file at that path is then unchanged.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"onnx: needs {', '.join(missing)}: pip install -e '.[onnx]'")
+        raise ValueError(f"onnx: needs {', '.join(missing)}: pip install -e '.[onnx]'")
     import onnx
 
     model.eval()
     example = torch.zeros(2, inputs.in_channels, inputs.image_size, inputs.image_size)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")  # torch's exporter warns about its own parts
@@ -80,22 +75,21 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
         about = {name: getattr(inputs, name) for name in ("classes", "mean", "std", "image_size")}
         onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in about.items()})
         onnx.checker.check_model(proto)
+    except Exception as error:  # torch's exporter raises many kinds
+        raise ValueError(f"onnx: torch can't write this network ({one_line(error)})") from None
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
         onnx.save(proto, str(part))
         os.replace(part, path)
-    except OSError as error:
-        raise ExportError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # torch's exporter raises many kinds
-        raise ExportError(f"onnx: torch can't write this network ({one_line(error)})") from None
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 @torch.no_grad()
 def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Check:
     """Compares the file, run by onnxruntime, with the network.
 
-    Raises: ExportError if onnxruntime cannot run it.
+    Raises: ValueError if onnxruntime cannot run it.
     """
     import onnxruntime
 
@@ -105,7 +99,7 @@ def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Ten
         session = onnxruntime.InferenceSession(content, providers=providers)
         pairs = [(session.run(None, {"images": x.numpy()})[0], model(x)) for x, _ in batches]
     except Exception as error:  # onnxruntime has its own kinds
-        raise ExportError(f"{path}: onnxruntime can't run it ({one_line(error)})") from None
+        raise ValueError(f"{path}: onnxruntime can't run it ({one_line(error)})") from None
     theirs = np.concatenate([scores for scores, _ in pairs])
     ours = torch.cat([scores for _, scores in pairs]).numpy()
     return Check(
@@ -122,9 +116,8 @@ def check_onnx(path: Path, model: nn.Module, batches: Iterable[tuple[Tensor, Ten
 def main(argv: Sequence[str]) -> int:
     parser = command_parser(__name__, __doc__, "latest --onnx lenet5.onnx")
     add_run_id(parser)
-    parser.add_argument(
-        "--onnx", metavar="FILE", type=path_of, required=True, help="the file to write"
-    )
+    note = "the file to write"
+    parser.add_argument("--onnx", metavar="FILE", type=path_of, required=True, help=note)
     add_uri(parser)
     parser.add_argument("--no-check", action="store_true", help="do not run it on the test set")
     options = parser.parse_args(argv)
@@ -138,14 +131,13 @@ def export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
     from lenet.tracking.trained import load_data, load_trained
 
     run_id = resolve_run(run_id, uri)
-    with contextlib.redirect_stdout(sys.stderr):
-        model, inputs = load_trained(run_id, uri)
-        data = load_data(run_id, uri) if check else None
+    model, inputs = load_trained(run_id, uri)
+    data = load_data(run_id, uri) if check else None
     to_onnx(model, inputs, path)
     size = f"{path.stat().st_size / 1000:,.0f} kB"
     shape = f"(N, {inputs.in_channels}, {inputs.image_size}, {inputs.image_size})"
-    written = f"{one_line(path)} ({size}): images float32 {shape} -> scores float32 "
-    written += f"(N, {len(inputs.classes)})"
+    scores = f"(N, {len(inputs.classes)})"
+    written = f"{one_line(path)} ({size}): images float32 {shape} -> scores float32 {scores}"
     if data is None:
         return written
     found = check_onnx(path, model, data.test)
@@ -154,7 +146,7 @@ def export(run_id: str, uri: str | None, path: Path, check: bool) -> str:
         f"torch's, {found.other_classes} classes differ"
     )
     if not found.passed:
-        raise ExportError(
+        raise ValueError(
             f"{path}: {comparison}; expected within {TOLERANCE:g} of {found.largest:.3g}"
         )
     return f"{written}\n{comparison}"

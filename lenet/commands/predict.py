@@ -4,9 +4,7 @@ Dark on light or light on dark, of any size, one digit a picture. Nothing is wri
 """
 
 import argparse
-import contextlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from lenet.training.checkpoints import load_weights
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that returns logits, with the meaning of its input and outputs."""
+    """A network that returns logits, and what it reads."""
 
     module: Callable[[Tensor], Tensor]
     inputs: Inputs
@@ -37,7 +35,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
 
     A file of weights does not contain `activation` and `pooling`, so they are arguments.
 
-    Raises: ValueError, one line, if there is no such run, or if the file has no such weights.
+    Raises: ValueError if there is no such run, or if the file has no weights of a LeNet5.
     """
     path = Path(source)
     if not is_weights(source):
@@ -49,7 +47,7 @@ def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg")
         return Classifier(model, inputs)
     state = load(path)
     bias = state.get("fc3.bias") if isinstance(state, dict) else None
-    # Both are checked: a large bias alone would ask for a network of 84 times the file's size.
+    # Both are checked: a large bias alone would make a network of 84 times the file's size.
     if (
         not isinstance(bias, Tensor)
         or bias.ndim != 1
@@ -83,8 +81,8 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
     """Probabilities of each class.
 
     Shapes: uint8 (N, 28, 28) -> float32 (N, K).
-    Raises: ValueError if the model takes other images, if it has not one output for each class, or
-    if an output is not finite.
+    Raises: ValueError if the model takes other images, does not have one output for each class, or
+    returns an output that is not finite.
     """
     inputs = classifier.inputs
     with torch.inference_mode():
@@ -93,9 +91,8 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
             scores = probabilities(classifier.module(batch))
         except RuntimeError as error:
             reason = first_error_line(error)
-            raise ValueError(
-                f"model: expected one that takes {list(batch.shape)}: {reason}"
-            ) from None
+            shape = list(batch.shape)
+            raise ValueError(f"model: expected one that takes {shape}: {reason}") from None
     expected = [len(images), len(inputs.classes)]
     if list(scores.shape) != expected:
         raise ValueError(f"model: expected outputs {expected}, found {list(scores.shape)}")
@@ -111,8 +108,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     options = parser.parse_args(argv)
-    with contextlib.redirect_stdout(sys.stderr):
-        classifier = load_classifier(options.source, options.activation, options.pooling)
+    classifier = load_classifier(options.source, options.activation, options.pooling)
     status = 0
     for path in options.pictures:
         try:
@@ -130,8 +126,8 @@ def main(argv: Sequence[str]) -> int:
 
 def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
     """Adds the arguments of `load_classifier`."""
-    known = f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
-    parser.add_argument(name, metavar="RUN_ID|WEIGHTS", nargs=nargs, help=known)
+    note = f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
+    parser.add_argument(name, metavar="RUN_ID|WEIGHTS", nargs=nargs, help=note)
     group = parser.add_argument_group("for a .pth file, which does not contain them")
     group.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="default: tanh")
     group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")

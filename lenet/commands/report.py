@@ -5,22 +5,15 @@ A page and the data are logged on the sweep's own run.
 
 from collections.abc import Sequence
 
-from lenet.cli import (
-    add_output_folder,
-    add_run_id,
-    add_uri,
-    check_folder,
-    command_parser,
-    one_line,
-)
+from lenet import cli
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__name__, __doc__, "latest")
-    add_run_id(parser, "the sweep's own run")
+    parser = cli.command_parser(__name__, __doc__, "latest")
+    cli.add_run_id(parser, "the sweep's own run")
     parser.add_argument("--metric", help="judge by this metric (default: the sweep's objective)")
-    add_uri(parser)
-    add_output_folder(parser)
+    cli.add_uri(parser)
+    cli.add_output_folder(parser)
     options = parser.parse_args(argv)
 
     from lenet.report.findings import analyze
@@ -30,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
 
     output, uri = options.output, options.uri
     if output:
-        check_folder(output)
+        cli.check_folder(output)
     run_id = resolve_run(options.run_id, uri, sweep=True)
     if not output:
         print(publish(run_id, uri, options.metric))
@@ -38,5 +31,5 @@ def main(argv: Sequence[str]) -> int:
     found = analyze(run_id, uri, options.metric)
     output.mkdir(parents=True, exist_ok=True)
     write_files(found, output, uri)
-    print("\n".join([*report_lines(found), f"Page: {one_line(output)}/report.html"]))
+    print("\n".join([*report_lines(found), f"Page: {cli.one_line(output)}/report.html"]))
     return 0

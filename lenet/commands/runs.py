@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--experiment", metavar="NAME", help="only runs of this experiment")
     parser.add_argument("--status", choices=STATUSES, help="only runs with this status")
     parser.add_argument("--sweep", metavar="RUN_ID", help=f"only the jobs of this sweep: {RUN_ID}")
-    note = "at most so many (default: %(default)s)"
+    note = "list at most this many (default: %(default)s)"
     parser.add_argument(
         "-n", type=number_from(1, 1_000_000), default=20, metavar="N", help=note, dest="count"
     )
@@ -53,7 +53,7 @@ def find_runs(
 
 
 def table(runs: Sequence[Summary], now: float) -> list[str]:
-    """A head and a line of at most 80 characters for each run."""
+    """A header, and a line of at most 80 characters for each run."""
     head = f"{'id':<8}  {'name':<{NAME_WIDTH}}  {'status':<9}  {'age':>6}  {'val':>7}  {'test':>7}"
     lines = [head]
     for run in runs:

@@ -1,6 +1,6 @@
 """Send the records that the tracking server did not take while a run was training.
 
-What was sent before is not doubled.
+Records that were sent before are not sent again.
 """
 
 import re
@@ -17,11 +17,11 @@ from lenet.tracking.sender import send, waiting_root
 def main(argv: Sequence[str]) -> int:
     """Returns: 0, or 2 if any of the runs was not sent."""
     parser = command_parser(__name__, __doc__, "latest")
-    note = f"{RUN_ID}, of the waiting ones (default: all of them)"
+    note = f"a waiting run: {RUN_ID} (default: all that wait)"
     parser.add_argument("runs", metavar="RUN_ID", nargs="*", help=note)
-    note = "where they wait (default: $LENET_RUNS, or outputs)"
+    note = "the folder of the waiting runs (default: $LENET_RUNS, or outputs)"
     parser.add_argument("--folder", type=path_of, metavar="FOLDER", help=note)
-    note = "how long to try, for each run (default: %(default)g)"
+    note = "how long to try for each run (default: %(default)g)"
     parser.add_argument(
         "--wait", type=number_from(0, 10**9, float), default=60.0, metavar="SECONDS", help=note
     )
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def find_waiting(run: str, waiting: Mapping[Path, Facts], root: Path) -> Path:
-    """The folder of a waiting run, by our id or MLflow's. It asks no store: it may be down.
+    """The folder of a waiting run, by our id or MLflow's. The server is not asked: it may be down.
 
     Raises: JournalError if none or several match.
     """

@@ -27,7 +27,7 @@ def _keep_threads():
     assert torch.get_num_threads() == before
 
 
-def test_a_batch_is_always_full_even_from_a_smaller_set(digits):
+def test_every_batch_is_full_even_from_a_smaller_set(digits):
     for size in (64, 2000):
         batches = full_batches(digits.train, size)
         assert {len(labels) for _, (_, labels) in zip(range(40), batches, strict=False)} == {size}
@@ -54,7 +54,7 @@ def test_every_variant_is_measured_once_a_round(digits):
     assert missing == {}
 
 
-def test_a_variant_that_the_machine_lacks_is_left_out_with_the_reason(digits, monkeypatch):
+def test_a_variant_that_cannot_run_is_left_out_with_the_reason(digits, monkeypatch):
     def refuse(*_):
         raise training.KernelError("no compiler")
 

@@ -9,7 +9,7 @@ from lenet.data.sets import prepare
 from lenet.data.sources import Raw
 
 
-def test_the_command_prints_what_is_there(capsys):
+def test_the_command_prints_counts_checksum_and_classes(capsys):
     assert main(["data", "digits"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
@@ -48,7 +48,7 @@ def test_a_description_counts_each_class_under_its_name():
         (["mnist", "--split", "letters"], "error: data.split=letters: only emnist has splits"),
     ],
 )
-def test_the_command_ends_with_status_2_and_one_line(tmp_path, capsys, arguments, expected):
+def test_a_set_that_cannot_be_loaded_is_one_line(tmp_path, capsys, arguments, expected):
     assert main(["data", *arguments, "--root", str(tmp_path)]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -1,4 +1,4 @@
-"""The page to draw on: what it is told of a network, and what it may ask."""
+"""The server of the demo page: what it answers, and what it refuses."""
 
 import io
 import re
@@ -39,7 +39,7 @@ def made(**options):
     return LeNet5(**options)
 
 
-# ---- What the page is told of a network --------------------------------------------------------
+# ---- What the page gets about a network --------------------------------------------------------
 
 
 NETWORKS = {
@@ -55,7 +55,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_number_follows_from_what_is_said_to_feed_it(name):
+def test_every_number_can_be_computed_from_the_wiring_that_the_page_gets(name):
     make, size = NETWORKS[name]
     net = served(make(), size)
     image = (torch.rand(28, 28, generator=torch.Generator().manual_seed(3)) * 255).byte()
@@ -96,14 +96,14 @@ def test_another_network_has_probabilities_but_no_layers():
     assert sum(found["probabilities"]) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_network_that_takes_other_images_is_refused_at_once(tmp_path, monkeypatch):
+def test_a_network_for_colour_images_is_refused_when_it_is_opened(tmp_path, monkeypatch):
     colour = Classifier(LeNet5(in_channels=3).eval(), Inputs(DIGITS, 0.1, 0.3))
     monkeypatch.setattr(demo_network, "load_classifier", lambda *_: colour)
     with pytest.raises(ValueError, match=r"^model: expected one that takes \[1, 1, 32, 32\]"):
         open_network(str(tmp_path / "colour.pth"))
 
 
-# ---- The walk ----------------------------------------------------------------------------------
+# ---- The test set -------------------------------------------------------------------------------
 
 
 def a_walk():
@@ -127,7 +127,7 @@ def a_walk():
     ],
 )
 def test_the_test_set_is_filtered_and_ordered(question, indices):
-    assert a_walk().found(*question).tolist() == indices
+    assert a_walk().select(*question).tolist() == indices
 
 
 # ---- Over HTTP ---------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def ink():
     return (255 - np.asarray(drawn((240, 240)))).tobytes()
 
 
-def test_a_drawing_and_its_picture_are_seen_alike_by_each_network(url):
+def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
     body = ink()
     asked = f"{url}/api/look/drawing?network=1&network=0"
     found = requests.post(asked, data=body, timeout=30).json()
@@ -170,7 +170,7 @@ def test_a_drawing_and_its_picture_are_seen_alike_by_each_network(url):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "message"),
     [
         ("drawing?network=0", bytes(100), 400, "drawing: expected a digit, found none"),
         ("drawing?network=0", b"\xff" * 99, 400, "drawing: expected a square of bytes, found 99"),
@@ -185,15 +185,15 @@ def test_a_drawing_and_its_picture_are_seen_alike_by_each_network(url):
         ("picture?network=0", b"<svg/>", 400, "found none of these"),
     ],
 )
-def test_what_is_no_digit_is_refused_in_one_line(url, path, body, status, said):
+def test_a_wrong_request_is_refused_in_one_line(url, path, body, status, message):
     answer = requests.post(f"{url}/api/look/{path}", data=body, timeout=30)
     assert answer.status_code == status
-    assert said in answer.json()["error"]
+    assert message in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
-    assert requests.get(f"{url}/api/networks", timeout=30).ok  # it goes on
+    assert requests.get(f"{url}/api/networks", timeout=30).ok  # the server still runs
 
 
-def test_a_picture_beyond_the_limit_is_not_read_to_its_end(url, monkeypatch):
+def test_a_picture_above_the_size_limit_is_refused(url, monkeypatch):
     monkeypatch.setattr(server, "MOST_BYTES", 1000)
     answer = requests.post(f"{url}/api/look/picture?network=0", data=bytes(2000), timeout=30)
     assert (answer.status_code, answer.json()["error"][-28:]) == (
@@ -220,7 +220,7 @@ def test_pages_of_other_sites_get_no_answer(url, headers, status):
 
 
 @pytest.mark.parametrize("path", ["/../server.py", "/%2e%2e/server.py", "/..%2fserver.py", "/nix"])
-def test_no_file_beside_the_page_is_given(url, path):
+def test_no_file_outside_the_page_is_served(url, path):
     request = requests.Request("GET", url).prepare()
     request.url = url + path
     answer = requests.Session().send(request, timeout=30)
@@ -228,7 +228,7 @@ def test_no_file_beside_the_page_is_given(url, path):
     assert answer.json()["error"].endswith("Not Found")
 
 
-def test_the_page_is_whole_and_needs_no_other_server(url):
+def test_all_files_of_the_page_are_served_and_name_no_other_server(url):
     page = requests.get(url, timeout=30)
     assert "default-src 'self'" in page.headers["content-security-policy"]
     for path in server.PAGE.iterdir():
@@ -239,10 +239,10 @@ def test_the_page_is_whole_and_needs_no_other_server(url):
         assert not re.search(r"(?:https?:)?//[\w-]+\.\w", path.read_text())
 
 
-def test_networks_that_are_added_are_runs_and_no_files(url, tmp_path, monkeypatch):
+def test_only_runs_can_be_added_never_files(url, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     torch.save(made().state_dict(), tmp_path / "lenet5.pth")
-    for source, said in [
+    for source, message in [
         (str(tmp_path / "lenet5.pth"), "weights go on the command line"),
         ("abcd1234", "mlflow.db"),
         ("x" * 300, "at most 200 characters"),
@@ -251,19 +251,19 @@ def test_networks_that_are_added_are_runs_and_no_files(url, tmp_path, monkeypatc
     ]:
         answer = requests.post(f"{url}/api/networks", json={"source": source}, timeout=60)
         assert answer.status_code in (400, 422)
-        assert said in answer.json()["error"], source
+        assert message in answer.json()["error"], source
     assert len(requests.get(f"{url}/api/networks", timeout=30).json()) == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "lenet5.pth"]
 
 
-def test_without_a_test_set_the_walk_says_so(url, tmp_path, monkeypatch):
+def test_a_missing_test_set_is_one_line(url, tmp_path, monkeypatch):
     monkeypatch.setenv("LENET_DATA", str(tmp_path))
     answer = requests.get(f"{url}/api/test/0", timeout=30)
     assert answer.status_code == 400
     assert answer.json()["error"] == f"no mnist under {tmp_path}"
 
 
-def test_the_walk_gives_rows_pictures_and_looks(url, monkeypatch):
+def test_the_test_set_is_served_as_rows_pictures_and_answers(url, monkeypatch):
     monkeypatch.setattr(server, "walk", lambda _: a_walk())
     found = requests.get(f"{url}/api/test/1?right=false&limit=2", timeout=30).json()
     assert (found["count"], found["of"], found["accuracy"]) == (3, 6, 0.5)
@@ -279,17 +279,15 @@ def test_the_walk_gives_rows_pictures_and_looks(url, monkeypatch):
 # ---- The command -------------------------------------------------------------------------------
 
 
-def test_a_port_that_is_taken_is_one_line(capsys):
+def test_a_port_in_use_is_one_line(capsys):
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["demo", "latest", "--port", str(port)]) == 2
     error = capsys.readouterr().err
-    assert error == (
-        f"error: --port {port}: Address already in use; --port 0 takes one that is free\n"
-    )
+    assert error == (f"error: --port {port}: Address already in use; --port 0 takes a free one\n")
 
 
-def test_weights_that_are_missing_are_one_line(tmp_path, capsys):
+def test_missing_weights_are_one_line(tmp_path, capsys):
     assert main(["demo", str(tmp_path / "nix.pth"), "--port", "0"]) == 2
     out, error = capsys.readouterr()
     assert out == ""

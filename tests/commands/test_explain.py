@@ -1,4 +1,4 @@
-"""A digit's way through a network: what is worked out by hand is the network's."""
+"""The page that explains a network: what it calculates by hand equals the network's numbers."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from torch import nn
 
 from lenet.__main__ import main
 from lenet.commands.explain.page import page, weight_pictures
-from lenet.commands.explain.steps import ExplainError, check_by_hand, explain
+from lenet.commands.explain.steps import check_by_hand, explain
 from lenet.data.inputs import Inputs
 from lenet.model.family import LeNet1
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
@@ -26,7 +26,7 @@ def explained(model, classes=DIGITS):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("activation", ["tanh", "scaled_tanh"])
-def test_every_number_by_hand_is_the_networks(activation, pooling):
+def test_every_number_calculated_by_hand_equals_the_networks(activation, pooling):
     torch.manual_seed(1)
     model = LeNet5(activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling])
     for step in explained(model).steps:
@@ -47,7 +47,7 @@ def test_the_papers_network_is_explained_with_its_table_and_bitmaps():
     assert [tuple(bitmap.shape) for _, bitmap in bitmaps] == [(12, 7)] * 10
 
 
-def test_the_terms_are_those_that_feed_the_number():
+def test_the_terms_are_the_inputs_and_weights_of_the_number():
     torch.manual_seed(2)
     model, x = LeNet5(), torch.randn(1, 32, 32)
     c1 = explain(model, x, 0, Inputs(DIGITS, 0.0, 1.0)).steps[0].arithmetic
@@ -59,9 +59,9 @@ def test_the_terms_are_those_that_feed_the_number():
 
 
 def test_a_number_by_hand_that_is_not_the_networks_is_an_error():
-    with pytest.raises(ExplainError, match=r"^C1: by hand 1, the network has 2$"):
+    with pytest.raises(ValueError, match=r"^C1: by hand 1, the network has 2$"):
         check_by_hand("C1", 1.0, 2.0)
-    with pytest.raises(ExplainError):
+    with pytest.raises(ValueError, match="by hand nan"):
         check_by_hand("C1", math.nan, 1.0)
 
 
@@ -70,8 +70,8 @@ def test_a_number_by_hand_that_is_not_the_networks_is_an_error():
     [LeNet1, lambda: LeNet5(in_channels=3), lambda: LeNet5(pooling=lambda: nn.LPPool2d(2, 2))],
     ids=["another network", "colour", "another pooling"],
 )
-def test_a_network_that_it_cannot_explain_is_refused(make):
-    with pytest.raises(ExplainError, match="expected a LeNet5 for grey images with 2x2 pooling"):
+def test_a_network_other_than_a_grey_lenet5_is_refused(make):
+    with pytest.raises(ValueError, match="expected a LeNet5 for grey images with 2x2 pooling"):
         explained(make())
 
 
@@ -86,7 +86,7 @@ class Sources(HTMLParser):
 
 
 @pytest.mark.parametrize("make", [LeNet5, lenet5_1998])
-def test_the_page_needs_nothing_else_and_shows_every_layer(make):
+def test_the_page_shows_every_layer_and_loads_nothing(make):
     text = page(explained(make()))
     parser = Sources()
     parser.feed(text)
@@ -99,15 +99,17 @@ def test_the_page_needs_nothing_else_and_shows_every_layer(make):
     assert "$" not in text
 
 
-def test_names_of_classes_are_text():
+def test_class_names_are_escaped():
     classes = (*DIGITS[:3], "<script>alert(1)</script>", *DIGITS[4:])
     assert "<script" not in page(explained(LeNet5(), classes=classes))
 
 
-def test_a_run_becomes_a_page(latest, tmp_path, capsys):
+def test_the_command_writes_a_page_for_a_test_image(latest, tmp_path, capsys):
     path = tmp_path / "page.html"
     assert main(["explain", "latest", "--image", "3", "--output", str(path)]) == 0
-    assert "7 layers, every number by hand is the network's" in capsys.readouterr().out
+    assert (
+        "page.html: the numbers calculated by hand equal the network's" in capsys.readouterr().out
+    )
     assert path.read_text().startswith("<!DOCTYPE html>")
     before = path.read_bytes()
     for wrong in (["--image", "360"], ["--image", "-1"]):

@@ -1,4 +1,4 @@
-"""`python -m lenet predict`: which network reads, what it says, and what it refuses."""
+"""`python -m lenet predict`: which network it takes, what it prints, what it refuses."""
 
 import os
 
@@ -20,7 +20,7 @@ def weights(tmp_path):
     return tmp_path / "lenet5.pth"
 
 
-def test_a_file_of_weights_gives_its_network_and_mnist_s_normalisation(weights):
+def test_a_file_of_weights_is_a_lenet5_with_the_normalisation_of_mnist(weights):
     classifier = load_classifier(str(weights))
     assert classifier.inputs == Inputs(tuple("0123456789"), 0.1307, 0.3081)
     images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
@@ -29,7 +29,7 @@ def test_a_file_of_weights_gives_its_network_and_mnist_s_normalisation(weights):
     torch.testing.assert_close(predict(classifier, images), expected)
 
 
-def test_activation_pooling_and_classes_of_the_weights_count(tmp_path):
+def test_weights_take_the_given_activation_and_pooling_and_their_own_classes(tmp_path):
     torch.save(LeNet5(num_classes=47).state_dict(), tmp_path / "w.pt")
     classifier = load_classifier(str(tmp_path / "w.pt"), "scaled_tanh", "max")
     assert isinstance(classifier.module, LeNet5)
@@ -49,13 +49,13 @@ def test_activation_pooling_and_classes_of_the_weights_count(tmp_path):
         {"fc3.bias": torch.zeros(0), "fc3.weight": torch.zeros(0, 84)},
     ],
 )
-def test_other_tensors_than_a_lenet5_s_are_refused(tmp_path, state):
+def test_a_file_without_the_weights_of_a_lenet5_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: expected"):
         load_classifier(str(tmp_path / "other.pth"))
 
 
-def test_a_model_that_diverged_or_takes_other_images_gives_one_line():
+def test_a_diverged_or_unsuitable_network_is_refused_in_one_line():
     image = torch.zeros(1, 28, 28, dtype=torch.uint8)
     two = Inputs(("a", "b"), 0, 1)
     with pytest.raises(ValueError, match="NaN"):
@@ -66,11 +66,8 @@ def test_a_model_that_diverged_or_takes_other_images_gives_one_line():
         predict(Classifier(LeNet5(in_channels=3), Inputs(tuple("0123456789"), 0, 1)), image)
 
 
-def test_the_command_tells_classes_and_probabilities_and_writes_nothing(
-    tmp_path,
-    weights,
-    capsys,
-    monkeypatch,
+def test_the_command_prints_classes_and_probabilities_and_writes_nothing(
+    tmp_path, weights, capsys, monkeypatch
 ):
     drawn().save(tmp_path / "seven.png")
     drawn(ink=255, paper=0).save(tmp_path / "white.png")
@@ -90,7 +87,7 @@ def test_the_command_tells_classes_and_probabilities_and_writes_nothing(
     assert "Traceback" not in err
 
 
-def test_one_bad_picture_leaves_the_others_their_answers(tmp_path, weights, capsys):
+def test_one_bad_picture_does_not_stop_the_others(tmp_path, weights, capsys):
     drawn().save(tmp_path / "seven.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     good = str(tmp_path / "seven.png")
@@ -100,7 +97,7 @@ def test_one_bad_picture_leaves_the_others_their_answers(tmp_path, weights, caps
     assert any(line.startswith("error: ") and "bad.png" in line for line in err.splitlines())
 
 
-def test_show_draws_what_the_network_sees(tmp_path, weights, capsys):
+def test_show_draws_the_image_that_the_network_reads(tmp_path, weights, capsys):
     drawn().save(tmp_path / "seven.png")
     assert main(["predict", str(weights), str(tmp_path / "seven.png"), "--show"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
@@ -108,7 +105,7 @@ def test_show_draws_what_the_network_sees(tmp_path, weights, capsys):
     assert sum(line.count("█") for line in lines) > 40
 
 
-def test_missing_weights_end_with_status_2_and_one_line(tmp_path, capsys):
+def test_missing_weights_are_one_line(tmp_path, capsys):
     assert main(["predict", str(tmp_path / "none.pth"), "seven.png"]) == 2
     os.mkfifo(tmp_path / "pipe")
     assert main(["predict", str(tmp_path / "pipe"), "seven.png"]) == 2

@@ -80,6 +80,6 @@ def test_an_unknown_experiment_gets_the_names_of_all(uri, capsys):
 @pytest.mark.parametrize(
     ("seconds", "age"), [(5, "5 s"), (120, "2 min"), (7200, "2 h"), (864_000, "10 d")]
 )
-def test_an_age_is_told_in_its_largest_unit(seconds, age):
+def test_an_age_is_shown_in_its_largest_unit(seconds, age):
     run = Summary("f" * 32, "net", "FINISHED", 0, None, {}, {}, {})
     assert f"  {age}  " in table([run], seconds)[1]

@@ -1,7 +1,7 @@
 """Measure how fast LeNet-5 trains on this CPU, in several ways side by side.
 
-All ways are measured in turns, so that other work on the machine slows them alike. The result is a
-Markdown table; --output adds a picture.
+The ways take turns, so that other work on the machine slows all of them alike. The result is a
+Markdown table; with --output also a picture.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.output:
         check_folder(options.output)
-    if "torch" not in sys.modules:  # what run.py sets on a quiet machine, before torch starts
+    if "torch" not in sys.modules:  # run.py sets this too; torch reads it when it starts
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
     import torch
@@ -41,17 +41,15 @@ def main(argv: Sequence[str]) -> int:
             timing = options.rounds, options.seconds
             cells.append(measure(data, batch, threads, options.variants, *timing, missing))
             print(cells[-1].line(), file=sys.stderr)
-    page = "\n".join(
-        [
-            *("# Training LeNet-5 on a CPU", "", f"{machine()}. {data.line()}.", ""),
-            *(*table(cells), ""),
-            f"Medians (min–max) of {options.rounds} rounds; in each all variants take turns of "
-            f"about {options.seconds:g} s; the ratio is taken there, then its median.\n",
-            *(f"* {name}: {VARIANTS[name]}" for name in options.variants),
-            *(f"* Left out: {name} ({why})" for name, why in missing.items()),
-        ]
-    )
-    page += "\n"
+    lines = [
+        *("# Training LeNet-5 on a CPU", "", f"{machine()}. {data.line()}.", ""),
+        *(*table(cells), ""),
+        f"Median (min–max) of {options.rounds} rounds. In each round every variant runs for about "
+        f"{options.seconds:g} s. The last column is the median of the rounds' ratios.\n",
+        *(f"* {name}: {VARIANTS[name]}" for name in options.variants),
+        *(f"* Not measured: {name} ({why})" for name, why in missing.items()),
+    ]
+    page = "\n".join([*lines, ""])
     print(page, end="")
     if options.output:
         from lenet.commands.benchmark.plots import speeds

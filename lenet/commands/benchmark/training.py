@@ -25,7 +25,7 @@ EPOCH = 60_000  # images
 
 
 class UnavailableError(RuntimeError):
-    """This machine cannot train in that way; one line says why."""
+    """This machine cannot train in that way; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Cell:
 
 
 class Trainer:
-    """LeNet-5 trained as in the default run, step by step without an end."""
+    """Trains LeNet-5 as the default run does, one step at a time, without an end."""
 
     def __init__(self, variant: str, data: Data, batch: int) -> None:
         torch.manual_seed(0)
@@ -77,7 +77,7 @@ class Trainer:
 
 
 def full_batches(train: Batches, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of exactly this size, without an end; a smaller set is repeated."""
+    """Endless batches of exactly this size; a smaller set is repeated."""
     index = torch.arange(max(train.count, size)) % train.count
     images, labels = train.images[index], train.labels[index]
     batches = Batches(images, labels, size, seed=0, transform=train.transform)
@@ -95,7 +95,7 @@ def measure(
     seconds: float,
     missing: dict[str, str],
 ) -> Cell:
-    """Every variant once a round, in an order that moves on by one each round.
+    """The speed of each variant, measured once a round in an order that rotates each round.
 
     A variant that this machine cannot run goes to `missing`, with the reason.
     """

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Sequence
 
 from lenet.cli import command_parser, number_from
@@ -17,12 +16,12 @@ HOST = "127.0.0.1"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns: 0 when Ctrl-C has ended it."""
+    """Returns: 0 after Ctrl-C."""
     from lenet.commands.predict import add_network
 
     parser = command_parser(__name__, __doc__, "latest")
     add_network(parser, "sources", nargs="+")
-    note = "default: %(default)s; 0 takes a free one"
+    note = "default: %(default)s; 0 takes a free port"
     parser.add_argument("--port", type=number_from(0, 65535), default=8000, metavar="N", help=note)
     options = parser.parse_args(argv)
     with contextlib.suppress(KeyboardInterrupt):
@@ -41,17 +40,13 @@ def serve(options: argparse.Namespace) -> None:
         if len(options.sources) > MOST_NETWORKS:
             raise ValueError(f"expected at most {MOST_NETWORKS} networks")
         torch.set_num_threads(1)  # one image is too little work for two
-        with contextlib.redirect_stdout(sys.stderr):
-            networks = [
-                open_network(source, options.activation, options.pooling)
-                for source in options.sources
-            ]
+        how = options.activation, options.pooling
+        networks = [open_network(source, *how) for source in options.sources]
         for network in networks:
             print(network.name)
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
-        settings = uvicorn.Config(
-            make_app(networks), log_level="warning", timeout_graceful_shutdown=1
-        )
+        app, wait = make_app(networks), 1  # seconds for open requests after Ctrl-C
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait)
         uvicorn.Server(settings).run(sockets=[listening])
 
 
@@ -63,4 +58,4 @@ def _listen(port: int) -> socket.socket:
         return listening
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        raise OSError(f"--port {port}: {why}; --port 0 takes one that is free") from None
+        raise OSError(f"--port {port}: {why}; --port 0 takes a free one") from None

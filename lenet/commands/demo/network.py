@@ -1,6 +1,6 @@
 """A trained network as the page shows it: how its layers are wired, and what they compute.
 
-The page gets plain lists and numbers, for JSON.
+Everything is in plain lists and numbers, for JSON.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ DIGITS = 4  # after the point
 
 @dataclass(frozen=True)
 class Network:
-    """A network with its name for people. `run_id` is None for a file of weights; `layers` is empty
-    if the network is not a LeNet-5.
+    """A network with the name that the page shows. `run_id` is None for a file of weights; `layers`
+    is empty if the network is not a LeNet-5.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Network:
 def open_network(source: str, activation: str = "tanh", pooling: str = "avg") -> Network:
     """The network of a run, a registered model, or a file of weights, as `predict` takes them.
 
-    Raises: ValueError, one line, if there is none, or if it does not read grey images.
+    Raises: ValueError if there is none, or if it does not read grey images.
     """
     if is_weights(source):
         classifier = load_classifier(source, activation, pooling)

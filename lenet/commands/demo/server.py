@@ -1,6 +1,6 @@
-"""The page and its HTTP interface: networks, what they make of an image, a test set.
+"""The page and its HTTP interface: networks, what they compute for an image, a test set.
 
-All answers except the page are JSON; a mistake is `{"error": "one line"}`.
+All answers except the page and pictures are JSON; a mistake is `{"error": "one line"}`.
 """
 
 import io
@@ -31,7 +31,7 @@ PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 30_000_000  # of a picture
 MOST_SIDE = 1000  # of a drawing, in pixels
 MOST_NETWORKS = 8
-NAMES = ("127.0.0.1", "localhost")  # of this machine, to itself
+NAMES = ("127.0.0.1", "localhost")  # the hosts that a request may name
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'none'",
@@ -47,8 +47,8 @@ class Source(BaseModel):
     source: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Shelf:
-    """The networks, and their walks through the test set, which are made at the first request."""
+class OpenNetworks:
+    """The networks that the page can show, and their scores on the test set once asked for."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self.networks = list(networks)
@@ -80,7 +80,7 @@ class Shelf:
             self.networks.append(network)
             return len(self.networks) - 1
 
-    def looks(self, ids: Sequence[int], image: Tensor) -> Response:
+    def look_at(self, ids: Sequence[int], image: Tensor) -> Response:
         found = [{"network": k, **look(self.network(k), image)} for k in ids]
         return _json({"image": image.tolist(), "looks": found})
 
@@ -89,21 +89,21 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
     """The application. It answers only requests to 127.0.0.1 or localhost."""
     # No /docs: that page would load scripts from another server.
     app = FastAPI(title="LeNet-5", docs_url=None, redoc_url=None)
-    shelf = Shelf(networks)
+    opened = OpenNetworks(networks)
     _protect(app)
 
     @app.get("/api/networks")
     def all_networks() -> list[dict[str, Any]]:
-        return [{"id": k, **network.facts()} for k, network in enumerate(shelf.networks)]
+        return [{"id": k, **network.facts()} for k, network in enumerate(opened.networks)]
 
     @app.get("/api/networks/{k}")
     def one_network(k: int) -> Response:
-        return _json({"id": k, **shelf.network(k).wiring()})
+        return _json({"id": k, **opened.network(k).wiring()})
 
     @app.post("/api/networks")
     def add_network(body: Source) -> dict[str, Any]:
-        k = shelf.add(body.source)
-        return {"id": k, **shelf.network(k).facts()}
+        k = opened.add(body.source)
+        return {"id": k, **opened.network(k).facts()}
 
     @app.get("/api/runs")
     def runs() -> list[dict[str, str]]:
@@ -115,19 +115,19 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
     async def look_at_drawing(request: Request, ids: Ids) -> Response:
         """Body: ink, a byte a pixel, row by row, of a square."""
         content = await _body(request, MOST_SIDE**2)
-        return await run_in_threadpool(lambda: shelf.looks(ids, read_drawing(_square(content))))
+        return await run_in_threadpool(lambda: opened.look_at(ids, read_drawing(_square(content))))
 
     @app.post("/api/look/picture")
     async def look_at_picture(request: Request, ids: Ids) -> Response:
         """Body: a picture's file."""
         content = await _body(request, MOST_BYTES)
         return await run_in_threadpool(
-            lambda: shelf.looks(ids, read_picture_bytes(content, "picture"))
+            lambda: opened.look_at(ids, read_picture_bytes(content, "picture"))
         )
 
     @app.get("/api/look/test/{k}/{index}")
     def look_at_test_image(k: int, index: int, ids: Ids) -> Response:
-        return shelf.looks(ids, _image(shelf.walk(k), index))
+        return opened.look_at(ids, _image(opened.walk(k), index))
 
     @app.get("/api/test/{k}")
     def test_set(
@@ -139,19 +139,19 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 60,
     ) -> dict[str, Any]:
-        way = shelf.walk(k)
-        index = way.found(truth, guess, right, order)
+        walked = opened.walk(k)
+        index = walked.select(truth, guess, right, order)
         return {
             "count": len(index),
-            "of": way.score.count,
-            "accuracy": way.score.accuracy,
-            "images": way.rows(index[offset : offset + limit]),
+            "of": walked.score.count,
+            "accuracy": walked.score.accuracy,
+            "images": walked.rows(index[offset : offset + limit]),
         }
 
     @app.get("/api/test/{k}/{index}.png")
     def test_picture(k: int, index: int) -> Response:
         file = io.BytesIO()
-        Image.fromarray(_image(shelf.walk(k), index).numpy()).save(file, "PNG")
+        Image.fromarray(_image(opened.walk(k), index).numpy()).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
@@ -159,7 +159,7 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
 
 
 def _protect(app: FastAPI) -> None:
-    """Errors in one line, and no answer for pages of other sites in the same browser."""
+    """Answers errors in one line, and refuses pages of other sites in the same browser."""
 
     @app.exception_handler(ValueError)
     @app.exception_handler(OSError)
@@ -177,7 +177,7 @@ def _protect(app: FastAPI) -> None:
 
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        # Another site may point its own name here (DNS rebinding), or post without reading.
+        # Another site can point its own name at this server (DNS rebinding), or post to it.
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if urlsplit(f"//{host}").hostname not in NAMES:
             return _json({"error": f"host: expected {' or '.join(NAMES)}"}, 400)
@@ -205,15 +205,14 @@ def _square(content: bytes) -> Floats:
     return ink.astype(np.float32) / np.float32(255)
 
 
-def _image(way: Walk, index: int) -> Tensor:
+def _image(walked: Walk, index: int) -> Tensor:
     """Shapes: uint8 -> (H, W)."""
-    if not 0 <= index < way.score.count:
-        raise HTTPException(404, f"expected an image from 0 to {way.score.count - 1}")
-    return way.images[index, 0]
+    if not 0 <= index < walked.score.count:
+        raise HTTPException(404, f"expected an image from 0 to {walked.score.count - 1}")
+    return walked.images[index, 0]
 
 
 def _json(content: Any, status: int = 200) -> Response:
     # Not FastAPI's encoder: it takes longer for ten thousand numbers than the network does.
-    return Response(
-        json.dumps(content, separators=(",", ":")), status, media_type="application/json"
-    )
+    text = json.dumps(content, separators=(",", ":"))
+    return Response(text, status, media_type="application/json")

@@ -1,8 +1,6 @@
-"""A walk through a test set: which images a network reads right or wrong, and how surely."""
+"""A network's answers on a test set: which images it reads right, and with what confidence."""
 
-import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +15,16 @@ from lenet.training.evaluate import Score, evaluate
 
 @dataclass(frozen=True)
 class Walk:
-    """Shapes: images uint8 (N, 1, H, W), as the network reads them."""
+    """A test set and the network's score on it. Shapes: images uint8 (N, 1, H, W)."""
 
     images: Tensor
     score: Score
 
-    def found(self, truth: int | None, guess: int | None, right: bool | None, order: str) -> Tensor:
-        """Indices of the images that pass the filters; None lets all pass. `order` is `surest` or
-        `least`, by confidence, or `set`, the order of the set.
+    def select(
+        self, truth: int | None, guess: int | None, right: bool | None, order: str
+    ) -> Tensor:
+        """Indices of the images that pass the filters; a filter of None lets all pass. `order` is
+        `surest` or `least` for an order by confidence, or `set` for the order of the set.
 
         Shapes: -> int64 (M).
         """
@@ -51,18 +51,17 @@ class Walk:
 
 
 def walk(network: Network) -> Walk:
-    """The network on the test set of its run; for a file of weights on MNIST, if that is on disk.
+    """The network's answers on the test set of its run; for a file of weights, on MNIST on disk.
 
-    Raises: ValueError, one line, if there is no such set, or if it has other classes.
+    Raises: ValueError if there is no such set, or it has a different number of classes.
     """
     c = network.classifier
-    with contextlib.redirect_stdout(sys.stderr):
-        if network.run_id:
-            from lenet.tracking.trained import load_data
+    if network.run_id:
+        from lenet.tracking.trained import load_data
 
-            data = load_data(network.run_id)
-        else:
-            data = load("mnist", os.environ.get("LENET_DATA", "data"), download=False)
+        data = load_data(network.run_id)
+    else:
+        data = load("mnist", os.environ.get("LENET_DATA", "data"), download=False)
     if len(c.inputs.classes) != len(data.inputs.classes):
         raise ValueError(
             f"{data.name}: expected {len(c.inputs.classes)} classes, as the network has, found "

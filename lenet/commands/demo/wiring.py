@@ -62,17 +62,18 @@ def layers_of(model: object, image_size: int) -> list[Layer]:
         return []
     stages = model.stages(torch.zeros(1, 1, image_size, image_size))
     shapes = {name: [*stage.shape[1:], 1, 1][:3] for name, stage in stages.items()}
-    last = _bitmaps if isinstance(model.fc3, RBF) else _dense
     parts = (
         *((_convolution, "C1", model.conv1), (_pooling, "S2", model.pool1)),
         *((_convolution, "C3", model.conv2), (_pooling, "S4", model.pool2)),
-        *((_dense, "C5", model.fc1), (_dense, "F6", model.fc2), (last, "output", model.fc3)),
+        *((_dense, "C5", model.fc1), (_dense, "F6", model.fc2), (_dense, "output", model.fc3)),
     )
     layers, source = [], "input"
     for make, name, layer in parts:
         fields = make(layer, shapes.get(source, [1, image_size, image_size]))
         # Pooling has an activation of its own, and the output has none.
-        fields = {"activation": None if name == "output" else model.activation} | fields
+        activation = None if name == "output" else model.activation
+        fields = {"activation": activation, "stride": 1, "rule": "sum"} | fields
+        fields["parameters"] = _count(layer)
         layers.append(Layer(name, source=source, shape=shapes[name], **fields))
         source = name
     return layers
@@ -90,12 +91,9 @@ def _convolution(layer: Any, before: Sequence[int]) -> dict[str, Any]:
     return {
         "title": "convolution",
         "size": layer.kernel_size[0],
-        "stride": 1,
         "feeding": sources,
         "weights": [kernel[maps].flatten() for maps, kernel in zip(sources, dense, strict=True)],
         "bias": layer.bias,
-        "rule": "sum",
-        "parameters": _count(layer),
     }
 
 
@@ -116,33 +114,19 @@ def _pooling(layer: Any, before: Sequence[int]) -> dict[str, Any]:
         "bias": bias,
         "rule": "largest" if isinstance(layer, nn.MaxPool2d) else "sum",
         "activation": layer.activation if isinstance(layer, Subsample) else None,
-        "parameters": _count(layer),
     }
 
 
 def _dense(layer: Any, before: Sequence[int]) -> dict[str, Any]:
+    has_bitmaps = isinstance(layer, RBF)
+    weights = layer.centres if has_bitmaps else layer.weight
     return {
-        "title": "dense layer",
+        "title": "distances to bitmaps" if has_bitmaps else "dense layer",
         "size": before[1],
-        "stride": 1,
-        "feeding": [list(range(before[0]))] * layer.out_features,
-        "weights": list(layer.weight),
-        "bias": layer.bias,
-        "rule": "sum",
-        "parameters": _count(layer),
-    }
-
-
-def _bitmaps(layer: Any, before: Sequence[int]) -> dict[str, Any]:
-    return {
-        "title": "distances to bitmaps",
-        "size": 1,
-        "stride": 1,
-        "feeding": [list(range(before[0]))] * len(layer.centres),
-        "weights": list(layer.centres),
-        "bias": torch.zeros(len(layer.centres)),
-        "rule": "distance",
-        "parameters": _count(layer),
+        "feeding": [list(range(before[0]))] * len(weights),
+        "weights": list(weights),
+        "bias": torch.zeros(len(weights)) if has_bitmaps else layer.bias,
+        "rule": "distance" if has_bitmaps else "sum",
     }
 
 

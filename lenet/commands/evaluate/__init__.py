@@ -4,40 +4,26 @@ The copies are rotated, shifted, scaled, noisy, blurred or faint, at five severi
 and calibration error are printed, and logged as a table and a picture on the run.
 """
 
-import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lenet.cli import (
-    add_output_folder,
-    add_run_id,
-    add_uri,
-    check_folder,
-    command_parser,
-    number_from,
-    one_line,
-)
-
-FOLDER = "robustness"  # among the run's artifacts
+from lenet import cli
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__name__, __doc__, "latest --output robustness")
-    add_run_id(parser)
-    add_uri(parser)
-    add_output_folder(parser)
+    parser = cli.command_parser(__name__, __doc__, "latest --output robustness")
+    cli.add_run_id(parser)
+    cli.add_uri(parser)
+    cli.add_output_folder(parser)
     note = "seed of the random distortions (default: %(default)s)"
-    parser.add_argument("--seed", type=number_from(0, 2**63 - 1), default=0, metavar="N", help=note)
+    seed = cli.number_from(0, 2**63 - 1)
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=note)
     options = parser.parse_args(argv)
     if options.output:
-        check_folder(options.output)
-    run(options.run_id, options.uri, options.output, options.seed)
-    return 0
+        cli.check_folder(options.output)
 
-
-def run(run_id: str, uri: str | None, output: Path | None, seed: int) -> None:
     from tqdm import tqdm
 
     from lenet.commands.evaluate.corruptions import CORRUPTIONS
@@ -47,21 +33,19 @@ def run(run_id: str, uri: str | None, output: Path | None, seed: int) -> None:
     from lenet.tracking.read import add_artifacts, resolve_run
     from lenet.tracking.trained import load_data, load_trained
 
-    run_id = resolve_run(run_id, uri)
-    with contextlib.redirect_stdout(sys.stderr):
-        data = load_data(run_id, uri)
-        model, _ = load_trained(run_id, uri)
-        equip(model)
-    count = 1 + sum(len(amounts) for _, _, amounts in CORRUPTIONS.values())
+    uri, run_id = options.uri, resolve_run(options.run_id, options.uri)
+    data = load_data(run_id, uri)
+    model, _ = load_trained(run_id, uri)
+    equip(model)
+    todo, count = results_of(model, data, options.seed), 1 + 5 * len(CORRUPTIONS)
     hidden = not sys.stderr.isatty()
-    bar = tqdm(results_of(model, data, seed), total=count, disable=hidden, leave=False, ncols=90)
-    results = list(bar)
+    results = list(tqdm(todo, total=count, disable=hidden, leave=False, ncols=90))
     print(table(results))
-    figure = robustness(results, data.test.images[0])
     with tempfile.TemporaryDirectory() as temporary:
-        folder = output or Path(temporary)
+        folder = options.output or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / "robustness.png", dpi=150)
+        robustness(results, data.test.images[0]).savefig(folder / "robustness.png", dpi=150)
         (folder / "robustness.csv").write_text(rows(results), encoding="utf-8")
-        where = str(folder) if output else add_artifacts(run_id, folder, FOLDER, uri)
-    print(f"Picture and table: {one_line(where)}")
+        where = options.output or add_artifacts(run_id, folder, "robustness", uri)
+    print(f"Picture and table: {cli.one_line(where)}")
+    return 0

@@ -52,7 +52,7 @@ def _examples(figure: SubFigure, image: Tensor) -> None:
     for row, (name, (_, unit, amounts)) in zip(grid, CORRUPTIONS.items(), strict=True):
         for severity, axes in enumerate(row):
             shown = corrupted(image[None], name, severity)[0] if severity else image
-            # One scale for all; otherwise a change of contrast could not be seen.
+            # All have one scale; otherwise a change of contrast could not be seen.
             axes.imshow(shown.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set_xticks([])
             axes.set_yticks([])

@@ -30,9 +30,8 @@ def results_of(model: nn.Module, data: Data, seed: int = 0) -> Iterator[Result]:
         batches = copy.copy(data.test)
         if severity:
             batches.images = corrupted(data.test.images, corruption, severity, seed)
-        return Result(
-            *(corruption, severity, amount), evaluate(model, batches, nn.functional.cross_entropy)
-        )
+        score = evaluate(model, batches, nn.functional.cross_entropy)
+        return Result(corruption, severity, amount, score)
 
     yield scored("none", 0, 0.0)
     for name, (_, _, amounts) in CORRUPTIONS.items():
@@ -44,9 +43,10 @@ def table(results: Sequence[Result]) -> str:
     """Accuracy and calibration error: a row for each corruption, a column for each severity."""
     clean, *rest = results
     names = list(dict.fromkeys(result.corruption for result in rest))
+    score = clean.score
     lines = [
-        f"Test set of {clean.score.count:,} images: accuracy {clean.score.accuracy:.2%}, "
-        f"expected calibration error {clean.score.calibration_error:.2%}"
+        f"Test set of {score.count:,} images: accuracy {score.accuracy:.2%}, "
+        f"expected calibration error {score.calibration_error:.2%}"
     ]
     for title, values in (
         ("Accuracy", [r.score.accuracy for r in rest]),
@@ -65,7 +65,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def rows(results: Sequence[Result]) -> str:
-    """The same as CSV."""
+    """The scores as CSV, a row for each result."""
     lines = ["corruption,severity,amount,accuracy,calibration_error,loss"]
     for r in results:
         numbers = (r.score.accuracy, r.score.calibration_error, r.score.loss)

@@ -1,4 +1,4 @@
-"""A digit's way through a network as one HTML file: no script, nothing from the internet."""
+"""The explanation as one HTML page, without scripts or anything from the internet."""
 
 import base64
 import html
@@ -14,7 +14,7 @@ from lenet.commands.demo.wiring import Layer
 from lenet.commands.explain.steps import Arithmetic, Explanation, Step
 
 PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
-MAX_TERMS = 25  # the terms of one filter over one map; of a longer sum, only the largest are shown
+MAX_TERMS = 25  # one filter over one map has 25; for a longer sum, only the largest are shown
 LARGEST = 10
 RED, BLUE = torch.tensor([178.0, 24.0, 43.0]), torch.tensor([33.0, 102.0, 172.0])
 
@@ -50,8 +50,8 @@ def _section(step: Step) -> str:
         f'<p class="quiet">{step.shapes}; {_parameters(step.layer.parameters)}</p>',
         f"<p>{html.escape(step.text)}</p>",
         f'<p class="formula">{html.escape(step.formula)}</p>',
-        f"<h3>What it made of the digit</h3>{output}",
-        "<h3>One number, by hand</h3>",
+        f"<h3>Its output for this digit</h3>{output}",
+        "<h3>One number, calculated by hand</h3>",
         _arithmetic(step.arithmetic),
     ]
     if weights := weight_pictures(step.layer):
@@ -86,7 +86,7 @@ def weight_pictures(layer: Layer) -> list[tuple[str, Tensor]]:
 
 
 def _parameters(count: int) -> str:
-    return f"{count:,} parameters" if count else "nothing to learn"
+    return f"{count:,} parameters" if count else "no parameters"
 
 
 def _arithmetic(found: Arithmetic) -> str:
@@ -114,7 +114,7 @@ def _arithmetic(found: Arithmetic) -> str:
     if found.function:
         name = found.function.replace("a)", f"{found.total:.5f})")
         lines.append(f'<p class="formula">{html.escape(name)} = {by_hand}</p>')
-    lines.append(f"<p>By hand {by_hand}, in the network {found.network:.5f}.</p>")
+    lines.append(f"<p>Calculated by hand: {by_hand}; in the network: {found.network:.5f}.</p>")
     return "".join(lines)
 
 
@@ -147,9 +147,9 @@ def _picture(values: Tensor, alt: str, grey: bool = False, width: int = 96) -> s
 
 
 def _bars(values: list[float], names: list[str], percent: bool = False) -> str:
-    """A row of bars around zero, or of shares."""
+    """One bar for each value; red is above zero, blue below."""
     most = max(map(abs, values)) or 1.0
-    if len(values) > 20:  # too many for a name each
+    if len(values) > 20:  # too many for a row each
         step, height = 640 / len(values), 80
         rects = "".join(
             f'<rect x="{k * step:.1f}" width="{step * 0.8:.1f}" '

@@ -1,6 +1,4 @@
-"""A LeNet-5 step by step: for each layer its formula, shapes and weights, its output for one digit,
-and the arithmetic of one number of that output.
-"""
+"""A LeNet-5 step by step: each layer's formula and output, and the arithmetic of one number."""
 
 import math
 from collections.abc import Sequence
@@ -16,22 +14,23 @@ from lenet.model.lenet5 import LeNet5, probabilities
 TOLERANCE = 1e-4  # for float32 sums of 400 terms in another order
 
 TEXTS = {
-    "C1": "Each of the six maps looks for one small pattern, its filter, at every place of the "
-    "image. The number is high where the image is like the filter, and low where it is like the "
+    "C1": "Each of the six maps looks for one small pattern, its filter, everywhere in the image. "
+    "The number is high where the image looks like the filter, and low where it looks like the "
     "filter's negative.",
-    "C3": "Again every place is looked at, now in several of the maps before at once. Each of "
-    "these sixteen maps has a filter for every map that feeds it, and adds up what they find. So "
-    "it looks for patterns of patterns.",
-    "pooling": "Each map becomes half as wide and half as high: four numbers become one. What was "
-    "found stays, its exact place is lost. So a digit that is moved by a pixel looks nearly the "
-    "same.",
-    "dense": "Every unit reads all numbers of the layer before, each with its own weight. Which "
-    "patterns are there together?",
+    "C3": "The same again, but each of these sixteen maps reads several maps of the layer before. "
+    "It has a filter for each of them and adds up the results. So it finds patterns of patterns.",
+    "dense layer": "Every unit reads all numbers of the layer before, each with its own weight. So "
+    "it can tell which patterns appear together.",
     "output": "A score for each class. Softmax turns the scores into probabilities: e to the power "
-    "of each score, divided by the sum of all of these.",
-    "bitmaps": "Each digit has a picture of 7x12 pixels that F6 should show. The nearer F6 is to "
-    "it, the higher the score.",
+    "of each score, divided by the sum over all classes.",
+    "distances to bitmaps": "Each digit has a bitmap, a picture of 7x12 pixels that F6 should "
+    "reproduce. The closer F6 comes to it, the higher the score.",
 }
+POOLING = (
+    "Each map becomes half as wide and half as high: four numbers become one. The network still "
+    "knows what was found, but only roughly where. So a digit that moves by a pixel looks nearly "
+    "the same."
+)
 FORMULAS = {
     "convolution": "y[k, r, c] = f(b[k] + sum over m, i, j of w[k, m, i, j] x[m, r + i, c + j])",
     "average pooling": "y[k, r, c] = the mean of x[k, 2r, 2c] and its three neighbours",
@@ -43,13 +42,9 @@ FORMULAS = {
 }
 
 
-class ExplainError(ValueError):
-    """A network that cannot be explained, or a number by hand that is not the network's."""
-
-
 @dataclass(frozen=True)
 class Term:
-    """`weight` times `value`, and where the value stands."""
+    """`weight` times `value`; `where` is the place of the value."""
 
     where: str
     weight: float
@@ -62,10 +57,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How one number of a layer's output comes about.
+    """How one number of a layer's output is calculated.
 
     The sum of the terms and `bias` is `total`; `function` of it is `result`. `network` is the
-    number that the network itself has there. `words` stand for the terms if they are not products.
+    network's own number. `words` replace the terms if these are not products.
     """
 
     where: str
@@ -97,7 +92,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A digit's way through a network. Shapes: image (H, W), pixels as the network reads them."""
+    """All layers for one digit. Shapes: image (H, W), pixels as the network reads them."""
 
     image: Tensor
     label: str
@@ -110,12 +105,12 @@ class Explanation:
 def explain(model: nn.Module, image: Tensor, label: int, inputs: Inputs) -> Explanation:
     """Shapes: image (1, H, W), normalised.
 
-    Raises: ExplainError if the model is not a LeNet5 for grey images, or if a number by hand is not
+    Raises: ValueError if the model is not a LeNet5 for grey images, or if a number by hand is not
     the network's.
     """
     layers = layers_of(model, image.shape[-1])
     if not layers or not isinstance(model, LeNet5):
-        raise ExplainError(
+        raise ValueError(
             f"expected a LeNet5 for grey images with 2x2 pooling, got {type(model).__name__}"
         )
     stages = model.eval().stages(image[None])
@@ -127,23 +122,16 @@ def explain(model: nn.Module, image: Tensor, label: int, inputs: Inputs) -> Expl
 
 
 def _step(layer: Layer, x: Tensor, y: Tensor) -> Step:
-    kind = layer.title
-    if layer.name == "output" and kind == "dense layer":
-        text, formula = TEXTS["output"], FORMULAS["output"]
-    else:
-        text = (
-            TEXTS.get(layer.name)
-            or TEXTS[
-                {"dense layer": "dense", "distances to bitmaps": "bitmaps"}.get(kind, "pooling")
-            ]
-        )
-        formula = FORMULAS[kind] + (f", f = {layer.function}" if layer.function else "")
+    is_scores = layer.name == "output" and layer.title == "dense layer"
+    kind = "output" if is_scores else layer.title
+    text = TEXTS.get(layer.name if kind == "convolution" else kind, POOLING)
+    formula = FORMULAS[kind] + (f", f = {layer.function}" if layer.function else "")
     shapes = f"{_shape(x)} → {_shape(y)}"
     return Step(layer, y, shapes, text, formula, _arithmetic(layer, x, y))
 
 
 def _arithmetic(layer: Layer, x: Tensor, y: Tensor) -> Arithmetic:
-    """Of the best class in the output; of a number that shows well in the other layers."""
+    """For the best class of the output; in other layers for a number that shows well."""
     index = int(y.argmax()) if layer.name == "output" else _index_that_shows_well(y)
     k, row, column = (int(i) for i in torch.unravel_index(torch.tensor(index), y.shape))
     place = f", row {row}, column {column}" if y.shape[1] > 1 else ""
@@ -169,9 +157,9 @@ def _arithmetic(layer: Layer, x: Tensor, y: Tensor) -> Arithmetic:
 
 
 def check_by_hand(where: str, result: float, network: float) -> None:
-    """Raises: ExplainError if the number by hand is not the network's."""
+    """Raises: ValueError if the number by hand is not the network's."""
     if not abs(result - network) <= TOLERANCE * max(1.0, abs(network)):  # nan is refused too
-        raise ExplainError(f"{where}: by hand {result:.6g}, the network has {network:.6g}")
+        raise ValueError(f"{where}: by hand {result:.6g}, the network has {network:.6g}")
 
 
 def _names_of_block(layer: Layer, x: Tensor, k: int, row: int, column: int) -> Sequence[str]:
@@ -187,7 +175,7 @@ def _names_of_block(layer: Layer, x: Tensor, k: int, row: int, column: int) -> S
 
 
 def _index_that_shows_well(x: Tensor) -> int:
-    """Of a number that is far from 0, and not where the activation is flat."""
+    """The index of a number that is far from 0, and not where the activation is flat."""
     return int((x.abs() - 0.6 * x.abs().max()).abs().argmin())
 
 
