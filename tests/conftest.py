@@ -1,6 +1,7 @@
 """What several test modules need: configurations composed as run.py would, and the real data."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConf
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *overrides: compose("config", overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database to copy, because it takes seconds to make one."""
+    from lenet.tracking.client import connect  # late: MLflow takes a second to import
+
+    path = tmp_path_factory.mktemp("empty_store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+def copy_store(empty_store: Path, folder: Path) -> str:
+    """The address of a new store in `folder`."""
+    return f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
 
 
 @pytest.fixture(scope="session")

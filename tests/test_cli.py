@@ -10,7 +10,6 @@ import pytest
 
 from lenet.__main__ import find_commands, main
 from lenet.cli import answer, check_file, check_folder
-from lenet.tracking import client as store
 from tests.conftest import ROOT
 
 COMMANDS = list(find_commands())
@@ -177,13 +176,6 @@ OF_A_RUN = {  # the arguments of each command that works on a run
 }
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    root = tmp_path_factory.mktemp("store")
-    store.connect(f"sqlite:///{root}/mlflow.db")
-    return root
-
-
 def check_refusal(command, run, uri, expected, root, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("ROOT", str(root)))
@@ -205,7 +197,8 @@ def test_each_command_refuses_an_unknown_run_in_one_line(
 ):
     expected = "f" * 32 + ": no such run"
     uri = "sqlite:///ROOT/mlflow.db"
-    check_refusal(*(command, "f" * 32, uri, expected, empty_store), monkeypatch, capsys, tmp_path)
+    root = empty_store.parent
+    check_refusal(*(command, "f" * 32, uri, expected, root), monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +217,8 @@ def test_each_command_refuses_an_unknown_run_in_one_line(
 def test_a_run_that_cannot_be_read_is_one_line(
     uri, run, expected, empty_store, monkeypatch, capsys, tmp_path
 ):
-    check_refusal("evaluate", run, uri, expected, empty_store, monkeypatch, capsys, tmp_path)
+    root = empty_store.parent
+    check_refusal("evaluate", run, uri, expected, root, monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,15 @@ import pytest
 
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
-from tests.conftest import ROOT
+from tests.conftest import ROOT, copy_store
 from tests.support.lab import BASE, Lab
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
+def lab(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    copy_store(empty_store, lab.folder)
+    return lab
 
 
 @pytest.fixture(scope="module")
@@ -173,18 +175,21 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(lab):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_wrong_value_leaves_no_run(lab):
-    before = len(lab.runs())
-    for override in (
+@pytest.mark.parametrize(
+    "overrides",
+    [
         "data.train_size=99999",
-        "device=cuda",
-        "data=mnist data.download=false data.root=nowhere",
-        "model/activation=gelu device.kernels=native",
-        "data.image_size=28 device.kernels=native",
-    ):
-        _, err = lab.run(*BASE, *override.split(), status=2)
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
+        pytest.param("device=cuda", marks=pytest.mark.slow),
+        pytest.param("data=mnist data.download=false data.root=nowhere", marks=pytest.mark.slow),
+        pytest.param("model/activation=gelu device.kernels=native", marks=pytest.mark.slow),
+        pytest.param("data.image_size=28 device.kernels=native", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_value_leaves_no_run(lab, overrides):
+    before = len(lab.runs())
+    _, err = lab.run(*BASE, *overrides.split(), status=2)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
     assert len(lab.runs()) == before
 
 
@@ -216,10 +221,8 @@ def test_divergence_ends_as_failed_with_the_reason(lab):
     assert "error.txt" in lab.artifacts(run)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_as_killed_with_what_was_reached(lab, number, code):
     process = lab.start(*BASE, "epochs=5000", "log_interval=1")
     for line in process.stdout:
@@ -280,11 +283,7 @@ def test_two_first_uses_of_a_new_database_at_once_both_succeed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
-    [
-        "one_batch",
-        pytest.param("overfit", marks=pytest.mark.slow),
-        pytest.param("profile", marks=pytest.mark.slow),
-    ],
+    ["one_batch", "overfit", "profile"],
 )
 def test_each_debug_option_ends_well(lab, option):
     lab.run(*BASE, f"debug={option}")

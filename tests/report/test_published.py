@@ -14,6 +14,7 @@ from lenet.report.publish import publish, write_files
 from lenet.report.published import compare_published
 from lenet.report.text import published_rows, report_lines
 from lenet.tracking import client as store
+from tests.conftest import copy_store
 from tests.support.sweeps import grid, make_sweep
 
 PRINTED = [
@@ -88,8 +89,8 @@ def test_a_wrong_entry_is_one_line(composed, entry):
 
 
 @pytest.fixture
-def sweep(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def sweep(empty_store, tmp_path):
+    uri = copy_store(empty_store, tmp_path)
     jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
     run_id = make_sweep(uri, jobs, artifacts=str(tmp_path / "artifacts"))
     tag = json.dumps(PRINTED)

@@ -20,6 +20,7 @@ from lenet.report.results import load_curves, load_sweep, read_sweep
 from lenet.report.text import format_difference, format_number, report_lines
 from lenet.report.verdict import BEST, NO_RUN, SAME, UNKNOWN, WORSE, judge, short_names
 from lenet.tracking.client import TrackingError
+from tests.conftest import copy_store
 from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
 
 METRIC = "val/accuracy"
@@ -225,8 +226,8 @@ def test_classes_are_compared_with_the_best_setting():
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def uri(empty_store, tmp_path_factory):
+    return copy_store(empty_store, tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

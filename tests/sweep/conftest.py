@@ -100,13 +100,6 @@ class Jobs:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.connect(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="session")
 def empty_trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Optuna's tables, which take seconds to make."""
     path = tmp_path_factory.mktemp("trials") / "search.db"

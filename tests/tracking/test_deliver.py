@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import sqlite3
 
 import pytest
@@ -14,23 +13,16 @@ from lenet.tracking import client as client_module
 from lenet.tracking.client import ID_TAG, TrackingError, Unreachable, connect
 from lenet.tracking.deliver import check_run, deliver, start_run
 from lenet.tracking.journal import Journal
+from tests.conftest import copy_store
 from tests.tracking.test_journal import FACTS, journal, point
 
 __all__ = ["journal"]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def client(database, tmp_path, monkeypatch):
+def client(empty_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = shutil.copy(database, tmp_path / "mlflow.db")
-    return connect(f"sqlite:///{path}")
+    return connect(copy_store(empty_store, tmp_path))
 
 
 class AnswersLost:
@@ -52,6 +44,25 @@ class AnswersLost:
             key = name, *(self.shown(value) for value in (*args, *kwargs.values()))
             if key not in self.lost:
                 self.lost.add(key)
+                raise ConnectionError("the answer is lost")
+            return answer
+
+        return call
+
+
+class ThirdCallsLost:
+    """Loses each third call, in turn before and after it is carried out."""
+
+    def __init__(self, client):
+        self.client, self.tracking_uri, self.count = client, client.tracking_uri, 0
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.count += 1
+            if self.count % 6 == 0:
+                raise ConnectionError("the request is lost")
+            answer = getattr(self.client, name)(*args, **kwargs)
+            if self.count % 6 == 3:
                 raise ConnectionError("the answer is lost")
             return answer
 
@@ -146,10 +157,13 @@ def test_what_comes_twice_changes_nothing(client, journal, once):
     assert all_of(client) == once
 
 
-def test_what_loses_its_every_answer_comes_once(client, tmp_path, once, database):
+@pytest.mark.parametrize("lossy_kind", [AnswersLost, ThirdCallsLost])
+def test_records_arrive_once_over_a_connection_that_loses_calls(
+    client, tmp_path, once, empty_store, lossy_kind
+):
     other = tmp_path / "other"
     other.mkdir()
-    lossy = AnswersLost(connect(f"sqlite:///{shutil.copy(database, other / 'mlflow.db')}"))
+    lossy = lossy_kind(connect(copy_store(empty_store, other)))
     journal = Journal.create(tmp_path / "runs", FACTS)
     a_whole_run(journal)
     delivered(lossy, journal)

@@ -6,13 +6,14 @@ from lenet.__main__ import main as lenet
 from lenet.tracking import client as store
 from lenet.tracking.client import TrackingError
 from lenet.tracking.read import resolve_run
+from tests.conftest import copy_store
 from tests.support.lab import Bench
 from tests.support.sweeps import grid, make_sweep
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('named')}/mlflow.db"
+def uri(empty_store, tmp_path_factory):
+    return copy_store(empty_store, tmp_path_factory.mktemp("named"))
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,11 @@ def test_what_is_no_name_is_one_line(uri, text):
     assert str(caught.value).isprintable()
 
 
-def test_without_a_run_the_latest_is_none(tmp_path):
+def test_without_a_run_the_latest_is_none(empty_store, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with pytest.raises(TrackingError, match="no such database"):
         resolve_run("latest", uri)
-    store.connect(uri)
+    copy_store(empty_store, tmp_path)
     with pytest.raises(TrackingError, match=r"^latest: there is no run yet in sqlite"):
         resolve_run("latest", uri)
     with pytest.raises(TrackingError, match=r"^latest: there is no sweep yet"):

@@ -11,6 +11,7 @@ from lenet.tracking.job import SweepJob
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
 from lenet.tracking.settings import Settings
 from lenet.training.progress import Epoch
+from tests.conftest import copy_store
 
 
 def test_the_best_epoch_so_far_is_held_against_the_bound_of_the_last():
@@ -34,10 +35,10 @@ def test_a_result_is_a_number_that_travels_with_its_curve():
     assert (copy, copy.curve, copy.pruned) == (0.5, (0.4, 0.5), True)
 
 
-def test_a_run_that_is_pruned_says_so(tmp_path, composed, capsys):
+def test_a_run_that_is_pruned_says_so(tmp_path, empty_store, composed, capsys):
     cfg = composed("data=digits", "data.val_size=100", "objective=val/loss")
     cfg.job = SweepJob("0" * 32, "1" * 64, trial=3, bounds=(None, 0.5)).plain()
-    uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "waiting")
+    uri, folder = copy_store(empty_store, tmp_path), str(tmp_path / "waiting")
     run = Run(Settings(check(cfg), [], time.time()), uri=uri, folder=folder)
     val = SimpleNamespace(loss=0.6, accuracy=0.5)
     with run:

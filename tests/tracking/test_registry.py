@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from lenet.config.errors import ConfigError
 from lenet.tracking import registry
 from lenet.tracking.client import TrackingError, connect
 from lenet.tracking.read import resolve_run
+from tests.conftest import copy_store
 from tests.support.lab import Bench
 
 SMALL = ("data=digits", "data.val_size=100", "tracking.pictures=false")
@@ -29,16 +29,9 @@ def facts(accuracy, loss=0.1, images="a"):
     return scores | {"dataset.sha256": images, "dataset.val_sha256": "v"}
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def client(database, tmp_path):
-    return connect(f"sqlite:///{shutil.copy(database, tmp_path / 'mlflow.db')}")
+def client(empty_store, tmp_path):
+    return connect(copy_store(empty_store, tmp_path))
 
 
 def logged(client):

@@ -1,6 +1,5 @@
 """A run's records: nothing that fails among them ends it, and its status is true."""
 
-import shutil
 import time
 
 import pytest
@@ -11,19 +10,13 @@ from lenet.tracking.client import TrackingError, connect
 from lenet.tracking.settings import Settings
 from lenet.tracking.trained import load_trained
 from lenet.training.progress import Epoch
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
+from tests.conftest import copy_store
 
 
 @pytest.fixture
-def run(tmp_path, composed, database, monkeypatch):
+def run(tmp_path, composed, empty_store, monkeypatch):
     monkeypatch.setattr(tracking, "START_SECONDS", 120.0)  # for a busy machine
-    uri = f"sqlite:///{shutil.copy(database, tmp_path / 'mlflow.db')}"
+    uri = copy_store(empty_store, tmp_path)
     folder = str(tmp_path / "waiting")
     return tracking.Run(
         Settings(check(composed("data=digits")), [], time.time()), uri=uri, folder=folder
@@ -40,10 +33,11 @@ def statuses(run):
     return [one.info.status for one in found(run)]
 
 
-def test_a_record_that_fails_costs_a_warning(run, monkeypatch, capsys):
+def test_a_record_that_fails_costs_a_warning(run, capsys):
     with run:
-        run.log_file(lambda path: 1 / 0, "name.txt")
-    assert capsys.readouterr().err == "Warning: log_file failed (division by zero)\n"
+        run.log_training(None, 0.0)
+    error = "'NoneType' object has no attribute 'state_dict'"
+    assert capsys.readouterr().err == f"Warning: log_training failed ({error})\n"
     assert statuses(run) == ["FINISHED"]
 
 
@@ -59,7 +53,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(run, monkeypatch, tmp_p
 
 def test_what_was_sent_leaves_no_folder(run, tmp_path):
     with run:
-        run.log_file(lambda path: path.write_text("text"), "name.txt")
+        run.log.text("text", "name.txt")
         assert len(list((tmp_path / "waiting").iterdir())) == 1
     assert list((tmp_path / "waiting").iterdir()) == []
 

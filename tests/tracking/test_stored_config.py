@@ -5,6 +5,7 @@ import os
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
@@ -12,7 +13,7 @@ from lenet.config.record import config_hash
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.tracking import trained
-from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.client import TrackingError
 from lenet.tracking.read import read_run, text_of
 from lenet.tracking.resume import check_state
 from lenet.tracking.stored_config import MOST_CHARACTERS, check_targets, merge_configs, read_config
@@ -23,9 +24,20 @@ from tests.conftest import CONF
 FOLDERS = [CONF]
 
 
+@pytest.fixture(scope="module")
+def default_config():
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        initialize_config_dir(str(CONF), version_base="1.3"),
+    ):
+        patch.delenv("LENET_DATA", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return check(compose("config"))
+
+
 @pytest.fixture
-def config(composed):
-    return check(composed())
+def config(default_config):
+    return copy.deepcopy(default_config)
 
 
 def with_value(config, path, value):
@@ -341,9 +353,8 @@ def test_a_stranger_s_network_is_none_but_ours(shelf, config):
 @pytest.mark.parametrize(
     "run_id", ["../../etc", "a/b", "0" * 31, "0" * 33, "A" * 32, "0" * 31 + "\n"]
 )
-def test_what_is_no_id_asks_no_store(run_id, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    connect()
+def test_what_is_no_id_asks_no_store(run_id, empty_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty_store}")
     for ask in (load_trained, read_run):
         with pytest.raises(TrackingError) as caught:
             ask(run_id)
