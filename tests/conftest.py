@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
 
 from lenet.model.layers import ScaledTanh, Subsample
@@ -18,6 +19,17 @@ from lenet.model.lenet5 import LeNet5
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+
+LONG = os.environ.get("LENET_LONG") == "1"
+settings.register_profile(
+    "lenet",
+    deadline=None,
+    max_examples=1000 if LONG else 8,
+    derandomize=not LONG,
+    # Examples may share a folder that each of them writes anew, and other processes the processor.
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("lenet")
 
 
 def lenet5_1998() -> LeNet5:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -69,7 +69,6 @@ VALUES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.sampled_from(["epochs", "optimizer.lr", "device.threads", "loss", "tags"]), VALUES)
 def test_any_value_passes_or_is_refused_in_one_line(defaults, key, value):
     cfg = OmegaConf.create(copy.deepcopy(defaults))

@@ -2,25 +2,16 @@
 line on standard error, with exit status 2 and nothing left behind.
 """
 
-import os
 import shutil
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet.config.hydra_errors import one_line_errors
 from tests.config.command_server import ROOT, Answer, Commands
 from tests.conftest import CONF
-
-ANYTHING = settings(
-    max_examples=1000 if os.environ.get("LENET_LONG") == "1" else 8,
-    derandomize=os.environ.get("LENET_LONG") != "1",
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +121,6 @@ OVERRIDES = st.builds(
 ).filter(lambda text: not text.startswith("-"))
 
 
-@ANYTHING
 @given(st.sampled_from([[], ["-m"]]), st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_any_command_line_is_a_configuration_or_one_line(commands, flags, overrides):
     dry = ["sweep.dry=true"] if flags else []
@@ -171,7 +161,6 @@ LINES = (
 )
 
 
-@ANYTHING
 @given(
     st.lists(st.sampled_from(LINES), min_size=1, max_size=3),
     st.sampled_from(["", "optimizer", "experiment"]),

@@ -10,19 +10,13 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet.data.errors import DataError
 from lenet.data.idx import checked, idx_sha256, read_idx, read_pt
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
-fuzzing = settings(
-    deadline=None,
-    max_examples=40,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def idx_bytes(code, shape, content):
@@ -54,7 +48,6 @@ def refusal(read, path):
 # ---- IDX -------------------------------------------------------------------------------------
 
 
-@fuzzing
 @given(
     code=st.sampled_from(sorted(TYPES)),
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=8).map(tuple),
@@ -137,7 +130,6 @@ def test_plain_bytes_under_a_gz_name_are_refused(tmp_path):
     assert refusal(read_idx, write(tmp_path, SMALL, "a.gz")).startswith("expected gzip data")
 
 
-@fuzzing
 @given(
     original=st.sampled_from([(SMALL, "a"), (SMALL, "a.gz"), (PACKED, "a.gz")]),
     edits=st.lists(st.tuples(st.integers(0, 10**4), st.binary(max_size=9)), max_size=4),

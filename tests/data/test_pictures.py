@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
@@ -289,12 +289,6 @@ def samples():
         st.binary(min_size=1, max_size=6),
         st.integers(0, 40) | st.just(0),
     )
-)
-@settings(
-    max_examples=60,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_damaged_bytes_give_a_digit_or_one_line(tmp_path, content):
     path = tmp_path / "fuzzed"

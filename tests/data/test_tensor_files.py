@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -176,12 +176,6 @@ def test_a_file_cut_at_any_length_is_refused(path, old_format):
         assert refusal(path).startswith("expected ")
 
 
-@settings(
-    deadline=None,
-    max_examples=40,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 @given(
     old_format=st.booleans(),
     edits=st.lists(st.tuples(st.integers(0, 10**4), st.binary(max_size=9)), max_size=4),

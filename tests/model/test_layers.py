@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -37,7 +37,6 @@ def test_scaled_tanhs_second_derivative_is_largest_at_one():
     assert float(x.detach()[bend.abs().argmax()]) == pytest.approx(1.0, abs=0.02)
 
 
-@settings(deadline=None, max_examples=25)
 @given(values=ACTIVATIONS)
 def test_scaled_tanh_is_its_formula(values):
     x = torch.tensor(values, requires_grad=True)

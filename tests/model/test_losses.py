@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet.model.layers import RBF, bitmaps
@@ -13,7 +13,6 @@ from lenet.model.losses import MAP, MSE
 PENALTIES = st.lists(st.floats(0, 300, width=32), min_size=10, max_size=10)
 
 
-@settings(deadline=None, max_examples=25)
 @given(penalties=PENALTIES, right=st.integers(0, 9), j=st.floats(0.1, 50))
 def test_map_is_equation_9_for_one_pattern(penalties, right, j):
     scores = -torch.tensor([penalties], dtype=torch.float64)

@@ -1,19 +1,19 @@
 """The fused kernels compute what eager PyTorch computes."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from lenet.model.lenet5 import POOLINGS, LeNet5
-from lenet.native import equip, stopwatch
+from lenet.model.lenet5 import POOLINGS
+from lenet.native import stopwatch
 from lenet.native.op import Kernels
 from lenet.native.plan import network_of, plan_for
-from lenet.training.loop import fit
 from tests.native.networks import (
     NETWORKS,
     SUPPORTED,
@@ -48,7 +48,6 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@settings(deadline=None, max_examples=10)
 @given(options=NETWORKS, count=st.integers(1, 40), threads=st.integers(1, 3))
 def test_outputs_and_gradients_agree_with_float64_to_five_digits(options, count, threads):
     model = network(**options)
@@ -114,21 +113,6 @@ def test_with_and_without_gradients_the_outputs_are_the_same_bits(threads):
     with torch.no_grad():
         assert torch.equal(model(images), inferred)
     assert torch.equal(model(images).detach(), inferred)
-
-
-def test_training_follows_the_eager_one(threads):
-    images, labels = batch(300)
-    losses = {}
-    for kernels in ("native", "eager"):
-        model = LeNet5()
-        model.load_state_dict(network(seed=3).state_dict())
-        assert equip(model, "cpu", kernels).name == kernels
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        batches = list(zip(images.split(64), labels.split(64), strict=True))
-        records = fit(model, batches, F.cross_entropy, optimizer, epochs=2, log_interval=1)
-        losses[kernels] = [loss for record in records for _, loss in record.steps]
-    assert losses["native"] == pytest.approx(losses["eager"], abs=1e-4)
-    assert losses["native"] != losses["eager"]  # else the kernels did not run
 
 
 def test_a_graph_has_the_same_gradients_a_second_time():
@@ -207,8 +191,7 @@ def test_images_of_any_memory_format_give_the_same_outputs():
     assert torch.equal(model(last).detach(), expected)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("activation", SUPPORTED)
+@pytest.mark.parametrize(("activation", "pooling"), [*zip(SUPPORTED, itertools.cycle(POOLINGS))])
 def test_a_nan_in_an_image_is_nan_in_its_outputs_alone(activation, pooling):
     model = equipped(network(activation, pooling))
     images, _ = batch(20)

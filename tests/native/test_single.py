@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -50,7 +50,7 @@ def network(pooling="subsample", activation="scaled_tanh", connections="table_i"
 def after_its_first_step(optimizer, model, criterion):
     """The optimizer after a step of PyTorch's; an SDLM has measured."""
     if isinstance(optimizer, SDLM):
-        optimizer.measure(model, criterion, *images(8, seed=5))
+        optimizer.measure(model, criterion, *images(2, seed=5))
     inputs, labels = images(1, seed=4)
     criterion(model(inputs), labels).backward()
     optimizer.step()
@@ -62,7 +62,6 @@ def unchanged(before, model):
     return all(itertools.starmap(torch.equal, zip(before, model.parameters(), strict=True)))
 
 
-@settings(deadline=None, max_examples=12)
 @given(
     st.sampled_from(SUPPORTED),
     st.sampled_from(sorted(POOLINGS)),
@@ -73,31 +72,31 @@ def unchanged(before, model):
 )
 def test_a_step_is_pytorchs_in_float64(activation, pooling, connections, output, optimizer, index):
     criterion = CRITERIA[output][index]
-    for count in (1, 5) if (connections, output) == ("full", "linear") else (1,):
-        model = network(pooling, activation, connections, output)
-        make = OPTIMIZERS[optimizer]
-        found_by = after_its_first_step(make(model.parameters()), model, criterion)
-        exact = copy.deepcopy(model).double()
-        expected_by = make(exact.parameters())
-        expected_by.load_state_dict(copy.deepcopy(found_by.state_dict()))
-        inputs, labels = images(count)
-        loss, outputs = whole_step(equipped(model), criterion, found_by)(inputs, labels)
+    model = network(pooling, activation, connections, output)
+    make = OPTIMIZERS[optimizer]
+    found_by = after_its_first_step(make(model.parameters()), model, criterion)
+    exact = copy.deepcopy(model).double()
+    expected_by = make(exact.parameters())
+    expected_by.load_state_dict(copy.deepcopy(found_by.state_dict()))
+    # Several images at once have no kernels for the paper's connections and output.
+    inputs, labels = images(5 if (connections, output) == ("full", "linear") else 1)
+    loss, outputs = whole_step(equipped(model), criterion, found_by)(inputs, labels)
 
-        expected = exact(inputs.double())
-        expected_loss = criterion(expected, labels)
-        expected_loss.backward()
-        expected_by.step()
-        assert (outputs - expected).abs().max() < 1e-5 * float(expected.detach().abs().max())
-        assert float(loss) == pytest.approx(float(expected_loss.detach()), rel=1e-4, abs=1e-4)
-        for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
-            assert (p.grad - q.grad).abs().max() <= 2e-4 * float(q.grad.abs().max()) + 1e-7, name
-            assert (p - q).abs().max() <= 1e-4 * float(q.detach().abs().max()) + 1e-7, name
+    expected = exact(inputs.double())
+    expected_loss = criterion(expected, labels)
+    expected_loss.backward()
+    expected_by.step()
+    assert (outputs - expected).abs().max() < 1e-5 * float(expected.detach().abs().max())
+    assert float(loss) == pytest.approx(float(expected_loss.detach()), rel=1e-4, abs=1e-4)
+    for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert (p.grad - q.grad).abs().max() <= 2e-4 * float(q.grad.abs().max()) + 1e-7, name
+        assert (p - q).abs().max() <= 1e-4 * float(q.detach().abs().max()) + 1e-7, name
 
 
 def test_a_step_does_not_depend_on_the_image_before():
     model = equipped(network())
     optimizer = SDLM(model.parameters(), lr=1e-30)
-    optimizer.measure(model, MAP(), *images(4))
+    optimizer.measure(model, MAP(), *images(2))
     step = whole_step(model, MAP(), optimizer)
     _, before = step(*images(1, seed=1))
     grads = [p.grad.clone() for p in model.parameters()]
@@ -112,7 +111,7 @@ def test_a_step_does_not_depend_on_the_image_before():
 def test_a_changed_curvature_is_used(change):
     model = equipped(network())
     optimizer = SDLM(model.parameters(), lr=1e-3)
-    optimizer.measure(model, MAP(), *images(4))
+    optimizer.measure(model, MAP(), *images(2))
     step = whole_step(model, MAP(), optimizer)
     step(*images())
     for p in model.parameters():
@@ -147,11 +146,11 @@ def test_a_step_the_kernels_cannot_take_changes_nothing(output, criterion, batch
 
 
 def test_training_on_single_images_follows_pytorchs():
-    inputs, labels = images(12)
+    inputs, labels = images(6)
     batches = list(zip(inputs.split(1), labels.split(1), strict=True))
     losses = []
     for model in (equipped(network()), network()):
-        optimizer = SDLM(model.parameters(), lr=5e-5, samples=8)
+        optimizer = SDLM(model.parameters(), lr=5e-5, samples=2)
         records = fit(model, batches, MAP(), optimizer, epochs=2)
         losses.append([record.loss for record in records])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -51,7 +51,6 @@ def test_a_schedule_counts_a_first_step_that_the_kernels_take():
     schedule.step()
 
 
-@settings(deadline=None, max_examples=10)
 @given(
     network_options=NETWORKS,
     options=st.fixed_dictionaries(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adam, RMSprop
@@ -33,13 +33,11 @@ def rates(make, epochs, steps_per_epoch, optimizer=None, **options):
 LENGTHS = st.tuples(st.integers(1, 6), st.integers(1, 12))
 
 
-@settings(deadline=None, max_examples=25)
 @given(length=LENGTHS)
 def test_constant_does_not_change(length):
     assert rates(constant, *length) == [PEAK] * math.prod(length)
 
 
-@settings(deadline=None, max_examples=25)
 @given(length=LENGTHS, step_size=st.integers(1, 4), gamma=st.sampled_from([0.1, 0.5, 1.0]))
 def test_step_falls_only_between_epochs(length, step_size, gamma):
     epochs, steps_per_epoch = length
@@ -52,7 +50,6 @@ def test_step_falls_only_between_epochs(length, step_size, gamma):
     assert found == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     length=LENGTHS,
     warmup_epochs=st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0, 50.0]),
@@ -128,7 +125,6 @@ def test_one_cycle_moves_momentum_against_the_rate_if_asked(kind, momentum):
         assert momentum(optimizer.param_groups[0]) == pytest.approx(0.85 if wanted else 0.9)
 
 
-@settings(deadline=None, max_examples=25)
 @given(total=st.integers(1, 60), pct_start=st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.5, 0.9, 0.99]))
 def test_one_cycle_reaches_its_end_at_any_length(total, pct_start):
     """torch divides by zero if the rise is one step long, as 0.1 of ten steps is."""
