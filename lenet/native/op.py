@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,18 @@ DIGITS = 10  # outputs of an RBF head
 ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
 POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
 PARTS = ("convolutions", "dense", "loss", "update")
+# What the functions of lenet.cpp return and take.
+_INT, _SIZE, _AT = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+SIGNATURES = {
+    "lenet_saved_bytes": (_SIZE, (_AT, _SIZE, _INT, _INT)),
+    "lenet_scratch_bytes": (_SIZE, (_AT, _SIZE, _INT)),
+    "lenet_step_bytes": (_SIZE, (_AT, _SIZE, _INT)),
+    "lenet_single_bytes": (_SIZE, (_AT,)),
+    "lenet_forward": (None, (_AT, _SIZE, _INT, _INT, *[_AT] * 5)),
+    "lenet_backward": (None, (_AT, _SIZE, _INT, *[_AT] * 6)),
+    "lenet_step": (_INT, (*[_AT] * 3, _SIZE, _INT, *[_AT] * 9)),
+    "lenet_step_on_one": (_INT, (*[_AT] * 4, _INT, *[_AT] * 8)),
+}
 # Memory up to this size is kept for the next batch. The system zeroes new memory page by page,
 # which takes a fifth of a step.
 SPARE_BYTES = 128 * 2**20
@@ -105,8 +118,9 @@ class Kernels:
         built = library({torch.float32: "float", torch.float64: "double"}[dtype])
         self.about = built.about
         self._c = built.cdll
-        for kind in ("saved", "scratch", "step", "single"):
-            getattr(self._c, f"lenet_{kind}_bytes").restype = ctypes.c_int64
+        for name, (returns, takes) in SIGNATURES.items():
+            function = getattr(self._c, name)
+            function.restype, function.argtypes = returns, takes
         Net = net_type(dtype)
         self._net = Net(
             ACTIVATIONS[activation],
@@ -119,8 +133,7 @@ class Kernels:
         )
         self._at = ctypes.byref(self._net)
         self.outputs = units[-1]
-        kinds = ("saved", "scratch", "forward", "step", "single")
-        self._spare: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+        self._spare: defaultdict[str, list[Tensor]] = defaultdict(list)
 
     def __call__(self, images: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
         """The last dense layer's outputs, with a graph for autograd where one is needed.
@@ -139,46 +152,23 @@ class Kernels:
     ) -> tuple[Tensor, Tensor]:
         """The output, and with `keep` what `backward` needs."""
         images = images.contiguous()
-        count, threads = len(images), torch.get_num_threads()
-        size = self._c.lenet_saved_bytes(self._at, ctypes.c_int64(count), threads, keep)
-        saved = _lend(self._spare["saved" if keep else "forward"], size)
-        output = images.new_empty(count, self.outputs)
-        self._c.lenet_forward(
-            self._at,
-            ctypes.c_int64(count),
-            threads,
-            keep,
-            ctypes.c_void_p(images.data_ptr()),
-            _pointers(parameters),
-            ctypes.c_void_p(saved.data_ptr()),
-            ctypes.c_void_p(output.data_ptr()),
-            _seconds,
-        )
+        call = (self._at, len(images), torch.get_num_threads())
+        saved = self._lend("saved" if keep else "forward", self._c.lenet_saved_bytes(*call, keep))
+        output = images.new_empty(len(images), self.outputs)
+        data = (images.data_ptr(), _pointers(parameters), saved.data_ptr(), output.data_ptr())
+        self._c.lenet_forward(*call, keep, *data, _seconds)
         return output, saved
 
     def backward(
-        self,
-        saved: Tensor,
-        parameters: Sequence[Tensor | None],
-        output_grad: Tensor,
+        self, saved: Tensor, parameters: Sequence[Tensor | None], output_grad: Tensor
     ) -> list[Tensor | None]:
         """The gradients of the parameters."""
         output_grad = output_grad.contiguous()
-        count, threads = ctypes.c_int64(len(output_grad)), torch.get_num_threads()
-        size = self._c.lenet_scratch_bytes(self._at, count, threads)
-        scratch = _lend(self._spare["scratch"], size)
+        call = (self._at, len(output_grad), torch.get_num_threads())
+        scratch = self._lend("scratch", self._c.lenet_scratch_bytes(*call))
         grads = [None if p is None else torch.empty_like(p) for p in parameters]
-        self._c.lenet_backward(
-            self._at,
-            count,
-            threads,
-            _pointers(parameters),
-            ctypes.c_void_p(saved.data_ptr()),
-            ctypes.c_void_p(output_grad.data_ptr()),
-            ctypes.c_void_p(scratch.data_ptr()),
-            _pointers(grads),
-            _seconds,
-        )
+        data = (_pointers(parameters), saved.data_ptr(), output_grad.data_ptr())
+        self._c.lenet_backward(*call, *data, scratch.data_ptr(), _pointers(grads), _seconds)
         return grads
 
     def step(
@@ -202,33 +192,36 @@ class Kernels:
         Returns: None, with nothing changed, where a label is none of the K classes.
         """
         images, labels = images.contiguous(), labels.contiguous()
-        count, threads = ctypes.c_int64(len(images)), torch.get_num_threads()
-        if single := len(images) == 1:
-            size = self._c.lenet_single_bytes(self._at)
-        else:
-            size = self._c.lenet_step_bytes(self._at, count, threads)
-        memory = _lend(self._spare["single" if single else "step"], size)
         output = images.new_empty(len(images), DIGITS if head.distances else self.outputs)
         losses = images.new_empty(len(images))
-        kind = (self._at, ctypes.byref(rule), ctypes.byref(head))
-        data = (
-            ctypes.c_void_p(images.data_ptr()),
-            ctypes.c_void_p(labels.data_ptr()),
-            _pointers(parameters),
-            None if states is None else _pointers(states),
-            ctypes.c_void_p(memory.data_ptr()),
-            _pointers(grads),
-            ctypes.c_void_p(output.data_ptr()),
-            ctypes.c_void_p(losses.data_ptr()),
-        )
-        if not single:
-            status = self._c.lenet_step(*kind, count, threads, *data, _seconds)
-        elif pairs is None:
-            status = self._c.lenet_step_on_one(*kind, None, 0, *data)
+
+        def data(memory: Tensor) -> tuple[Any, ...]:
+            given = (images.data_ptr(), labels.data_ptr(), _pointers(parameters))
+            changed = (states and _pointers(states), memory.data_ptr(), _pointers(grads))
+            return *given, *changed, output.data_ptr(), losses.data_ptr()
+
+        rules = (self._at, ctypes.byref(rule), ctypes.byref(head))
+        if len(images) == 1:
+            memory = self._lend("single", self._c.lenet_single_bytes(self._at))
+            connections = (None, 0) if pairs is None else (pairs.data_ptr(), pairs.shape[1])
+            status = self._c.lenet_step_on_one(*rules, *connections, *data(memory))
         else:
-            address = ctypes.c_void_p(pairs.data_ptr())
-            status = self._c.lenet_step_on_one(*kind, address, pairs.shape[1], *data)
+            sizes = (len(images), torch.get_num_threads())
+            memory = self._lend("step", self._c.lenet_step_bytes(self._at, *sizes))
+            status = self._c.lenet_step(*rules, *sizes, *data(memory), _seconds)
         return None if status else (losses, output)
+
+    def _lend(self, use: str, size: int) -> Tensor:
+        """At least `size` bytes, new or kept from the last time. A graph frees its memory right
+        after backward, so each batch works in the memory of the last one, which is still in the
+        processor's caches.
+        """
+        spare, memory = self._spare[use], torch.empty(0, dtype=torch.uint8)
+        while memory.numel() < size:  # spare memory that is too small is dropped
+            memory = spare.pop() if spare else torch.empty(size, dtype=torch.uint8)
+        loan = memory.numpy().view(_Loan)
+        loan.memory, loan.spare = memory, spare
+        return torch.from_numpy(loan)
 
 
 class _Loan(np.ndarray):
@@ -240,18 +233,6 @@ class _Loan(np.ndarray):
     def __del__(self) -> None:
         if self.memory.numel() <= SPARE_BYTES and len(self.spare) < 2:
             self.spare.append(self.memory)
-
-
-def _lend(spare: list[Tensor], size: int) -> Tensor:
-    """At least `size` bytes, from `spare` or new. A graph frees its memory right after backward, so
-    each batch works in the memory of the last one, which is still in the processor's caches.
-    """
-    memory = torch.empty(0, dtype=torch.uint8)
-    while memory.numel() < size:  # spare memory that is too small is dropped
-        memory = spare.pop() if spare else torch.empty(size, dtype=torch.uint8)
-    loan = memory.numpy().view(_Loan)
-    loan.memory, loan.spare = memory, spare
-    return torch.from_numpy(loan)
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
