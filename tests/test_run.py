@@ -119,6 +119,7 @@ def test_artifacts_and_status(lab, first):
     assert dataset.name == "digits"
 
 
+@pytest.mark.slow
 def test_the_logged_model_takes_any_batch_and_gives_the_runs_accuracy(lab, first):
     code = """
 import os, sys, json, torch, mlflow
@@ -175,14 +176,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(lab):
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         "data.train_size=99999",
-        pytest.param("device=cuda", marks=pytest.mark.slow),
-        pytest.param("data=mnist data.download=false data.root=nowhere", marks=pytest.mark.slow),
-        pytest.param("model/activation=gelu device.kernels=native", marks=pytest.mark.slow),
-        pytest.param("data.image_size=28 device.kernels=native", marks=pytest.mark.slow),
+        "device=cuda",
+        "data=mnist data.download=false data.root=nowhere",
+        "model/activation=gelu device.kernels=native",
+        "data.image_size=28 device.kernels=native",
     ],
 )
 def test_a_wrong_value_leaves_no_run(lab, overrides):

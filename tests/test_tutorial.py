@@ -257,6 +257,7 @@ def run_main(folder, epochs):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_its_main_runs_without_a_screen_and_writes_the_weights_alone(tmp_path):
     write_layout(tmp_path, squares(200), squares(95))
     lines = run_main(tmp_path, epochs=2).splitlines()

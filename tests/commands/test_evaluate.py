@@ -161,6 +161,7 @@ def test_the_picture_has_six_points_for_each_distortion(results, digits):
     assert len(figure.subfigs[1].axes) == 36
 
 
+@pytest.mark.slow
 def test_the_command_scores_a_run_on_its_data_and_logs_picture_and_table(latest, tmp_path, capsys):
     assert main(["evaluate", "latest"]) == 0
     out = capsys.readouterr().out

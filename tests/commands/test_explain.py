@@ -104,6 +104,7 @@ def test_class_names_are_escaped():
     assert "<script" not in page(explained(LeNet5(), classes=classes))
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_for_a_test_image(latest, tmp_path, capsys):
     path = tmp_path / "page.html"
     assert main(["explain", "latest", "--image", "3", "--output", str(path)]) == 0

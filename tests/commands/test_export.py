@@ -106,6 +106,7 @@ def test_missing_packages_are_one_line_that_says_what_to_install(tmp_path, monke
         to_onnx(LeNet5(), inputs_of(), tmp_path / "net.onnx")
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_and_checks_it_on_the_runs_test_set(latest, tmp_path, capsys):
     path = tmp_path / "net.onnx"
     assert main(["export", "latest", "--onnx", str(path)]) == 0

@@ -106,6 +106,7 @@ def test_p_values_are_multiplied_by_the_comparisons_with_the_best():
     assert np.allclose(rows["p_corrected"], expected)
 
 
+@pytest.mark.slow
 def test_the_truly_best_setting_is_seldom_ruled_out():
     """The best by next to nothing: in at most 5 % of sweeps, plus the error of 100 sweeps."""
     rng = np.random.default_rng(1)

@@ -37,6 +37,7 @@ def trials_of(jobs):
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
+@pytest.mark.slow
 def test_a_search_is_a_run_with_a_child_for_each_seed_of_each_trial(sweep, jobs, capsys):
     jobs.curve = curve
     command = ["hydra/sweeper=tpe", *OBJECTIVE, LR, "seed=0,1", "hydra.sweeper.trials=3"]

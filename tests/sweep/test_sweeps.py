@@ -49,6 +49,7 @@ def lab(tmp_path):
     return Lab(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_its_jobs_side_by_side_and_reports(lab):
     out, err = lab.run(*SMALL, "epochs=1", "optimizer.momentum=0.5,0.9")
     parent, children = family(lab)

@@ -58,6 +58,7 @@ def never_killed(lab, finished):
 # ---- Once ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_goes_on_is_the_one_that_was_never_killed(lab, never_killed):
     run_id = lab.killed(*SMALL)
     out, _ = lab.run(f"resume={run_id}")
