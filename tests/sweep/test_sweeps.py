@@ -158,7 +158,7 @@ def count_trials(lab):
 @pytest.mark.slow
 def test_a_killed_search_given_again_has_the_wanted_trials(lab):
     lr = "optimizer.lr=tag(log,interval(1e-3,1e-1))"
-    command = ["hydra/sweeper=tpe", *SEARCH, "epochs=2", lr, "seed=range(2)"]
+    command = [*SEARCH, "hydra/sweeper=tpe", "epochs=2", lr, "seed=range(2)"]
     command += ["hydra.sweeper.trials=4", "hydra.launcher.workers=2"]
     with lab.start(*command) as process:
         while process.poll() is None and count_trials(lab) < 3:
@@ -176,7 +176,7 @@ def test_a_killed_search_given_again_has_the_wanted_trials(lab):
 def test_an_absurd_learning_rate_is_pruned_and_never_sees_the_test_set(lab):
     rates = [0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 1e-7, 2e-7, 3e-7]
     choice = "optimizer.lr=" + ",".join(map(str, rates))
-    command = ["hydra/sweeper=random", *SEARCH, "epochs=4", choice, "seed=0,1"]
+    command = [*SEARCH, "hydra/sweeper=random", "epochs=4", choice, "seed=0,1"]
     lab.run(*command, "hydra.sweeper.trials=25")
     _, children = family(lab)
     pruned = [child for child in children if "pruned" in child.data.tags]
