@@ -181,7 +181,7 @@ def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
         ("drawing", b"\xff" * 100, 422, "network: Field required"),
         ("picture?network=0", b"no picture", 400, "picture: expected a picture (PNG"),
         ("picture?network=0", b"", 400, "picture: expected a picture (PNG"),
-        ("picture?network=0", png()[:200], 400, "picture: expected a whole picture"),
+        ("picture?network=0", png()[:200], 400, "picture: cannot be read as a picture"),
         ("picture?network=0", b"<svg/>", 400, "found none of these"),
     ],
 )
