@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lenet.data.idx import checked, read_pt
+from lenet.data.image_files import checked, read_pt
 from lenet.data.images import MNIST_MEAN, MNIST_STD
 from lenet.data.sets import load, load_files
 from lenet.data.tensor_files import save

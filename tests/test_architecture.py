@@ -23,7 +23,7 @@ MODULES = {  # cli, data.sets, native.op ...
 
 
 def imports(path):
-    """What a file imports, in functions and under TYPE_CHECKING too: `lenet.data.idx.read_idx`."""
+    """What a file imports, in functions and under TYPE_CHECKING too: `lenet.data.sets.load`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

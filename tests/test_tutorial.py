@@ -27,7 +27,7 @@ from lenet import (
     train_model,
     visualize_samples,
 )
-from lenet.data.idx import DataError
+from lenet.data.errors import DataError
 from tests.conftest import ROOT
 
 NAMES = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lenet.data.errors import DataError
-from lenet.data.idx import checked, idx_sha256, read_idx, read_pt
+from lenet.data.image_files import checked, idx_sha256, read_idx, read_pt
 from lenet.data.images import pixel_statistics
 from lenet.data.known_sets import DIGITS, KNOWN
 
@@ -84,13 +84,9 @@ def _verified(name: str, train: Pair, test: Pair, paths: Sequence[Path], where: 
     expected = known.sha256 or (None,) * 4
     for file, path, found, sha256 in zip(known.files, paths, raw.checksums, expected, strict=True):
         owner = next((n for n, k in KNOWN.items() if k.sha256 and found in k.sha256), None)
-        if owner not in (None, name):
-            raise DataError(f"{path}: expected {name}, found {file} of {owner}")
-        if sha256 not in (None, found):
-            raise DataError(
-                f"{path}: expected {name}'s {file} (SHA-256 {sha256[:12]}...), found other "
-                f"contents ({found[:12]}...); for a set of your own use data=files"
-            )
+        if owner not in (None, name) or sha256 not in (None, found):
+            other = f"{owner}'s" if owner else "others; for a set of your own use data=files"
+            raise DataError(f"{path}: expected {name}'s {file}, found {other}")
     return raw
 
 
