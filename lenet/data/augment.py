@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ SPACING = 4  # pixels between the points where an elastic field is drawn
 CHUNK = 128  # images that are distorted at once: their coordinates stay in the caches
 
 
+@dataclass(frozen=True)
 class Distortion:
     """A random affine map and a random elastic field, which say where each pixel is read from.
 
@@ -26,23 +28,13 @@ class Distortion:
     III.A, for shift, scale, squeeze and shear.
     """
 
-    def __init__(
-        self,
-        rotation: float = 0.0,
-        scale: float = 0.0,
-        squeeze: float = 0.0,
-        shear: float = 0.0,
-        shift: float = 0.0,
-        elastic: float = 0.0,
-        smoothness: float = 4.0,
-    ) -> None:
-        self.rotation = rotation
-        self.scale = scale
-        self.squeeze = squeeze
-        self.shear = shear
-        self.shift = shift
-        self.elastic = elastic
-        self.smoothness = smoothness
+    rotation: float = 0.0
+    scale: float = 0.0
+    squeeze: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    smoothness: float = 4.0
 
     @property
     def changes_nothing(self) -> bool:
@@ -88,10 +80,6 @@ class Distortion:
         noise = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
         noise *= self.elastic * _per_pixel(height, width)[:, None, None]
         return rows @ noise @ columns.T
-
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({values})"
 
 
 def sources_of(matrices: Tensor, shifts: Tensor, height: int, width: int) -> Tensor:

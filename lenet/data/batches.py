@@ -1,7 +1,7 @@
 """Batches of examples in memory, in an order that follows from a seed and the epoch."""
 
-import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ DISTORTIONS = 1  # keeps the seed of an epoch's distortions apart from that of i
 Distort = Callable[[Tensor, Generator], Tensor]
 
 
+@dataclass(eq=False, repr=False)
 class Batches:
     """Examples in memory, batch by batch: in their own order, or shuffled anew each epoch.
 
@@ -24,22 +25,13 @@ class Batches:
     Shapes: images (N, ...), labels (N). The last batch may be short.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        seed: int | None = None,
-        transform: Callable[[Tensor], Tensor] | None = None,
-        distort: Distort | None = None,
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.batch_size = batch_size
-        self.seed = seed
-        self.transform = transform
-        self.distort = distort
-        self.epoch = 1
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    seed: int | None = None
+    transform: Callable[[Tensor], Tensor] | None = None
+    distort: Distort | None = None
+    epoch: int = 1
 
     @property
     def count(self) -> int:
@@ -73,9 +65,7 @@ class Batches:
             )
 
     def to(self, device: torch.device) -> "Batches":
-        moved = copy.copy(self)
-        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
-        return moved
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 def permutation(count: int, *seeds: int) -> Tensor:

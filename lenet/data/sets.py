@@ -1,6 +1,5 @@
 """Data sets ready for training: read or downloaded, split, in batches."""
 
-import copy
 import functools
 import hashlib
 import os
@@ -16,7 +15,7 @@ from lenet.cli import one_line
 from lenet.data.batches import Batches, Distort, permutation
 from lenet.data.download import download as download_set
 from lenet.data.errors import DataError
-from lenet.data.idx import checked, read_idx, read_pt
+from lenet.data.image_files import checked, read_idx, read_pt
 from lenet.data.images import as_pixels, normalised
 from lenet.data.inputs import MAX_CLASSES, Inputs
 from lenet.data.known_sets import EMNIST_SPLITS
@@ -54,9 +53,7 @@ class Data:
         """The same data with training images that are distorted anew each epoch."""
         if getattr(distort, "changes_nothing", False):
             return self
-        train = copy.copy(self.train)
-        train.distort = distort
-        return replace(self, train=train)
+        return replace(self, train=replace(self.train, distort=distort))
 
 
 def load(
@@ -188,27 +185,27 @@ def prepare(
     order = permutation(len(images), VALIDATION_SEED)
     held_out, kept = order[:val_size].sort().values, order[val_size:][:train_size].sort().values
 
+    kept_or_all = kept if len(kept) < len(images) else slice(None)
     transform = functools.partial(normalised, mean=inputs.mean, std=inputs.std)
 
-    def batches(part: Pair, index: Tensor | None, size: int, seed: int | None) -> Batches:
-        images, labels = part if index is None else (part[0][index], part[1][index])
+    def batches(part: Pair, index: Tensor | slice, size: int, seed: int | None = None) -> Batches:
+        images, labels = part[0][index], part[1][index]
         return Batches(as_pixels(images, image_size), labels, size, seed, transform)
 
-    has_all = len(kept) == len(images)
     return Data(
         name=raw.name,
         where=raw.where,
         inputs=inputs,
         sha256=hashlib.sha256("".join(raw.checksums).encode()).hexdigest(),
         val_sha256=hashlib.sha256(held_out.numpy().tobytes()).hexdigest() if val_size else None,
-        train=batches(raw.train, None if has_all else kept, batch_size, seed),
-        val=batches(raw.train, held_out, test_batch_size, None) if val_size else None,
-        test=batches(raw.test, None, test_batch_size, None),
+        train=batches(raw.train, kept_or_all, batch_size, seed),
+        val=batches(raw.train, held_out, test_batch_size) if val_size else None,
+        test=batches(raw.test, slice(None), test_batch_size),
     )
 
 
 def _inputs(raw: Raw, image_size: int, mean: float | None, std: float | None) -> Inputs:
-    classes, images = _class_names(raw), raw.train[0]
+    images = raw.train[0]
     if images.shape[1:] != raw.test[0].shape[1:]:
         shapes = f"{list(images.shape[1:])} and {list(raw.test[0].shape[1:])}"
         raise DataError(f"{raw.where}: expected images of one shape, found {shapes}")
@@ -216,14 +213,12 @@ def _inputs(raw: Raw, image_size: int, mean: float | None, std: float | None) ->
         measured = raw.pixel_statistics
         mean = measured[0] if mean is None else mean
         std = measured[1] if std is None else std
-    values = {"classes": classes, "mean": mean, "std": std, "image_size": image_size}
+    values = {"classes": _class_names(raw), "mean": mean, "std": std, "image_size": image_size}
     return Inputs.from_values(values | {"in_channels": images.shape[1] if images.ndim == 4 else 1})
 
 
 def _class_names(raw: Raw) -> tuple[str, ...]:
-    highest = int(raw.train[1].max())
-    if raw.classes is None and highest >= MAX_CLASSES:
-        raise DataError(f"{raw.where}: expected labels below {MAX_CLASSES}, found {highest}")
+    highest = min(int(raw.train[1].max()), MAX_CLASSES)  # `Inputs` refuses more classes
     classes = raw.classes or tuple(str(k) for k in range(highest + 1))
     for part, (_, labels) in (("training", raw.train), ("test", raw.test)):
         lowest, highest = int(labels.min()), int(labels.max())
