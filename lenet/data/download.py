@@ -1,7 +1,6 @@
 """Published sets from the network: all files of a set, checked, or none."""
 
 import gzip
-import hashlib
 import logging
 import os
 import shutil
@@ -9,113 +8,87 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 from lenet.data.errors import DataError
 from lenet.data.known_sets import KNOWN, Known
 from lenet.data.sources import Raw, find
 
-DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile, KeyError)
+Packed = list[tuple[str, str]]  # URL and MD5 of each file to download
 
 
 def download(name: str, root: Path, mirror: str | None = None) -> Raw:
     """The set, downloaded into torchvision's layout under `root`. Writes all of its files or none.
 
-    Mirrors and the MD5 of each packed file are torchvision's; where we know the SHA-256 of the
-    contents, that is compared instead. `mirror` is a base URL that is tried first.
+    All files come from the first mirror that has them with the right contents. `mirror` is a base
+    URL that is tried before torchvision's.
 
-    Raises: DataError where no mirror has a file with the right contents.
+    Raises: DataError where there is no such mirror, or the files cannot be stored.
     """
-    known = KNOWN[name]
-    target = root / known.folder / "raw"
-    try:
-        existing = next(folder for folder in target.absolute().parents if folder.exists())
-        # Beside the target, so that the last step is a rename on one file system.
-        with tempfile.TemporaryDirectory(prefix=".lenet-", dir=existing) as temporary:
-            staging = Path(temporary)
-            for file, md5, urls in _packed_files(known, mirror):
-                _download_file(known, file, md5, urls, staging)
-            raw = find(name, staging)
-            if raw is None:
-                raise DataError(f"{name}: expected {known.files[0]}, no mirror has it")
+    target = root / KNOWN[name].folder / "raw"
+    reasons = []
+    for packed in _mirrors(KNOWN[name], mirror):
+        try:
             target.mkdir(parents=True, exist_ok=True)
-            for file in known.files:
-                os.replace(staging / file, target / file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{root}: {name} cannot be stored there ({reason})") from None
-    return replace(raw, where=str(target))
+            # Inside the target, so that the last step is a rename on one file system.
+            with tempfile.TemporaryDirectory(prefix=".lenet-", dir=target) as folder:
+                return _download_from(packed, name, target, Path(folder))
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, ValueError) as error:
+            reasons.append(f"{urlsplit(packed[0][0]).netloc}: {_reason(error)}")
+    raise DataError(f"{name} could not be downloaded to {target} ({'; '.join(reasons)})")
 
 
-def _packed_files(known: Known, mirror: str | None) -> Iterator[tuple[str, str, list[str]]]:
-    """For each file to download: its name, its MD5 and the URLs to try."""
+def _mirrors(known: Known, mirror: str | None) -> list[Packed]:
+    """What to download from each mirror, as torchvision lists it."""
     import torchvision
 
     source = getattr(torchvision.datasets, known.folder)
-    own = [mirror.rstrip("/") + "/"] if mirror else []
     if known.folder == "EMNIST":
-        resources = [(source.url, source.md5)]
+        mirrors = [[(source.url, source.md5)]]
     elif known.folder == "QMNIST":
-        resources = source.resources["train"] + source.resources["test"]
+        mirrors = [source.resources["train"] + source.resources["test"]]
     else:
-        resources = [(base, md5) for base, md5 in source.resources]
-    for resource, md5 in resources:
-        file = resource.rpartition("/")[2]
-        official = [resource] if "/" in resource else [base + file for base in source.mirrors]
-        yield file, md5, [base + file for base in own] + official
+        mirrors = [
+            [(base + file, md5) for file, md5 in source.resources] for base in source.mirrors
+        ]
+    if mirror:
+        own = [(f"{mirror.rstrip('/')}/{url.rpartition('/')[2]}", md5) for url, md5 in mirrors[0]]
+        mirrors.insert(0, own)
+    return mirrors
 
 
-def _download_file(known: Known, file: str, md5: str, urls: list[str], folder: Path) -> None:
-    """Downloads a packed file from the first URL that has it, and unpacks it into `folder`."""
+def _download_from(packed: Packed, name: str, target: Path, folder: Path) -> Raw:
+    """Downloads and unpacks all files into `folder`, checks them, then moves them to `target`."""
     import pooch
-    import requests
 
+    known = KNOWN[name]
     pooch.get_logger().setLevel(logging.ERROR)
-    expected = None if known.sha256 else f"md5:{md5}"
-    reasons = []
-    for url in urls:
-        if not sys.stderr.isatty():
-            print(f"Downloading {url}", file=sys.stderr)
-        fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=10)
-        try:
-            pooch.retrieve(url, expected, file, folder, downloader=fetch)
-            _unpack(known, folder / file)
-            return
-        except (requests.RequestException, *DAMAGE, ValueError, OSError) as error:
-            (folder / file).unlink(missing_ok=True)  # or pooch takes it for the next URL's
-            reasons.append(f"{urlsplit(url).netloc or url}: {_reason(error)}")
-    raise DataError(f"{file} could not be downloaded ({'; '.join(reasons)})")
+    fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=10)
+    for url, md5 in packed:
+        print(f"Downloading {url}", file=sys.stderr)
+        # Where we know the SHA-256 of the contents, `find` compares that: others may pack anew.
+        expected = None if known.sha256 else f"md5:{md5}"
+        pooch.retrieve(url, expected, url.rpartition("/")[2], folder, downloader=fetch)
+    if known.folder == "EMNIST":
+        with zipfile.ZipFile(folder / "gzip.zip") as archive:
+            for file in known.files:
+                (folder / f"{file}.gz").write_bytes(archive.read(f"gzip/{file}.gz"))
+    for file in known.files:
+        with gzip.open(folder / f"{file}.gz") as content, (folder / file).open("wb") as out:
+            shutil.copyfileobj(content, out)
+    raw = find(name, folder)
+    assert raw
+    for file in known.files:
+        os.replace(folder / file, target / file)
+    return replace(raw, where=str(target))
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, DataError) or (isinstance(error, ValueError) and "hash" in str(error)):
-        return "other contents than expected"
-    if isinstance(error, DAMAGE):
-        return "a damaged archive"
-    if status := getattr(getattr(error, "response", None), "status_code", None):
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status:
         return f"HTTP {status}"
+    if isinstance(error, ValueError):
+        return "other contents than expected"
     return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _unpack(known: Known, packed: Path) -> None:
-    if packed.suffix == ".zip":
-        with zipfile.ZipFile(packed) as members:
-            for file in known.files:
-                with members.open(f"gzip/{file}.gz") as member:
-                    _gunzip(known, member, packed.with_name(file))
-    else:
-        with packed.open("rb") as stream:
-            _gunzip(known, stream, packed.with_suffix(""))
-
-
-def _gunzip(known: Known, stream: IO[bytes], path: Path) -> None:
-    with gzip.open(stream) as content, path.open("w+b") as out:
-        shutil.copyfileobj(content, out)
-        out.seek(0)
-        found = hashlib.file_digest(out, "sha256").hexdigest()
-    if known.sha256 and found != known.sha256[known.files.index(path.name)]:
-        raise DataError(f"{path.name}: other contents than expected")

@@ -103,11 +103,3 @@ def refusal(call):
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-def tree(folder):
-    """All that lies under a folder, hidden things and empty folders too."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
