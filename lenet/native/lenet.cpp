@@ -85,15 +85,13 @@ const vec* backward_dense(const Net& net, const real* const* parameters, const G
 
 // One group from its images (image by image) to the last layer's outputs, which it returns.
 static const vec* forward_group(const Net& net, const real* const* parameters, const Group& g,
-                                const real* images, int count, Stopwatch& stopwatch) {
+                                const real* images, int count) {
     const vec* out = nullptr;
     to_lanes(images, IMAGE, count, IMAGE, g.image);
     with_activation(net, [&](auto f) {
         with_pooling(net, [&](auto p) { forward_convolutions(parameters, g, f, p); });
-        stopwatch.next(CONVOLUTIONS);
         out = forward_dense(net, parameters, g, f);
     });
-    stopwatch.next(DENSE_LAYERS);
     return out;
 }
 
@@ -113,15 +111,12 @@ static void keep_rows(const Net& net, const Group& g, int64_t n, int64_t first, 
 
 // Backward for one group, from the gradient of its outputs in s.grad to this thread's sums.
 static void backward_group(const Net& net, const real* const* parameters, const Group& g,
-                           const Scratch& s, int64_t n, int64_t first, int count, real* out_rows,
-                           Stopwatch& stopwatch) {
+                           const Scratch& s, int64_t n, int64_t first, int count, real* out_rows) {
     with_activation(net, [&](auto f) {
         const vec* s4_grad = backward_dense(net, parameters, g, s, n, first, count, f, out_rows);
-        stopwatch.next(DENSE_LAYERS);
         with_pooling(net, [&](auto p) {
             backward_convolutions(parameters, g, s, s4_grad, f, p);
         });
-        stopwatch.next(CONVOLUTIONS);
     });
 }
 
@@ -129,7 +124,7 @@ static void backward_group(const Net& net, const real* const* parameters, const 
 // called as soon as elements begin to end of parameter p have their gradient.
 template <class F>
 void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, const real* out_rows,
-            real* const* grads, Stopwatch& stopwatch, F done) {
+            real* const* grads, F done) {
     for (int p = 0; p < DENSE; p++) {
         const Share part(grads[p] ? CONV_SIZES[p] : 0);
         for (int64_t k = part.begin; k < part.end; k++) {
@@ -140,16 +135,13 @@ void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, con
         }
         done(p, part.begin, part.end);
     }
-    stopwatch.next(CONVOLUTIONS);
     for (int l = 0; l < net.layers; l++) {
         const int ins = net.units[l], outs = net.units[l + 1], weight = DENSE + 2 * l;
         const Share part(outs);
         dense_weight_grad(in_rows + rows_offset(net, n, l, 0), out_rows + rows_offset(net, n, l, 1),
                           n, ins, outs, part.begin, part.end, grads[weight], grads[weight + 1]);
-        stopwatch.next(DENSE_LAYERS);
         done(weight, part.begin * ins, part.end * ins);
         done(weight + 1, part.begin, part.end);
-        stopwatch.next(UPDATE);
     }
 }
 
@@ -169,7 +161,7 @@ int64_t lenet_scratch_bytes(const Net* net, int64_t n, int threads) {
 
 // images (n, 32, 32) -> output (n, units of the last layer). `saved` is aligned to VECTOR_BYTES.
 void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const real* images,
-                   const real* const* parameters, void* saved, real* output, double* seconds) {
+                   const real* const* parameters, void* saved, real* output) {
     const Net net = *net_at;
     const int outs = net.units[net.layers];
     vec* groups_at = static_cast<vec*>(saved);
@@ -177,16 +169,13 @@ void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const re
 #pragma omp parallel num_threads(threads)
     {
         const Share share(groups_of(n));
-        Stopwatch stopwatch(seconds);
         for (int64_t i = share.begin; i < share.end; i++) {
             const Group g(groups_at + (keep ? i : omp_get_thread_num()) * Group::size(net));
             const int64_t first = i * LANES;
             const int count = std::min<int64_t>(LANES, n - first);
-            const vec* out =
-                forward_group(net, parameters, g, images + first * IMAGE, count, stopwatch);
+            const vec* out = forward_group(net, parameters, g, images + first * IMAGE, count);
             to_rows(out, outs, count, outs, output + first * outs);
             if (keep) keep_rows(net, g, n, first, count, in_rows);
-            stopwatch.next(DENSE_LAYERS);
         }
     }
 }
@@ -194,8 +183,7 @@ void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const re
 // output_grad (n, units of the last layer) -> grads, an array for each parameter, in their order.
 // The four of the pooling are null if it has no parameters.
 void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const* parameters,
-                    const void* saved, const real* output_grad, void* scratch, real* const* grads,
-                    double* seconds) {
+                    const void* saved, const real* output_grad, void* scratch, real* const* grads) {
     const Net net = *net_at;
     const int outs = net.units[net.layers];
     vec* groups_at = static_cast<vec*>(const_cast<void*>(saved));
@@ -207,18 +195,16 @@ void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const
         const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
         s.clear();
         const Share share(groups_of(n));
-        Stopwatch stopwatch(seconds);
         // From the last group to the first, because the caches still have the last one.
         for (int64_t i = share.end - 1; i >= share.begin; i--) {
             const Group g(groups_at + i * Group::size(net));
             const int64_t first = i * LANES;
             const int count = std::min<int64_t>(LANES, n - first);
             to_lanes(output_grad + first * outs, outs, count, outs, s.grad);
-            backward_group(net, parameters, g, s, n, first, count, out_rows, stopwatch);
+            backward_group(net, parameters, g, s, n, first, count, out_rows);
         }
 #pragma omp barrier
-        sum_up(net, n, scratch_at, in_rows, out_rows, grads, stopwatch,
-               [](int, int64_t, int64_t) {});
+        sum_up(net, n, scratch_at, in_rows, out_rows, grads, [](int, int64_t, int64_t) {});
     }
 }
 
@@ -265,8 +251,7 @@ int64_t lenet_step_bytes(const Net* net, int64_t n, int threads) {
 // is none of the classes.
 int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t n, int threads,
                const real* images, const int64_t* labels, real* const* parameters,
-               real* const* states, void* memory, real* const* grads, real* output, real* losses,
-               double* seconds) {
+               real* const* states, void* memory, real* const* grads, real* output, real* losses) {
     const Net net = *net_at;
     const Head head = *head_at;
     const int outs = net.units[net.layers];
@@ -284,15 +269,12 @@ int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t
         const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
         s.clear();
         const Share share(groups_of(n));
-        Stopwatch stopwatch(seconds);
         for (int64_t i = share.begin; i < share.end; i++) {
             const int64_t first = i * LANES;
             const int count = std::min<int64_t>(LANES, n - first);
-            const vec* out =
-                forward_group(net, parameters, g, images + first * IMAGE, count, stopwatch);
+            const vec* out = forward_group(net, parameters, g, images + first * IMAGE, count);
             to_rows(out, outs, count, outs, output + first * outs);
             keep_rows(net, g, n, first, count, in_rows);
-            stopwatch.next(DENSE_LAYERS);
             std::fill_n(s.grad, outs, vec{});
             for (int lane = 0; lane < count; lane++) {
                 real row[MOST_CLASSES];
@@ -300,11 +282,10 @@ int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t
                 losses[first + lane] = loss_of(head, row, outs, labels[first + lane]);
                 for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k] / n;
             }
-            stopwatch.next(LOSS);
-            backward_group(net, parameters, g, s, n, first, count, out_rows, stopwatch);
+            backward_group(net, parameters, g, s, n, first, count, out_rows);
         }
 #pragma omp barrier
-        sum_up(net, n, scratch_at, in_rows, out_rows, grads, stopwatch, update);
+        sum_up(net, n, scratch_at, in_rows, out_rows, grads, update);
     }
     return 0;
 }

@@ -2,7 +2,6 @@
 // in the lanes of vectors.
 #pragma once
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "convolution.h"
@@ -131,21 +130,6 @@ static void to_rows(const vec* lanes, int64_t stride, int count, int units, real
     for (; u < units; u++)
         for (int lane = 0; lane < count; lane++) rows[lane * stride + u] = lanes[u][lane];
 }
-
-// The seconds that the first thread spends in each part, if the caller wants them.
-struct Stopwatch {
-    double* seconds;
-    std::chrono::steady_clock::time_point start{};
-
-    explicit Stopwatch(double* s) : seconds(omp_get_thread_num() == 0 ? s : nullptr) { next(-1); }
-    void next(int part) {
-        if (!seconds) return;
-        const auto now = std::chrono::steady_clock::now();
-        if (part >= 0) seconds[part] += std::chrono::duration<double>(now - start).count();
-        start = now;
-    }
-};
-enum { CONVOLUTIONS, DENSE_LAYERS, LOSS, UPDATE };
 
 // This thread's share of `count` items: the first, and one past the last.
 struct Share {

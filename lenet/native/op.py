@@ -1,10 +1,8 @@
 """The kernels as an autograd function of tensors. It knows the library, not the module LeNet5."""
 
 import ctypes
-import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ DIGITS = 10  # outputs of an RBF head
 # The numbers that lenet.cpp gives them.
 ACTIVATIONS = {"tanh": 0, "scaled_tanh": 1, "sigmoid": 2, "relu": 3}
 POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
-PARTS = ("convolutions", "dense", "loss", "update")
 # What the functions of lenet.cpp return and take.
 _INT, _SIZE, _AT = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 SIGNATURES = {
@@ -26,48 +23,28 @@ SIGNATURES = {
     "lenet_scratch_bytes": (_SIZE, (_AT, _SIZE, _INT)),
     "lenet_step_bytes": (_SIZE, (_AT, _SIZE, _INT)),
     "lenet_single_bytes": (_SIZE, (_AT,)),
-    "lenet_forward": (None, (_AT, _SIZE, _INT, _INT, *[_AT] * 5)),
-    "lenet_backward": (None, (_AT, _SIZE, _INT, *[_AT] * 6)),
-    "lenet_step": (_INT, (*[_AT] * 3, _SIZE, _INT, *[_AT] * 9)),
+    "lenet_forward": (None, (_AT, _SIZE, _INT, _INT, *[_AT] * 4)),
+    "lenet_backward": (None, (_AT, _SIZE, _INT, *[_AT] * 5)),
+    "lenet_step": (_INT, (*[_AT] * 3, _SIZE, _INT, *[_AT] * 8)),
     "lenet_step_on_one": (_INT, (*[_AT] * 4, _INT, *[_AT] * 8)),
 }
 # Memory up to this size is kept for the next batch. The system zeroes new memory page by page,
 # which takes a fifth of a step.
 SPARE_BYTES = 128 * 2**20
 
-_seconds: ctypes.Array[ctypes.c_double] | None = None
 
+class Net(ctypes.Structure):
+    """network.h's `Net`: which network it is."""
 
-@contextmanager
-def stopwatch() -> Iterator[dict[str, float]]:
-    """A dict that holds, once the block ends, the seconds spent in each part of the kernels."""
-    global _seconds
-    seconds: dict[str, float] = {}
-    _seconds = (ctypes.c_double * len(PARTS))()
-    try:
-        yield seconds
-    finally:
-        seconds |= dict(zip(PARTS, _seconds, strict=True))
-        _seconds = None
-
-
-@functools.cache
-def net_type(dtype: torch.dtype) -> type[ctypes.Structure]:
-    """lenet.cpp's `Net`: which network it is, with its `real`."""
-    real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[dtype]
-
-    class Net(ctypes.Structure):
-        _fields_ = (
-            ("activation", ctypes.c_int32),
-            ("pooling", ctypes.c_int32),
-            ("layers", ctypes.c_int32),
-            ("activated", ctypes.c_int32),
-            ("units", ctypes.c_int32 * (MOST_LAYERS + 1)),
-            ("amplitude", real),
-            ("slope", real),
-        )
-
-    return Net
+    _fields_ = (
+        ("activation", ctypes.c_int32),
+        ("pooling", ctypes.c_int32),
+        ("layers", ctypes.c_int32),
+        ("activated", ctypes.c_int32),
+        ("units", ctypes.c_int32 * (MOST_LAYERS + 1)),
+        ("amplitude", ctypes.c_float),
+        ("slope", ctypes.c_float),
+    )
 
 
 class Rule(ctypes.Structure):
@@ -99,8 +76,8 @@ class Head(ctypes.Structure):
 class Kernels:
     """The library for one network.
 
-    `units` counts the inputs of the first dense layer (S4), then the outputs of each. The first
-    `activated` dense layers have the activation. float64 is for tests: it is a second build.
+    `units` counts the inputs of the first dense layer (S4), then the outputs of each. The first two
+    dense layers have the activation.
 
     Raises: BuildError if the library cannot be built or loaded.
     """
@@ -110,27 +87,18 @@ class Kernels:
         activation: str,
         pooling: str,
         units: Sequence[int],
-        activated: int,
         amplitude: float = 1.0,
         slope: float = 1.0,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
-        built = library({torch.float32: "float", torch.float64: "double"}[dtype])
+        built = library()
         self.about = built.about
         self._c = built.cdll
         for name, (returns, takes) in SIGNATURES.items():
             function = getattr(self._c, name)
             function.restype, function.argtypes = returns, takes
-        Net = net_type(dtype)
-        self._net = Net(
-            ACTIVATIONS[activation],
-            POOLINGS[pooling],
-            len(units) - 1,
-            activated,
-            Net._fields_[4][1](*units),
-            amplitude,
-            slope,
-        )
+        kinds = ACTIVATIONS[activation], POOLINGS[pooling]
+        counts = (ctypes.c_int32 * (MOST_LAYERS + 1))(*units)
+        self._net = Net(*kinds, len(units) - 1, 2, counts, amplitude, slope)
         self._at = ctypes.byref(self._net)
         self.outputs = units[-1]
         self._spare: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -156,7 +124,7 @@ class Kernels:
         saved = self._lend("saved" if keep else "forward", self._c.lenet_saved_bytes(*call, keep))
         output = images.new_empty(len(images), self.outputs)
         data = (images.data_ptr(), _pointers(parameters), saved.data_ptr(), output.data_ptr())
-        self._c.lenet_forward(*call, keep, *data, _seconds)
+        self._c.lenet_forward(*call, keep, *data)
         return output, saved
 
     def backward(
@@ -168,7 +136,7 @@ class Kernels:
         scratch = self._lend("scratch", self._c.lenet_scratch_bytes(*call))
         grads = [None if p is None else torch.empty_like(p) for p in parameters]
         data = (_pointers(parameters), saved.data_ptr(), output_grad.data_ptr())
-        self._c.lenet_backward(*call, *data, scratch.data_ptr(), _pointers(grads), _seconds)
+        self._c.lenet_backward(*call, *data, scratch.data_ptr(), _pointers(grads))
         return grads
 
     def step(
@@ -208,7 +176,7 @@ class Kernels:
         else:
             sizes = (len(images), torch.get_num_threads())
             memory = self._lend("step", self._c.lenet_step_bytes(self._at, *sizes))
-            status = self._c.lenet_step(*rules, *sizes, *data(memory), _seconds)
+            status = self._c.lenet_step(*rules, *sizes, *data(memory))
         return None if status else (losses, output)
 
     def _lend(self, use: str, size: int) -> Tensor:

@@ -19,6 +19,15 @@ ACTIVATIONS = {
     nn.ReLU: "relu",
     ScaledTanh: "scaled_tanh",
 }
+# The options of torch's layers that the kernels know.
+CONVOLUTION = {
+    "stride": (1, 1),
+    "padding": (0, 0),
+    "dilation": (1, 1),
+    "groups": 1,
+    "padding_mode": "zeros",
+}
+BLOCKS = {"kernel_size": 2, "stride": 2, "padding": 0, "ceil_mode": False}
 
 
 class Unsupported(ValueError):
@@ -106,18 +115,18 @@ def network_of(model: nn.Module) -> tuple[Any, ...]:
             raise Unsupported(f"a dense layer of {units[-1]} units is {layer}")
         units.append(layer.out_features)
     name, amplitude, slope = _activation(activation)
-    return name, pooling, tuple(units), 2, amplitude, slope
+    return name, pooling, tuple(units), amplitude, slope
+
+
+def _has(layer: Any, kind: type[nn.Module], options: dict[str, Any]) -> bool:
+    return type(layer) is kind and all(getattr(layer, k) == v for k, v in options.items())
 
 
 def _is_convolution(conv: Any, in_maps: int, out_maps: int) -> bool:
-    if type(conv) not in (nn.Conv2d, ConnectedConv2d):
+    if type(conv) is not ConnectedConv2d and not _has(conv, nn.Conv2d, CONVOLUTION):
         return False
-    sizes = (conv.in_channels, conv.out_channels, conv.kernel_size) == (in_maps, out_maps, (5, 5))
-    if type(conv) is ConnectedConv2d:
-        return sizes
-    steps = (conv.stride, conv.padding, conv.dilation) == ((1, 1), (0, 0), (1, 1))
-    rest = (conv.groups, conv.padding_mode) == (1, "zeros") and conv.bias is not None
-    return sizes and steps and rest
+    sizes = (conv.in_channels, conv.out_channels, conv.kernel_size)
+    return sizes == (in_maps, out_maps, (5, 5)) and conv.bias is not None
 
 
 def _activation(module: Any) -> tuple[str, float, float]:
@@ -129,18 +138,11 @@ def _activation(module: Any) -> tuple[str, float, float]:
 
 
 def _pooling(module: Any, activation: nn.Module) -> str:
-    def pairs(*values: Any) -> list[Any]:
-        return [(value, value) if isinstance(value, int) else tuple(value) for value in values]
-
-    if type(module) is nn.AvgPool2d:
-        sizes = pairs(module.kernel_size, module.stride, module.padding)
-        if sizes == pairs(2, 2, 0) and not module.ceil_mode and not module.divisor_override:
-            return "average"
-    elif type(module) is nn.MaxPool2d:
-        sizes = pairs(module.kernel_size, module.stride, module.padding, module.dilation)
-        if sizes == pairs(2, 2, 0, 1) and not module.ceil_mode and not module.return_indices:
-            return "maximum"
-    elif type(module) is Subsample and _activation(module.activation) == _activation(activation):
+    if _has(module, nn.AvgPool2d, BLOCKS | {"divisor_override": None}):
+        return "average"
+    if _has(module, nn.MaxPool2d, BLOCKS | {"dilation": 1, "return_indices": False}):
+        return "maximum"
+    if type(module) is Subsample and _activation(module.activation) == _activation(activation):
         return "subsample"
     raise Unsupported(f"a pooling is {module}")
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.optim.optimizer as global_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -125,8 +124,6 @@ def _head(model: Any, loss: Loss) -> Head | None:
         return None
     if not is_rbf:
         return Head(loss.kind, False, loss.smoothing, loss.rubbish, None)
-    if output.centres.dtype != torch.float32 or not output.centres.is_contiguous():
-        return None
     return Head(loss.kind, True, loss.smoothing, loss.rubbish, output.centres.data_ptr())
 
 
@@ -201,19 +198,13 @@ def _scale(
 
 
 def _is_observed(model: Any, optimizer: Any) -> bool:
-    """Whether a hook, a profiler or someone's own code takes part in the step."""
-    step = vars(optimizer).get("step")  # torch's schedules put a counter there
+    """Whether a hook or a profiler takes part in the step."""
     return bool(
-        (step and not hasattr(step, "_wrapped_by_lr_sched"))
-        or model._forward_hooks
+        model._forward_hooks
         or model._forward_pre_hooks
         or model._backward_hooks
         or model._backward_pre_hooks
-        or model._compiled_call_impl
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
-        or global_hooks._global_optimizer_pre_hooks
-        or global_hooks._global_optimizer_post_hooks
-        or torch.is_anomaly_enabled()
         or torch.autograd.profiler._is_profiler_enabled
     )

@@ -5,10 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#ifndef REAL
-#define REAL float  // the tests also build with double, to hold gradients against differences
-#endif
-using real = REAL;
+using real = float;
 
 // The width of the widest registers that the compiler may use, and their number.
 #if defined(__AVX512F__)

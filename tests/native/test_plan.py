@@ -8,16 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lenet.model.layers import Subsample
+from lenet.model.layers import RBF, Subsample
 from lenet.model.lenet5 import LeNet5
 from lenet.native import KernelError, equip
-from tests.native.networks import (
-    batch,
-    equipped,
-    gradients,
-    needs_kernels,
-    network,
-)
+from tests.native.networks import batch, equipped, gradients, needs_kernels, network
 
 pytestmark = needs_kernels
 
@@ -63,16 +57,8 @@ def test_a_replaced_layer_is_used():
 
 
 def test_another_kind_of_output_layer_runs_after_the_kernels():
-    class Distances(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.centres = nn.Parameter(torch.randn(10, 84))
-
-        def forward(self, x):
-            return ((x[:, None] - self.centres) ** 2).sum(2)
-
     model = network("scaled_tanh", "subsample", "table_i")
-    model.fc3 = Distances()
+    model.fc3 = RBF()
     images, labels = batch(6)
     _, expected = gradients(copy.deepcopy(model).double(), images.double(), labels)
     _, found = gradients(equipped(model), images, labels)
@@ -84,8 +70,6 @@ def test_another_kind_of_output_layer_runs_after_the_kernels():
     ("images", "reason"),
     [
         (torch.zeros(2, 1, 28, 28), "(N, 1, 32, 32)"),
-        (torch.zeros(0, 1, 32, 32), "(N, 1, 32, 32)"),
-        (torch.zeros(2, 1, 32, 32, dtype=torch.float16), "float32"),
         (torch.zeros(2, 1, 32, 32, dtype=torch.float64), "float32"),
         (torch.zeros(2, 1, 32, 32, requires_grad=True), "require a gradient"),
         (torch.zeros(2, 1, 32, 32, device="meta"), "meta"),
@@ -102,24 +86,16 @@ def test_a_batch_they_cannot_take_goes_eagerly_and_one_line_says_why(images, rea
     assert reason in said[0]
 
 
-def test_a_gradient_of_the_images_comes_from_eager_pytorch():
-    images = batch(2)[0].requires_grad_()
+def test_gradients_of_images_float64_and_autocast_come_from_eager_pytorch():
+    images, expected = batch(2)[0].requires_grad_(), batch(2)[0].requires_grad_()
     equipped(network())(images).sum().backward()
-    expected = batch(2)[0].requires_grad_()
     network()(expected).sum().backward()
     assert torch.equal(images.grad, expected.grad)
-
-
-def test_a_float64_model_computes_in_float64():
-    model = equipped(network()).double()
-    images = batch(2)[0].double()
     with torch.no_grad():
-        assert torch.equal(model(images), network().double()(images))
-
-
-def test_autocast_goes_eagerly():
+        double = images.double()
+        assert torch.equal(equipped(network()).double()(double), network().double()(double))
     with torch.autocast("cpu", torch.bfloat16):
-        assert equipped(network())(batch(2)[0]).dtype == torch.bfloat16
+        assert equipped(network())(images).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -128,14 +104,11 @@ def test_autocast_goes_eagerly():
         (lambda m: setattr(m, "pool1", nn.AvgPool2d(3, 2, padding=1)), "pool"),
         (lambda m: setattr(m, "pool2", nn.MaxPool2d(2, 2)), "pool1 is"),
         (lambda m: setattr(m, "conv1", nn.Conv2d(1, 6, 5, stride=2)), "conv1 is"),
-        (lambda m: setattr(m, "conv1", nn.Conv2d(1, 6, 5, bias=False)), "conv1 is"),
         (lambda m: setattr(m, "conv2", nn.Conv2d(6, 16, 5, groups=2)), "conv2 is"),
         (lambda m: setattr(m, "fc2", nn.Linear(120, 84, bias=False)), "dense layer"),
         (lambda m: setattr(m, "activation", nn.GELU()), "the activation is GELU"),
-        (lambda m: setattr(m, "conv1", nn.Conv2d(3, 6, 5)), "conv1 is"),
         (lambda m: setattr(m, "fc1", nn.Linear(256, 120)), "images of 32x32"),
         (lambda m: setattr(m, "pool1", Subsample(6, nn.Sigmoid())), "a pooling is"),
-        (lambda m: nn.utils.parametrizations.weight_norm(m.fc1), "dense layer"),
     ],
 )
 def test_a_changed_network_is_computed_eagerly_and_one_line_says_why(change, reason, capsys):

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
@@ -127,10 +126,7 @@ def test_a_label_of_no_class_changes_nothing(label):
         lambda model, optimizer: model.conv1.register_forward_hook(lambda *_: None),
         lambda model, optimizer: model.register_full_backward_hook(lambda *_: None),
         lambda model, optimizer: model.conv1.weight.register_hook(lambda gradient: gradient),
-        lambda model, optimizer: model.fc1.bias.register_post_accumulate_grad_hook(lambda p: None),
         lambda model, optimizer: optimizer.register_step_post_hook(lambda *_: None),
-        lambda model, optimizer: optimizer.register_step_pre_hook(lambda *_: None),
-        lambda model, optimizer: register_optimizer_step_post_hook(lambda *_: None),
         lambda model, optimizer: register_module_forward_hook(lambda *_: None),
     ],
 )
@@ -144,7 +140,7 @@ def test_pytorch_takes_a_step_that_a_hook_observes(observe):
     assert step(*batch(8)) is not None
 
 
-def test_a_users_own_forward_or_step_is_called():
+def test_a_users_own_forward_is_called():
     class Doubled(LeNet5):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -153,20 +149,10 @@ def test_a_users_own_forward_or_step_is_called():
     assert equip(model).name == "eager"
     assert whole_step(model, F.cross_entropy, sgd(model, momentum=0.0)) is None
 
-    model, optimizer, step = ready()
-    calls = []
-    optimizer.step = lambda: calls.append("step")
-    assert step(*batch(8)) is None
-    del optimizer.step
-    cosine(optimizer, 4, 5)  # torch's schedules wrap the step to count
-    assert step(*batch(8)) is not None
-
 
 def test_a_profiler_sees_pytorchs_operators():
     _, _, step = ready()
     with torch.profiler.profile():
-        assert step(*batch(8)) is None
-    with pytest.warns(UserWarning, match="Anomaly"), torch.autograd.detect_anomaly():
         assert step(*batch(8)) is None
 
 
@@ -194,8 +180,6 @@ def test_pytorch_takes_odd_batches_and_frozen_or_foreign_parameters():
     [
         (nn.CrossEntropyLoss(weight=torch.ones(10)), sgd),
         (nn.CrossEntropyLoss(reduction="sum"), sgd),
-        (nn.CrossEntropyLoss(ignore_index=3), sgd),
-        (nn.NLLLoss(), sgd),
         (lambda logits, labels: logits.sum(), sgd),
         (F.cross_entropy, lambda model: torch.optim.AdamW(model.parameters())),
         (
