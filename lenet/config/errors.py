@@ -1,7 +1,6 @@
 """A wrong configuration, and the words that every message about one is made of."""
 
 import difflib
-import re
 from collections.abc import Iterable
 
 
@@ -32,8 +31,6 @@ def no_memory(error: BaseException) -> str | None:
     """A line about missing memory, or None for another error. Torch raises its own error types."""
     words = ("can't allocate memory", "out of memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    if not of_torch and not isinstance(error, MemoryError):
-        return None
-    size = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    tried = f" ({size[1]} in one piece)" if size else ""
-    return f"out of memory{tried}; a smaller data.batch_size needs less"
+    if of_torch or isinstance(error, MemoryError):
+        return "out of memory; a smaller data.batch_size needs less"
+    return None

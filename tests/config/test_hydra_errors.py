@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from lenet.config.hydra_errors import one_line_errors
 from tests.config.command_server import ROOT, Answer, Commands
-from tests.conftest import CONF
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +42,25 @@ REFUSED = {
     "optimizer.lrr=1": "optimizer.lrr: no such key; did you mean optimizer.lr?",
     "optimizer=sgdd": f"optimizer=sgdd: no such option; {OPTIMIZERS}",
     "model/activaton=relu": "model/activaton: no such key; did you mean model/activation?",
+    "optimiser=sgd": "optimiser: no such key; did you mean optimizer?",
     "optimizer.lr=[": "optimizer.lr=[: expected KEY=VALUE",
     "optimizer=null": "optimizer=null: ValueError: Config group override must be",
     "data=files": "data.train: Missing mandatory value: train",
     "tags.idea=wide": "tags.idea: to add a tag write +tags.idea=...",
-    "epochs=1,2": "epochs=1,2: several values need -m, for a sweep; a list is epochs=[1,2]",
-    "experiment=[one_batch]": "experiment=one_batch: no such option; expected one of best,",
-    "--epochs=3": "--epochs=3: no such flag; did you mean epochs=3?",
-    "--multi-run epochs=1,2": "--multi-run: no such flag; did you mean --multirun?",
-    "seed=0 -m epochs=1,2": "epochs=1,2: comes after a flag; write -m first",
+    "epochs=1,2": "epochs=1,2: several values need -m, for a sweep",
+    "experiment=[nope]": "experiment=[nope]: In 'config': Could not load 'experiment/nope'",
+    "--epochs=3": "--epochs=3: no such flag",
+    "seed=0 -m epochs=1,2": "epochs=1,2: no such flag, or it comes after one;",
     "--cfg tree": "argument --cfg/-c: invalid choice: 'tree'",
     "--experimental-rerun x.pickle": "--experimental-rerun: not offered",
-    "-cn nope": "--config-name=nope: no such file in ",
+    "-cn nope": "Cannot find primary config 'nope'.",
     "resume=latest rerun=1234e567": "resume, rerun: expected one of them, got both",
     "-m epochs=1,0": "epochs=0: should be greater than or equal to 1",
-    "-m seed=range(1000000000)": "seed=range(1000000000): more than 10,000 runs",
-    "-m seed=shuffle(range(1000000000))": "seed=shuffle(range(1000000000)): more than 10,000 runs",
-    "-m seed=range(0,1,0)": "seed=range(0,1,0): expected a step other than 0",
+    "-m seed=range(1000000000)": "seed=range(1000000000): expected 1 to 10,000 runs",
     "-m seed=interval(0,1)": "seed=interval(0,1): an interval has no list of values",
     "-m hydra/sweeper=basic": "hydra/sweeper=basic: no such option; expected one of grid,",
     "hydra.verbose=5": "hydra.verbose=5: AssertionError",
-    "hydra.job.env_copy=[NOPE]": "hydra.job.env_copy=[NOPE]: KeyError: 'NOPE'",
-    "hydra.searchpath=[http://x]": "hydra.searchpath=[http://x]: ValueError: No config source",
     f"epochs={'a' * 9_000}": f"epochs={'a' * 40} ... {'a' * 20}: should be a valid integer",
-    f"note={'[' * 900}{']' * 900}": f"note={'[' * 35} ... {']' * 20}: RecursionError",
 }
 
 
@@ -100,7 +94,7 @@ def test_a_right_command_line_is_accepted(commands, line):
 
 VALUES = (
     *("", " ", "null", "true", "-1", "1.5", "nan", "1e999", "007", "0x10", "01:30", "9" * 30),
-    *("ten", "数", "🙂", "\x1b[31m", "\u202e", "\udcff", "a\nb", "*", "&a", "%", "!!int 3", "\\"),
+    *("ten", "数", "🙂", "\x1b[31m", "\u202e", "a\nb", "*", "&a", "%", "!!int 3", "\\"),
     *("[1,2]", "{a:1}", "{1:2}", "[", "}", "{a:", "1,2", ",", "'a", '"a', "''", "a=b", "../x"),
     *("${seed}", "${", "${nope}", "${..}", "${oc.env:NOPE}", "${data}", "${now:%Y}"),
     *("choice(1,2)", "choice()", "range(3)", "range(1,nan)", "glob(*)", "sort(3,1)", "tag(a,1)"),
@@ -179,27 +173,27 @@ def test_any_file_is_a_configuration_or_one_line(commands, folder, lines, group)
 
 
 def test_a_bug_keeps_its_traceback():
-    with pytest.raises(KeyError), one_line_errors(CONF):
+    with pytest.raises(KeyError), one_line_errors():
         raise KeyError("a bug")
 
 
 def test_ctrl_c_is_one_line_and_status_130(capsys):
-    with pytest.raises(SystemExit) as caught, one_line_errors(CONF):
+    with pytest.raises(SystemExit) as caught, one_line_errors():
         raise KeyboardInterrupt
     assert caught.value.code == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
 @pytest.mark.parametrize(
-    ("error", "size"),
+    "error",
     [
-        (MemoryError(), ""),
-        (RuntimeError("can't allocate memory: you tried to allocate 9 bytes."), " (9 bytes in"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), " (20.00 MiB in"),
+        MemoryError(),
+        RuntimeError("can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     ],
 )
-def test_a_lack_of_memory_is_one_line_and_a_failed_run(capsys, error, size):
-    with pytest.raises(SystemExit) as caught, one_line_errors(CONF):
+def test_a_lack_of_memory_is_one_line_and_a_failed_run(capsys, error):
+    with pytest.raises(SystemExit) as caught, one_line_errors():
         raise error
     assert caught.value.code == 1
-    assert capsys.readouterr().err.startswith(f"error: out of memory{size}")
+    assert capsys.readouterr().err.startswith("error: out of memory; ")
