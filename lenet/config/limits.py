@@ -31,7 +31,6 @@ def _run_name(text: str) -> str:
 
 RunName = Annotated[Text, AfterValidator(_run_name)]
 ModelName = Annotated[str, Field(strict=True, pattern="^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-RunId = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{32}$")]
 
 # The values that each key accepts. A key that is not in this table, such as an argument of your own
 # class, is checked against the annotation in the signature of its target.
@@ -44,7 +43,7 @@ LIMITS: dict[str, Any] = {
     "objective": Literal[MEASURES + BESTS] | None,
     "profile": Flag,
     "tags": dict[Text, str | int | float | bool],
-    "note": str | None,
+    "note": Text | None,
     "resume": RunName | None,
     "rerun": RunName | None,
     "sweep": dict[Text, Any],
@@ -55,18 +54,7 @@ LIMITS: dict[str, Any] = {
     "sweep.report": Flag,
     "sweep.published": list[Any],
     "job": dict[Text, Any] | None,
-    "job.parent": RunId,
-    "job.sha256": Text,
-    "job.axes": list[Text],
-    "job.trial": Size | None,
-    "job.bounds": list[float | None],
-    "data.name": Text,
-    "data.root": Text,
-    "data.split": Text | None,
-    "data.download": Flag,
     "data.mirror": Annotated[str, Field(pattern="^https?://.")] | None,
-    "data.train": list[Text],
-    "data.test": list[Text],
     "data.classes": list[Text | int] | None,
     "data.first_label": Size,
     "data.train_size": Count | None,
@@ -110,10 +98,7 @@ LIMITS: dict[str, Any] = {
     "device.kernels": Literal["auto", "native", "eager", "compile"],
     "checkpoint.epochs": Count | None,
     "checkpoint.seconds": Positive | None,
-    "tracking.uri": Text | None,
     "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
-    "tracking.run_name": Text | None,
     "tracking.register_as": ModelName | None,
-    "tracking.folder": Text,
     "tracking.wait": NotNegative,
 }

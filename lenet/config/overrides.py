@@ -9,10 +9,9 @@ from typing import Any
 
 import yaml
 from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from lenet.config.errors import ConfigError, clip
@@ -33,8 +32,8 @@ def columns_of(overrides: list[Override], zipped: Sequence[str] = ()) -> dict[st
         key, line = override.get_key_element(), clip(str(override.input_line))
         values = _values(override, line)
         counts["" if key.lstrip("+") in zipped else key] = len(values)
-        if math.prod(counts.values()) > SWEEP_RUNS:
-            raise ConfigError(f"{line}: more than {SWEEP_RUNS:,} runs, the limit of a sweep")
+        if not 0 < math.prod(counts.values()) <= SWEEP_RUNS:
+            raise ConfigError(f"{line}: expected 1 to {SWEEP_RUNS:,} runs")
         columns[key] = [f"{key}={value}" for value in values]
     return columns
 
@@ -46,16 +45,8 @@ def _values(override: Override, line: str) -> list[str]:
         raise ConfigError(
             f"{line}: an interval has no list of values; take choice or range, or hydra/sweeper=tpe"
         )
-    sweep = override.value()
-    if isinstance(sweep, RangeSweep):  # range(10**9) must not become a list
-        if not sweep.step:
-            raise ConfigError(f"{line}: expected a step other than 0")
-        if any(True for _ in itertools.islice(sweep.range(), SWEEP_RUNS, None)):
-            raise ConfigError(f"{line}: more than {SWEEP_RUNS:,} runs, the limit of a sweep")
-    values = list(override.sweep_string_iterator())
-    if not values:
-        raise ConfigError(f"{line}: no value to sweep over")
-    return values
+    # range(10**9) must not become a list.
+    return list(itertools.islice(override.sweep_string_iterator(), SWEEP_RUNS + 1))
 
 
 def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -63,7 +54,7 @@ def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> d
     `hydra.main`.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    paths = [path for override in parsed for path in _paths_of(override)]
+    paths = [override.key_or_group.replace("/", ".") for override in parsed]
     defaults = compose(HydraConfig.get().job.config_name, overrides=[])
     default = flatten(OmegaConf.to_container(defaults, resolve=True))  # type: ignore[arg-type]
     return {
@@ -76,21 +67,6 @@ def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> d
             or default[key] != value
         )
     }
-
-
-def _paths_of(override: Override) -> list[str]:
-    """The keys that an override sets: one key, a whole group, or all keys of an experiment."""
-    group, value = override.key_or_group, override.value()
-    options: list[Any] = value if isinstance(value, list) else [value]
-    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
-    paths = [group.replace("/", ".")]
-    for option in options:
-        found = repository.load_config(f"{group}/{option}") if isinstance(option, str) else None
-        if found and found.header.get("package") == "_global_":
-            own: Any = OmegaConf.to_container(found.config, resolve=False)
-            chosen = [entry.group for entry in found.defaults_list or [] if hasattr(entry, "group")]
-            paths += [*flatten(own), *(name.lstrip("/").replace("/", ".") for name in chosen)]
-    return paths
 
 
 def differing(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, Any]:
