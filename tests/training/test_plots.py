@@ -1,7 +1,6 @@
 """What goes wrong in pictures: order, hidden points, cut or overlapping text, a silent zero."""
 
 import io
-import math
 import string
 from itertools import pairwise
 
@@ -41,11 +40,6 @@ def random_score(num_classes, count=2000, right=0.9):
     return score_of(labels, torch.where(sure < right, labels, guesses), num_classes, sure)
 
 
-def score_without(missing):
-    labels = torch.tensor([k for k in range(10) if k != missing]).repeat(100)
-    return score_of(labels, labels.where(torch.arange(len(labels)) > 4, 0), 10)
-
-
 def history_of(losses, val=None):
     """Epochs of these training losses. `val` has a (loss, accuracy) or None for each."""
     val = val or [None] * len(losses)
@@ -66,12 +60,6 @@ def stages_of(num_classes=10):
     return {name: torch.randn(1, *shape, generator=random) for name, shape in shapes.items()}
 
 
-def drawn(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi="figure")  # so that extents hold afterwards
-    return file.getvalue()
-
-
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text)]
 
@@ -82,45 +70,26 @@ def titles(figure: Figure) -> list[str]:
 
 FIGURES = {
     "curves of 1 epoch": lambda: curves(history_of([2.3], [(2.3, 50)])),
-    "curves of no epoch": lambda: curves([]),
     "training loss": lambda: training_loss([0.3, 0.2, 0.1]),
+    "confusion of fashion": lambda: confusion_matrix(random_score(10), FASHION),
     "confusion of 62": lambda: confusion_matrix(random_score(62), EMNIST),
     "accuracy of fashion": lambda: class_accuracy(random_score(10), FASHION),
-    "samples of no image": lambda: samples(images_of(0), torch.arange(0), DIGITS),
     "distortions": lambda: distortions(images_of(3), torch.arange(3), DIGITS, lambda i, _: -i, 2),
     "mistakes of fashion": lambda: mistakes(images_of(90), random_score(10, 90), FASHION),
     "filters in colour": lambda: filters(torch.randn(6, 3, 5, 5)),
     "feature maps": lambda: feature_maps(stages_of(), images_of(1), "a seven"),
-    "feature maps, infinite": lambda: feature_maps(
-        {name: values * math.inf for name, values in stages_of(62).items()}, images_of(1, 3)[0]
-    ),
 }
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_renders_with_finite_limits_and_no_text_cut_off(name):
+def test_a_figure_renders_and_its_titles_and_classes_do_not_overlap(name):
     figure = FIGURES[name]()
-    assert drawn(figure).startswith(b"\x89PNG")  # pytest turns each warning into an error
-    for axes in figure.axes:
-        assert all(map(math.isfinite, (*axes.get_xlim(), *axes.get_ylim())))
-    page = figure.bbox.padded(1)
-    undrawn = labels_beyond_the_limits(figure)
-    for text in figure.findobj(Text):
-        if text.get_text() and text.get_visible() and text not in undrawn:
-            box = text.get_window_extent()
-            assert page.x0 <= box.x0 <= box.x1 <= page.x1, text
-            assert page.y0 <= box.y0 <= box.y1 <= page.y1, text
-
-
-def labels_beyond_the_limits(figure: Figure) -> set[Text]:
-    """Matplotlib keeps the labels of ticks beyond the limits and doesn't draw them."""
-    beyond = set()
-    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
-        low, high = sorted(axis.get_view_interval())
-        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-            if not low <= tick.get_loc() <= high:
-                beyond |= {tick.label1, tick.label2}
-    return beyond
+    figure.savefig(io.BytesIO(), dpi="figure")  # pytest turns each warning into an error
+    axes = figure.axes
+    groups = [[each.title for each in axes], axes[0].get_xticklabels(), axes[0].get_yticklabels()]
+    for group in groups:
+        boxes = [text.get_window_extent() for text in group if text.get_text()]
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
 
 
 # ---- Curves ----------------------------------------------------------------------------------
@@ -139,24 +108,10 @@ def test_the_loss_axis_is_logarithmic_beyond_two_decades(losses, val, scale):
     assert curves(history_of(losses, val)).axes[0].get_yscale() == scale
 
 
-def test_epochs_without_validation_are_left_out_of_its_line_alone():
-    for axes in curves(history_of([3.0, 2.0, 1.0], [None, (1.0, 50), (1.0, 60)])).axes:
-        train, val = axes.lines
-        assert list(train.get_xdata()) == [1, 2, 3]
-        assert list(val.get_xdata()) == [2, 3]
-    for axes in curves(history_of([2.0, 1.0])).axes:
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train"]
-
-
 def test_the_best_validation_accuracy_is_named_with_its_first_epoch():
     figure = curves(history_of([1.0] * 4, [(1.0, k) for k in (50, 99, 99, 70)]))
     assert "validation, best 99.00% in epoch 2" in texts(figure)
-
-
-def test_losses_that_are_not_finite_are_gaps():
-    line = curves(history_of([2.0, math.inf, math.nan, 1.0])).axes[0].lines[0]
-    assert [math.isnan(loss) for loss in line.get_ydata()] == [False, True, True, False]
-    assert "no finite loss" in texts(curves(history_of([math.nan, math.nan])))
+    assert "train" in texts(curves(history_of([2.0, 1.0])))  # without validation
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -190,57 +145,17 @@ def test_the_worst_confusions_are_named_largest_first():
     assert "Most often confused: b → a (3), a → b (2)" in texts(figure)
 
 
-def test_class_names_do_not_overlap():
-    for classes in (FASHION, [f"{k:02}" for k in range(62)]):
-        figure = confusion_matrix(random_score(len(classes)), classes)
-        figure.draw_without_rendering()
-        for labels in (figure.axes[0].get_xticklabels(), figure.axes[0].get_yticklabels()):
-            boxes = [label.get_window_extent() for label in labels]
-            assert not any(a.overlaps(b) for a, b in pairwise(boxes))
-
-
-@pytest.mark.parametrize("figure_of", [confusion_matrix, class_accuracy])
-def test_a_wrong_number_of_names_is_refused_with_both_numbers(figure_of):
-    with pytest.raises(ValueError, match=r"10.*9"):
-        figure_of(random_score(10), DIGITS[:9])
-
-
 # ---- Accuracy by class -----------------------------------------------------------------------
 
 
-def test_a_class_without_samples_is_named_and_not_drawn_as_zero():
-    figure = class_accuracy(score_without(3), DIGITS)
-    rows = {text.get_position()[1]: text.get_text() for text in figure.axes[0].texts}
-    assert [row for row, text in rows.items() if text == "no samples"] == [3]
-    bars = [round(bar.get_y() + bar.get_height() / 2) for bar in figure.axes[0].patches]
-    assert bars == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-
-
-def test_bars_end_at_the_accuracy_and_name_their_count():
-    score = score_of([0] * 200 + [1] * 100, [0] * 198 + [1] * 102, 2)
-    axes = class_accuracy(score, "ab").axes[0]
-    ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
-    assert ends == pytest.approx([99.0, 100.0])
-    low, high = axes.get_ylim()
-    assert low > high, "the first class is the top row"
-    assert [text.get_text() for text in axes.texts] == ["99.00%   n = 200", "100.00%   n = 100"]
-
-
-@pytest.mark.parametrize("right", [0.0, 0.9, 1.1])
-def test_every_bar_has_length_on_an_axis_that_says_where_it_starts(right):
-    axes = class_accuracy(random_score(10, 20_000, right), DIGITS).axes[0]
-    start, end = axes.get_xlim()
-    assert end == 100
-    assert all(bar.get_width() > 0 for bar in axes.patches)
-    assert (f"the axis starts at {start:.0f}%" in axes.get_xlabel()) == (start > 0)
-    assert start >= 95 or right < 0.99
-
-
-def test_the_interval_is_wilsons():
+def test_a_class_has_its_accuracy_count_and_wilsons_interval_or_no_samples():
     # 8 of 10 at 95 %: 0.4902 to 0.9433 (Wilson 1927, as tabulated by Newcombe 1998's method 3).
-    figure = class_accuracy(score_of([0] * 10, [0] * 8 + [1] * 2, 2), "ab")
-    low, high = figure.axes[0].lines[0].get_xdata()
-    assert (low, high) == (pytest.approx(49.02, abs=0.01), pytest.approx(94.33, abs=0.01))
+    axes = class_accuracy(score_of([0] * 10, [0] * 8 + [1] * 2, 2), "ab").axes[0]
+    point, interval, whole = axes.lines
+    assert list(point.get_xdata()) == [80.0]
+    assert list(interval.get_xdata()) == pytest.approx([49.02, 94.33], abs=0.01)
+    assert whole.get_linestyle() == "--"
+    assert [text.get_text() for text in axes.texts] == ["80.00%   n = 10", "no samples"]
 
 
 # ---- Images ----------------------------------------------------------------------------------
@@ -283,16 +198,6 @@ def test_the_heading_says_how_many_mistakes_are_not_shown():
     assert "No mistakes: all 9 images are classified correctly." in texts(figure)
 
 
-def test_titles_are_readable_and_do_not_run_into_each_other():
-    wrong = FIGURES["mistakes of fashion"]()
-    assert min(axes.title.get_fontsize() for axes in wrong.axes) >= 8
-    names = [name.ljust(30, "x") for name in FASHION]
-    for figure in (wrong, samples(images_of(10), torch.arange(10), names)):
-        figure.draw_without_rendering()
-        boxes = [axes.title.get_window_extent() for axes in figure.axes]
-        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
-
-
 # ---- Weights and activations -----------------------------------------------------------------
 
 
@@ -303,31 +208,6 @@ def test_zero_is_the_middle_of_one_scale_for_all_filters():
     assert {image.get_clim() for image in shown} == {(-7.0, 7.0)}
 
 
-def test_every_stage_is_drawn_left_to_right_under_its_name_and_shape():
-    stages = stages_of()
-    stages["C5"] = stages["C5"].reshape(1, 120, 1, 1)  # a convolution's
-    figure = feature_maps(stages, images_of(1), "a seven")
-    heads = [text for text in figure.texts if text.get_weight() == "bold"]
-    names = ["input", "C1", "S2", "C3", "S4", "C5", "F6", "output"]
-    assert [head.get_text() for head in heads] == names
-    places = [head.get_position()[0] for head in heads]
-    assert places == sorted(places)
-    assert [len(axes.images) for axes in figure.axes] == [1, 6, 6, 16, 16, 1, 1, 0]
-    assert {"6 @ 28×28", "16 @ 5×5", "120", "84", "10", "a seven"} <= set(texts(figure))
-
-
-def test_maps_of_a_layer_share_a_scale_and_layers_do_not():
-    stages = stages_of()
-    stages["S2"] = stages["S2"] * 0 - 3
-    stages["S2"][0, 4] = 0.5
-    stages["F6"] = stages["F6"] * 0  # a dead layer: the colour of zero
-    _, _, s2, c3, _, _, f6, _ = feature_maps(stages, images_of(1)).axes
-    assert {image.get_clim() for image in s2.images} == {(-3.0, 3.0)}
-    assert len({image.get_clim() for image in c3.images}) == 1
-    assert c3.images[0].get_clim() != (-3.0, 3.0)
-    assert f6.images[0].norm(0.0) == 0.5
-
-
 def test_the_largest_output_alone_has_its_own_colour():
     stages = stages_of()
     stages["output"] = torch.tensor([[-9.0, 1.0, 4.0, 3.0]])
@@ -336,3 +216,20 @@ def test_the_largest_output_alone_has_its_own_colour():
     assert colors.count(colors[2]) == 1
     assert len(set(colors)) == 2
     assert [bar.get_width() for bar in bars] == [-9.0, 1.0, 4.0, 3.0]
+
+
+def test_every_stage_has_a_panel_with_its_name_shape_and_scale():
+    stages = stages_of()
+    stages["S2"] = stages["S2"] * 0 - 3
+    stages["F6"] = stages["F6"] * 0  # a dead layer: the colour of zero
+    figure = feature_maps(stages, images_of(1), "a seven")
+    names = ["input\n1 @ 32×32", "C1\n6 @ 28×28", "S2\n6 @ 14×14", "C3\n16 @ 10×10"]
+    names += ["S4\n16 @ 5×5", "C5\n120", "F6\n84", "output\n10"]
+    assert titles(figure) == names
+    assert "a seven" in texts(figure)
+    _, _, s2, c3, _, _, f6, _ = figure.axes
+    assert s2.images[0].get_clim() == (-3.0, 3.0) != c3.images[0].get_clim()
+    assert f6.images[0].norm(0.0) == 0.5
+    tiles = c3.images[0].get_array()  # two columns of eight maps of 10x10, two pixels apart
+    assert tiles.shape == (8 * 12 - 2, 2 * 12 - 2)
+    assert tiles[12:22, 12:].tolist() == stages["C3"][0, 9].tolist()

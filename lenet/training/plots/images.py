@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lenet.data.batches import Distort
 from lenet.training.evaluate import Score
-from lenet.training.plots.style import LONG_NAME, finite_range, message, show_image, to_floats
+from lenet.training.plots.style import message, show_image, to_floats
 
-CELL, GAP = 1.1, 0.12  # inches: an image of a grid, and the space around it
+CELL = 1.25  # inches: an image of a grid, and the space around it
+LONG_NAME = 5  # characters; a longer class name gets a line of its own
 
 
 def samples(
@@ -36,16 +37,11 @@ def distortions(
     images, labels = images[:8], labels[:8]
     generator = torch.Generator().manual_seed(0)
     rows = [images.float(), *(distort(images, generator) for _ in range(times))]
-    return samples(torch.cat(rows), labels.repeat(len(rows)), classes)
+    return samples(torch.cat(rows), labels.repeat(len(rows)), classes, columns=len(labels))
 
 
 def mistakes(images: Tensor, score: Score, classes: Sequence[str], num_samples: int = 32) -> Figure:
-    """The images that the model got wrong, the surest first, with the probability it gave them.
-
-    Raises: ValueError where the score is of another number of images.
-    """
-    if len(images) != score.count:
-        raise ValueError(f"images: the score is of {score.count}, got {len(images)}")
+    """The images that the model got wrong, the surest first, with the probability it gave them."""
     wrong = (score.predicted != score.labels).nonzero().flatten()
     if not len(wrong):
         return message(f"No mistakes: all {score.count:,} images are classified correctly.")
@@ -62,24 +58,16 @@ def mistakes(images: Tensor, score: Score, classes: Sequence[str], num_samples: 
 
 
 def _grid(images: Tensor, titles: Sequence[str], columns: int, heading: str = "") -> Figure:
-    if not titles:
-        return message("No image to show.")
-    columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
     lines = [line for title in titles for line in title.split("\n")]
     size = min(9.0, 120 * CELL / max(map(len, lines)))  # points: a glyph is about 0.6 wide
-    under = CELL + GAP + 0.17 * (1 + max(title.count("\n") for title in titles))
-    width = max(columns * (CELL + GAP) + GAP, 5.5 if heading else 0.0)
-    height = rows * under + GAP + (0.3 if heading else 0.0)
-    figure = Figure(figsize=(width, height))
-    indent = (width - columns * (CELL + GAP) + GAP) / 2
+    height = CELL + 0.17 * (1 + titles[0].count("\n"))
+    figure = Figure(figsize=(columns * CELL, rows * height + 0.4), layout="constrained")
+    figure.suptitle(heading, fontsize=11)
     images = to_floats(images)
-    low, high = finite_range(images)
-    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        row, column = divmod(i, columns)
-        left, bottom = indent + column * (CELL + GAP), (rows - 1 - row) * under + GAP
-        axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
+    low, high = float(images.min()), float(images.max())
+    for i, (image, title) in enumerate(zip(images, titles, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, i)
         axes.set_title(title, fontsize=size, pad=3)
         show_image(axes, image, low, high)
-    figure.text(0.5, 1 - 0.22 / height, heading, ha="center", fontsize=11)
     return figure

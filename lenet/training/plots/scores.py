@@ -12,23 +12,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from lenet.training.evaluate import Score
-from lenet.training.plots.style import (
-    BLUE,
-    INK,
-    LONG_NAME,
-    MAX_CELL_TEXT,
-    PALE,
-    VERMILION,
-    finite_range,
-    message,
-)
+from lenet.training.plots.style import BLUE, INK, MAX_CELL_TEXT, PALE, VERMILION, message
 from lenet.training.progress import Epoch
-
-MAX_MARKERS = 30  # points; a line of one point can't be seen without its marker
 
 
 def curves(history: Sequence[Epoch]) -> Figure:
-    """Loss and accuracy by epoch. Epochs without a finite value, or without validation, are gaps.
+    """Loss and accuracy by epoch.
 
     The loss axis is logarithmic where the losses span more than two decades.
     """
@@ -37,21 +26,19 @@ def curves(history: Sequence[Epoch]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [epoch.epoch for epoch in history]
-    scored = [(epoch.epoch, epoch.val) for epoch in history if epoch.val is not None]
     losses = [epoch.loss for epoch in history]
-    val_losses = [val.loss for _, val in scored]
     _line(left, epochs, losses, BLUE, "train")
     _line(right, epochs, [epoch.accuracy for epoch in history], BLUE, "train")
+    scored = [(epoch.epoch, epoch.val) for epoch in history if epoch.val is not None]
     if scored:
         best_epoch, best = max(scored, key=lambda pair: pair[1].accuracy)
         val_epochs = [epoch for epoch, _ in scored]
+        val_losses = [val.loss for _, val in scored]
         _line(left, val_epochs, val_losses, VERMILION, "validation")
         name = f"validation, best {best.accuracy:.2%} in epoch {best_epoch}"
         _line(right, val_epochs, [val.accuracy for _, val in scored], VERMILION, name)
-    finite = [loss for loss in losses + val_losses if math.isfinite(loss)]
-    if not finite:
-        left.text(0.5, 0.5, "no finite loss", transform=left.transAxes, ha="center", color=INK)
-    elif min(finite) > 0 and max(finite) / min(finite) > 100:
+        losses += val_losses
+    if max(losses) > 100 * min(losses) > 0:
         left.set_yscale("log")
     left.set_ylabel("loss")
     right.set_ylabel("accuracy")
@@ -76,9 +63,8 @@ def training_loss(losses: Sequence[float]) -> Figure:
 
 
 def _line(axes: Axes, x: Sequence[int], y: Sequence[float], color: str, name: str) -> None:
-    gaps = [value if math.isfinite(value) else math.nan for value in y]
-    marker = "o" if sum(map(math.isfinite, y)) <= MAX_MARKERS else ""
-    axes.plot(x, gaps, color=color, marker=marker, markersize=4, linewidth=1.6, label=name)
+    # A line of one point can't be seen without its marker.
+    axes.plot(x, y, color=color, marker="o", markersize=3, linewidth=1.6, label=name)
 
 
 def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
@@ -91,16 +77,13 @@ def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def confusion_matrix(score: Score, classes: Sequence[str]) -> Figure:
-    """Counts of truth (row) and prediction (column). Colour shows each error's share of its row.
-
-    Raises: ValueError where `classes` does not name every class of the score.
-    """
-    counts = score.confusion.cpu()
-    size = _check_names(counts, classes)
+    """Counts of truth (row) and prediction (column). Colour shows each error's share of its row."""
+    counts, size = score.confusion, score.num_classes
     rates = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    highest = float(rates.fill_diagonal_(0).max()) or 0.01
     rates.fill_diagonal_(torch.nan)
     # Square root: one confusion in a thousand still shows beside one in ten.
-    norm = PowerNorm(0.5, vmin=0, vmax=finite_range(rates)[1] or 0.01)
+    norm = PowerNorm(0.5, vmin=0, vmax=highest)
     side = min(max(0.42 * size, 6.0), 13.0)
     figure = Figure(figsize=(side + 0.8, side), layout="compressed")
     axes = figure.subplots()
@@ -108,9 +91,8 @@ def confusion_matrix(score: Score, classes: Sequence[str]) -> Figure:
     bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(xmax=1))
     bar.set_label("errors: share of the true class")
     small = 9 if size <= 12 else 6.5
-    # A glyph is about 0.6 of its size wide; the cells together take 0.7 of the figure.
-    steep = max(map(len, classes)) * 0.6 * small / 72 > 0.7 * side / size
-    axes.set_xticks(range(size), classes, fontsize=small, rotation=90 if steep else 0)
+    rotation = 90 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(range(size), classes, fontsize=small, rotation=rotation)
     axes.set_yticks(range(size), classes, fontsize=small)
     axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="truth")
@@ -125,49 +107,33 @@ def confusion_matrix(score: Score, classes: Sequence[str]) -> Figure:
 
 def _worst_confusions(counts: Tensor, classes: Sequence[str]) -> str:
     errors = counts.clone().fill_diagonal_(0)
-    most = 2 if max(map(len, classes)) > LONG_NAME else 3
-    cells = errors.flatten().argsort(descending=True, stable=True)[:most].tolist()
+    cells = errors.flatten().argsort(descending=True, stable=True)[:2].tolist()
     worst = [divmod(cell, len(classes)) for cell in cells]
     parts = [f"{classes[r]} → {classes[c]} ({errors[r, c]:,})" for r, c in worst if errors[r, c]]
     return "Most often confused: " + ", ".join(parts) if parts else "No errors"
 
 
 def class_accuracy(score: Score, classes: Sequence[str]) -> Figure:
-    """A bar for each class with its 95 % interval. The axis' label says where it starts.
-
-    Raises: ValueError where `classes` does not name every class of the score.
-    """
-    size = _check_names(score.confusion, classes)
+    """A point for each class with its 95 % interval."""
     totals = score.confusion.sum(dim=1).tolist()
-    figure = Figure(figsize=(8, 1.3 + 0.3 * size), layout="constrained")
+    figure = Figure(figsize=(8, 1.3 + 0.3 * score.num_classes), layout="constrained")
     axes = figure.subplots()
     across = axes.get_yaxis_transform()  # x as a share of the axes, y as the row
-    shares = [share for share in score.class_accuracy if share is not None]
-    start = _axis_start(100 * min(shares, default=0.0))
     for row, (share, total) in enumerate(zip(score.class_accuracy, totals, strict=True)):
-        if share is None:
-            axes.text(0.01, row, "no samples", transform=across, va="center", color=INK)
-            continue
-        axes.barh(row, 100 * share - start, left=start, height=0.72, color=BLUE, alpha=0.55)
-        low, high = _wilson(share, total)
-        axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
-        note = f"{share:.2%}   n = {total:,}"
+        note = "no samples" if share is None else f"{share:.2%}   n = {total:,}"
         axes.text(1.015, row, note, transform=across, va="center", fontsize=9, color=INK)
+        if share is not None:
+            axes.plot(100 * share, row, "o", color=BLUE)
+            low, high = _wilson(share, total)
+            axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
     axes.axvline(100 * score.accuracy, color=VERMILION, linestyle="--", linewidth=1.2)
-    axes.set_yticks(range(size), classes, fontsize=9)
-    axes.set(xlim=(start, 100), ylim=(size - 0.4, -0.6))
-    zoomed = f"; the axis starts at {start}%" if start else ""
-    axes.set_xlabel(f"accuracy in percent, thin line: 95% interval{zoomed}")
+    axes.set_yticks(range(score.num_classes), classes, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy in percent, thin line: 95% interval")
     axes.set_title(f"All classes (dashed): {score.accuracy:.2%}, n = {score.count:,}", fontsize=11)
+    axes.grid(axis="x", color=PALE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _axis_start(lowest: float) -> int:
-    """A round percentage; at least a fifth of the axis is below the end of the lowest bar."""
-    below = lowest - (100 - lowest) / 4
-    step = 1 if below > 90 else 5
-    return max(0, step * math.floor((below - 0.1) / step))
 
 
 def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -176,9 +142,3 @@ def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     centre = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)
-
-
-def _check_names(confusion: Tensor, classes: Sequence[str]) -> int:
-    if len(classes) != len(confusion):
-        raise ValueError(f"classes: the score has {len(confusion)}, got {len(classes)} names")
-    return len(classes)

@@ -12,7 +12,6 @@ from torch import Tensor
 BLUE, VERMILION, PALE, INK = "#0072B2", "#D55E00", "#D3DAE0", "#444444"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
 MAX_CELL_TEXT = 30  # classes; with more, the text of each can't be read
-LONG_NAME = 5  # characters; a longer class name gets a line of its own
 
 
 def to_floats(tensor: Tensor) -> Tensor:
@@ -25,15 +24,10 @@ def message(text: str) -> Figure:
     return figure
 
 
-def finite_range(values: Tensor) -> tuple[float, float]:
-    finite = values[values.isfinite()]
-    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-
-
 def show_image(axes: Axes, image: Tensor, low: float, high: float) -> None:
     axes.set(xticks=[], yticks=[])
     if len(image) == 3:
-        rgb = ((image - low) / ((high - low) or 1.0)).clamp(0, 1).nan_to_num()
+        rgb = ((image - low) / ((high - low) or 1.0)).clamp(0, 1)
         axes.imshow(rgb.permute(1, 2, 0).numpy())  # (H, W, C)
     else:
         axes.imshow(image.mean(dim=0).numpy(), cmap="gray", vmin=low, vmax=high)
