@@ -28,7 +28,6 @@ from lenet.tracking.provenance import process_identity
 from lenet.tracking.sender import Sender, waiting_root
 from lenet.tracking.settings import Settings
 from lenet.training.evaluate import Score
-from lenet.training.profiling import save_trace, table
 from lenet.training.progress import Epoch
 
 START_SECONDS = 10.0  # to wait for a server before the training begins without it
@@ -217,8 +216,9 @@ class Run:
         self.log.tag(**{"weights.sha256": records.weights_sha256(model)})
         self.checkpoint_seconds = checkpoint_seconds
         if recording:
-            self.log.text(table(recording), "profile/table.txt")
-            self.log.file(lambda path: save_trace(recording, path), "profile/trace.json")
+            table = recording.key_averages().table("self_cpu_time_total", row_limit=25)
+            self.log.text(table, "profile/table.txt")
+            self.log.file(lambda p: recording.export_chrome_trace(str(p)), "profile/trace.json")
 
     def log_test(self, model: nn.Module, data: Data, score: Score) -> None:
         """The score on the test set, and with it what shows the trained network."""

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def _shape_of(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
+@dataclass
 class Checkpoints:
     """Keeps the two newest states of a training in `folder`, each together with `facts`.
 
@@ -51,24 +53,15 @@ class Checkpoints:
     be written, as on a full disk, causes a warning; the earlier states stay.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        facts: dict[str, Any],
-        on_save: Callable[[str], None] = lambda name: None,
-        state: State | None = None,
-        epochs: int | None = 1,
-        seconds: float | None = 30.0,
-    ) -> None:
-        self.folder = folder
-        self.facts = facts
-        self.on_save = on_save
-        self.state = state
-        self.epochs = epochs
-        self.seconds = seconds
-        self.cost = 0.0  # seconds spent on all saves
-        self._last_cost = 0.0
-        self._last = time.monotonic()
+    folder: Path
+    facts: dict[str, Any]
+    on_save: Callable[[str], None] = lambda name: None
+    state: State | None = None
+    epochs: int | None = 1
+    seconds: float | None = 30.0
+    cost: float = field(default=0.0, init=False)  # seconds spent on all saves
+    _last_cost: float = field(default=0.0, init=False)
+    _last: float = field(default_factory=time.monotonic, init=False)
 
     def is_due(self, epoch: int | None = None) -> bool:
         """Whether to save now: after `epoch`, or in the middle of one."""

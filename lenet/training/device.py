@@ -5,8 +5,6 @@ import os
 import torch
 from torch import nn
 
-from lenet.native import CHOICES
-
 
 class DeviceError(ValueError):
     """The machine has no such device: one line that names those it has."""
@@ -16,13 +14,13 @@ def select(type: str = "auto", threads: int | None = None, kernels: str = "auto"
     """The device, set up so that it gives the same bits again. Sets the number of CPU threads.
 
     `auto` is CUDA where there is one, else the CPU. MPS is used only by name: LeNet-5 is too small
-    for its launches to pay. `threads` null leaves torch's own choice. `kernels` is what
-    `lenet.native.equip` will be called with; here it only has to fit the device.
+    for its launches to pay. `threads` null leaves torch's own choice. `kernels` is for
+    `lenet.native.equip`, which comes after the model is built.
 
-    Raises: DeviceError where the machine has no such device, threads or kernels.
+    Raises: DeviceError where the machine has no such device, or not as many cores as threads.
     """
     cores = os.cpu_count() or 1
-    if threads is not None and not 1 <= threads <= cores:
+    if threads is not None and threads > cores:
         raise DeviceError(f"device.threads={threads}: expected 1 to {cores}, this machine's cores")
     has = {
         "cpu": True,
@@ -33,12 +31,7 @@ def select(type: str = "auto", threads: int | None = None, kernels: str = "auto"
         type = "cuda" if has["cuda"] else "cpu"
     if not has.get(type, False):
         available = ", ".join(name for name, is_there in has.items() if is_there)
-        problem = "this machine has none" if type in has else "there is no such device"
-        raise DeviceError(f"device={type}: {problem}; expected auto, {available}")
-    if kernels not in CHOICES:
-        raise DeviceError(f"device.kernels={kernels}: expected one of {', '.join(CHOICES)}")
-    if kernels == "native" and type != "cpu":
-        raise DeviceError(f"device.kernels=native: these are for the CPU, the device is {type}")
+        raise DeviceError(f"device={type}: this machine has none; expected auto, {available}")
     if threads is not None:
         torch.set_num_threads(threads)
     if type == "cuda":

@@ -20,21 +20,15 @@ def start_process() -> None:
 
 
 def start_run() -> float:
-    """Prepares the threads. Returns: when the run began, see `run_start`."""
-    _choose_waiting()
+    """Sets how long torch's threads spin. Returns: when the run began, see `run_start`."""
+    # Threads that wait for each other spin, which takes time from other processes. 20,000 turns
+    # last from one parallel part of a step to the next: best on an idle machine. 1000, libgomp's
+    # choice for crowded machines, is a fifth slower there, four times faster beside a busy process.
+    other_cores = psutil.cpu_percent() / 100 * (os.cpu_count() or 1) - 1
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000" if other_cores > 0.5 else "20000")
     return run_start()
 
 
 def run_start() -> float:
     """When the run began, in seconds since 1970: the process's first run began with the process."""
     return _started.pop() if _started else time.time()
-
-
-def _choose_waiting() -> None:
-    """Sets how many turns torch's threads spin while they wait for each other. Spinning takes time
-    from other processes. 20,000 turns last from one parallel part of a step to the next, which is
-    best on an idle machine. 1000, libgomp's choice for crowded machines, is a fifth slower on an
-    idle machine and four times faster beside a busy process.
-    """
-    other_cores = psutil.cpu_percent() / 100 * (os.cpu_count() or 1) - 1
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000" if other_cores > 0.5 else "20000")

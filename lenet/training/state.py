@@ -59,7 +59,7 @@ def restore(state: Mapping[str, Any], step: Step, epochs: int, steps_per_epoch: 
     """Loads the state into the new objects of a training, and returns how far it has come.
 
     The state may be of a training with fewer epochs. It then continues as a part of the longer
-    one, and the longer schedule sets the learning rate.
+    one: the schedule sets the learning rate.
 
     Raises: StateError where the state is of another training; the objects may be half changed.
     """
@@ -74,7 +74,6 @@ def restore(state: Mapping[str, Any], step: Step, epochs: int, steps_per_epoch: 
         step.model.load_state_dict(dict(state["model"]))
         at.best_model = at.best_model and dict(at.best_model)
         _advance(step.schedule, at.step)
-        _check_options(state["optimizer"], step.optimizer, is_longer=state["epochs"] != epochs)
         _load_moments(state["optimizer"], step.optimizer)
         set_random_state(state["random"])
     except StateError:
@@ -92,19 +91,8 @@ def _advance(schedule: Schedule | None, steps: int) -> None:
             schedule.step()  # type: ignore[union-attr]
 
 
-def _check_options(saved: State, optimizer: Optimizer, is_longer: bool) -> None:
-    """Compares the optimizer's options. Options that a longer schedule sets may differ."""
-    scheduled = ("lr", "momentum", "betas") if is_longer else ()
-    groups = optimizer.state_dict()["param_groups"]
-    for own, found in zip(groups, saved["param_groups"], strict=True):
-        for name in dict.fromkeys([*own, *found]):
-            expected, value = own.get(name, "nothing"), found.get(name, "nothing")
-            if expected != value and name not in scheduled:
-                what = f"the optimizer's {name} {expected}, found {value}"
-                raise StateError(f"state: expected {what}")
-
-
 def _load_moments(saved: State, optimizer: Optimizer) -> None:
+    """Loads the optimizer's state. Its options are its own, as the schedule has set them."""
     groups = optimizer.state_dict()["param_groups"]
     moments = copy.deepcopy(saved["state"])  # the optimizer changes them in place
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
