@@ -1,16 +1,17 @@
 """Measure how fast LeNet-5 trains on this CPU, in several ways side by side.
 
 The ways take turns, so that other work on the machine slows all of them alike. The result is a
-Markdown table; with --output also a picture.
+table; with --output also a picture.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from lenet.cli import check_folder, command_parser, number_from, path_of
+from lenet.cli import command_parser, number_from
 
 VARIANTS = {
     "eager": "PyTorch's own kernels",
@@ -23,70 +24,60 @@ VARIANTS = {
 def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.output:
-        check_folder(options.output)
+        options.output.mkdir(parents=True, exist_ok=True)
     if "torch" not in sys.modules:  # run.py sets this too; torch reads it when it starts
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+    import pandas as pd
     import torch
 
-    from lenet.commands.benchmark.training import Cell, machine, measure, table
+    from lenet.commands.benchmark.training import machine, measure, table
     from lenet.data.sets import load
 
     data = load("auto", options.root)
     print(f"{machine()}; {data.line()}", file=sys.stderr)
-    cells: list[Cell] = []
+    rounds: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     for threads in sorted({count or torch.get_num_threads() for count in options.threads}):
         for batch in options.batches:
-            timing = options.rounds, options.seconds
-            cells.append(measure(data, batch, threads, options.variants, *timing, missing))
-            print(cells[-1].line(), file=sys.stderr)
+            print(f"{threads} threads, batch size {batch} ...", file=sys.stderr)
+            how = options.variants, options.rounds, options.seconds
+            found, refused = measure(data, batch, threads, *how)
+            rounds += found
+            missing |= refused
+    speeds = pd.DataFrame(rounds)
     lines = [
-        *("# Training LeNet-5 on a CPU", "", f"{machine()}. {data.line()}.", ""),
-        *(*table(cells), ""),
-        f"Median (min–max) of {options.rounds} rounds. In each round every variant runs for about "
-        f"{options.seconds:g} s. The last column is the median of the rounds' ratios.\n",
-        *(f"* {name}: {VARIANTS[name]}" for name in options.variants),
-        *(f"* Not measured: {name} ({why})" for name, why in missing.items()),
+        f"Training LeNet-5 on {machine()}; {data.line()}",
+        f"Images a second in {options.rounds} rounds of {options.seconds:g} s each:\n",
+        table(speeds),
+        "",
+        *(f"{name}: {VARIANTS[name]}" for name in options.variants if name not in missing),
+        *(f"not measured: {name} ({why})" for name, why in missing.items()),
     ]
-    page = "\n".join([*lines, ""])
-    print(page, end="")
+    print("\n".join(lines))
     if options.output:
-        from lenet.commands.benchmark.plots import speeds
+        from lenet.commands.benchmark.plots import plot
 
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "benchmark.md").write_text(page, encoding="utf-8")
-        speeds(cells, machine()).savefig(options.output / "benchmark.png")
+        (options.output / "benchmark.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        plot(speeds, machine()).savefig(options.output / "benchmark.png")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(__name__, __doc__, "--batches 64,256 --variants eager,native")
 
-    def add(name: str, default: Any, note: str, **how: Any) -> None:
-        parser.add_argument(name, default=default, help=f"{note} (default: %(default)s)", **how)
+    def add(name: str, default: Any, metavar: str, note: str, kind: Any = str) -> None:
+        note += " (default: %(default)s)"
+        parser.add_argument(name, default=default, metavar=metavar, help=note, type=kind)
 
-    every = ",".join(VARIANTS)
-    add(
-        "--batches",
-        "16,64,256,1024",
-        "batch sizes",
-        type=_listed(number_from(1, 4096)),
-        metavar="N,N",
-    )
-    add("--threads", "1,all", "numbers of threads", type=_listed(_threads), metavar="N,N")
-    add("--variants", every, "ways to train", type=_listed(_variant), metavar="NAME,NAME")
-    add("--rounds", 5, "how often each way is measured", type=number_from(1, 1000), metavar="N")
-    add(
-        "--seconds",
-        0.4,
-        "length of one measurement",
-        type=number_from(0.001, 60, float),
-        metavar="S",
-    )
-    add("--root", os.environ.get("LENET_DATA", "data"), "where MNIST is", metavar="FOLDER")
-    note = "write benchmark.md and benchmark.png to this folder"
-    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)
+    add("--batches", "16,64,256,1024", "N,N", "batch sizes", _listed(number_from(1, 4096)))
+    add("--threads", "1,all", "N,N", "numbers of threads", _listed(_threads))
+    add("--variants", ",".join(VARIANTS), "NAME,NAME", "ways to train", _listed(_variant))
+    add("--rounds", 5, "N", "how often each way is measured", number_from(1, 1000))
+    add("--seconds", 0.4, "S", "length of one measurement", number_from(0.001, 60, float))
+    add("--root", os.environ.get("LENET_DATA", "data"), "FOLDER", "where MNIST is")
+    note = "write benchmark.txt and benchmark.png to this folder"
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=note)
     return parser
 
 
@@ -102,5 +93,4 @@ def _variant(text: str) -> str:
 
 def _threads(text: str) -> int | None:
     """None for `all`: only torch knows how many that is, and it is not imported yet."""
-    count = number_from(1, os.cpu_count() or 1, note=", or all")
-    return None if text == "all" else count(text)
+    return None if text == "all" else int(number_from(1, os.cpu_count() or 1)(text))

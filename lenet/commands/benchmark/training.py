@@ -5,11 +5,11 @@ import math
 import platform
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
@@ -18,62 +18,29 @@ from lenet.cli import first_error_line
 from lenet.data.batches import Batches
 from lenet.data.sets import Data
 from lenet.model.lenet5 import LeNet5
-from lenet.native import KernelError, equip
+from lenet.native import equip
 from lenet.training.epoch import Step
 
-EPOCH = 60_000  # images
 
+def training_step(
+    model: LeNet5, variant: str, batches: Iterator[tuple[Tensor, Tensor]]
+) -> Callable[[], None]:
+    """A function that trains the model on the next batch as the default run does.
 
-class UnavailableError(RuntimeError):
-    """This machine cannot train in that way; the message says why."""
+    Raises: an error of torch's or KernelError if this machine cannot train in that way.
+    """
+    layout = torch.channels_last if variant == "channels_last" else torch.contiguous_format
+    model.to(memory_format=layout)
+    torch._dynamo.reset()  # it compiles only the first eight networks of a process
+    equip(model, "cpu", variant if variant in ("compile", "native") else "eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    step = Step(model, nn.CrossEntropyLoss(), optimizer)
 
+    def take_step() -> None:
+        inputs, labels = next(batches)
+        step(inputs.to(memory_format=layout), labels)
 
-@dataclass(frozen=True)
-class Cell:
-    """Images a second of each variant at one batch size and number of threads, for each round."""
-
-    threads: int
-    batch: int
-    speeds: dict[str, list[float]]
-
-    def line(self) -> str:
-        medians = [f"{name} {median(speeds):,.0f}" for name, speeds in self.speeds.items()]
-        return f"threads {self.threads}, batch {self.batch}: {', '.join(medians)} images/s"
-
-    def times_eager(self, variant: str) -> float | None:
-        """How many times as fast as eager: the median of the rounds' ratios."""
-        if "eager" not in self.speeds:
-            return None
-        pairs = zip(self.speeds[variant], self.speeds["eager"], strict=True)
-        return median(ours / eager for ours, eager in pairs)
-
-
-class Trainer:
-    """Trains LeNet-5 as the default run does, one step at a time, without an end."""
-
-    def __init__(self, variant: str, data: Data, batch: int) -> None:
-        torch.manual_seed(0)
-        model = LeNet5()
-        self.layout = torch.contiguous_format
-        if variant == "channels_last":
-            self.layout = torch.channels_last
-            model.to(memory_format=torch.channels_last)
-        elif variant == "compile":
-            torch._dynamo.reset()  # it compiles only the first eight networks of a process
-        if variant in ("compile", "native"):
-            try:
-                equip(model, "cpu", variant)
-            except KernelError as error:
-                raise UnavailableError(str(error)) from None
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-        self.step = Step(model, nn.CrossEntropyLoss(), optimizer)
-        if variant == "native" and self.step.fused is None:
-            raise UnavailableError("the kernels do not take this network's step")
-        self.batches = full_batches(data.train, batch)
-
-    def take_step(self) -> None:
-        inputs, labels = next(self.batches)
-        self.step(inputs.to(memory_format=self.layout), labels)
+    return take_step
 
 
 def full_batches(train: Batches, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,55 +54,48 @@ def full_batches(train: Batches, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measure(
-    data: Data,
-    batch: int,
-    threads: int,
-    variants: Sequence[str],
-    rounds: int,
-    seconds: float,
-    missing: dict[str, str],
-) -> Cell:
-    """The speed of each variant, measured once a round in an order that rotates each round.
-
-    A variant that this machine cannot run goes to `missing`, with the reason.
+    data: Data, batch: int, threads: int, variants: Sequence[str], rounds: int, seconds: float
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The speed of each variant in each round, in an order that rotates from round to round, and
+    the variants that this machine cannot run, with the reason.
     """
-    timers: dict[str, tuple[Timer, int]] = {}
+    timers, missing = {}, {}
     for variant in variants:
         try:
-            trainer = Trainer(variant, data, batch)
-            names = {"take_step": trainer.take_step}
-            timer = Timer("take_step()", globals=names, num_threads=threads)
-            typical = timer.blocked_autorange(min_run_time=seconds).median  # the warm-up
+            torch.manual_seed(0)
+            take_step = training_step(LeNet5(), variant, full_batches(data.train, batch))
+            take_step()  # this compiles
         except Exception as error:  # a missing compiler: each part of torch has its own error
             if variant not in ("compile", "native"):
                 raise
             missing[variant] = first_error_line(error)
-            continue
-        timers[variant] = timer, math.ceil(seconds / typical)
-    speeds: dict[str, list[float]] = {variant: [] for variant in timers}
-    order = deque(timers)
+        else:
+            timers[variant] = Timer("f()", globals={"f": take_step}, num_threads=threads)
+    rows, order = [], deque(timers)
     for _ in range(rounds):
-        for variant in order:
-            timer, steps = timers[variant]
-            speeds[variant].append(batch / timer.timeit(steps).mean)
+        speeds = {
+            variant: batch / timers[variant].blocked_autorange(min_run_time=seconds).median
+            for variant in order
+        }
+        for variant in timers:
+            speed, eager = speeds[variant], speeds.get("eager", math.nan)
+            row = {"threads": threads, "batch": batch, "variant": variant}
+            rows.append({**row, "speed": speed, "times_eager": speed / eager})
         order.rotate(-1)
-    return Cell(threads, batch, speeds)
+    return rows, missing
 
 
-def table(cells: Sequence[Cell]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = ["| threads | batch | variant | images/s | s an epoch | times eager |"]
-    lines.append("| ---: | ---: | --- | ---: | ---: | ---: |")
-    for cell in cells:
-        for variant, speeds in cell.speeds.items():
-            middle, times = median(speeds), cell.times_eager(variant)
-            row = [
-                *(str(cell.threads), str(cell.batch), variant),
-                f"{middle:,.0f} ({min(speeds):,.0f}–{max(speeds):,.0f})",
-                *(f"{EPOCH / middle:.2f}", "" if times is None else f"{times:.2f}"),
-            ]
-            lines.append(f"| {' | '.join(row)} |")
-    return lines
+def table(speeds: pd.DataFrame) -> str:
+    """Median, lowest and highest speed of each variant, and how many times as fast as eager."""
+    found = speeds.groupby(["threads", "batch", "variant"], sort=False).agg(
+        median=("speed", "median"),
+        lowest=("speed", "min"),
+        highest=("speed", "max"),
+        times_eager=("times_eager", "median"),
+    )
+    formats = dict.fromkeys(("median", "lowest", "highest"), "{:,.0f}".format)
+    formats["times_eager"] = "{:.1f}".format
+    return found.reset_index().to_string(index=False, formatters=formats, na_rep="")
 
 
 def machine() -> str:
