@@ -22,13 +22,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=note)
     options = parser.parse_args(argv)
     if options.output:
-        cli.check_folder(options.output)
+        options.output.mkdir(parents=True, exist_ok=True)
 
+    import pandas as pd
     from tqdm import tqdm
 
     from lenet.commands.evaluate.corruptions import CORRUPTIONS
     from lenet.commands.evaluate.plots import robustness
-    from lenet.commands.evaluate.robustness import results_of, rows, table
+    from lenet.commands.evaluate.robustness import score_copies, table
     from lenet.native import equip
     from lenet.tracking.read import add_artifacts, resolve_run
     from lenet.tracking.trained import load_data, load_trained
@@ -37,15 +38,14 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(run_id, uri)
     model, _ = load_trained(run_id, uri)
     equip(model)
-    todo, count = results_of(model, data, options.seed), 1 + 5 * len(CORRUPTIONS)
+    todo, count = score_copies(model, data, options.seed), 1 + 5 * len(CORRUPTIONS)
     hidden = not sys.stderr.isatty()
-    results = list(tqdm(todo, total=count, disable=hidden, leave=False, ncols=90))
-    print(table(results))
+    scores = pd.DataFrame(tqdm(todo, total=count, disable=hidden, leave=False, ncols=90))
+    print(table(scores))
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        robustness(results, data.test.images[0]).savefig(folder / "robustness.png", dpi=150)
-        (folder / "robustness.csv").write_text(rows(results), encoding="utf-8")
+        robustness(scores, data.test.images[0]).savefig(folder / "robustness.png", dpi=150)
+        scores.to_csv(folder / "robustness.csv", index=False, float_format="%.6g")
         where = options.output or add_artifacts(run_id, folder, "robustness", uri)
     print(f"Picture and table: {cli.one_line(where)}")
     return 0
