@@ -5,12 +5,11 @@ Dark on light or light on dark, of any size, one digit a picture. Nothing is wri
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenet.cli import MISTAKE, RUN_ID, command_parser, first_error_line, one_line, tell
 from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
@@ -22,51 +21,39 @@ from lenet.native import equip
 from lenet.training.checkpoints import load_weights
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A network that returns logits, and what it reads."""
-
-    module: Callable[[Tensor], Tensor]
-    inputs: Inputs
-
-
-def load_classifier(source: str, activation: str = "tanh", pooling: str = "avg") -> Classifier:
-    """The network that an MLflow run trained, or a LeNet5 with the weights of a `.pth` file.
+def load_network(
+    source: str, activation: str = "tanh", pooling: str = "avg"
+) -> tuple[nn.Module, Inputs]:
+    """The network that an MLflow run trained, or a LeNet5 with the weights of a `.pth` file; and
+    what it reads.
 
     A file of weights does not contain `activation` and `pooling`, so they are arguments.
 
     Raises: ValueError if there is no such run, or if the file has no weights of a LeNet5.
     """
-    path = Path(source)
-    if not is_weights(source):
+    if is_weights(source):
+        model, inputs = _load_lenet5(source, activation, pooling)
+    else:
         from lenet.tracking.read import resolve_run
         from lenet.tracking.trained import load_trained
 
         model, inputs = load_trained(resolve_run(source))
-        equip(model)
-        return Classifier(model, inputs)
+    equip(model)
+    return model.eval(), inputs
+
+
+def _load_lenet5(path: str, activation: str, pooling: str) -> tuple[nn.Module, Inputs]:
     state = load(path)
-    bias = state.get("fc3.bias") if isinstance(state, dict) else None
-    # Both are checked: a large bias alone would make a network of 84 times the file's size.
-    if (
-        not isinstance(bias, Tensor)
-        or bias.ndim != 1
-        or not len(bias)
-        or not isinstance(weight := state.get("fc3.weight"), Tensor)
-        or weight.shape != (len(bias), 84)
-    ):
-        raise ValueError(
-            f"{source}: expected the weights of a LeNet5, found no fc3.weight (K, 84) and "
-            "fc3.bias (K)"
-        )
-    names = [str(k) for k in range(len(bias))]
+    weight = state.get("fc3.weight") if isinstance(state, dict) else None
+    if not isinstance(weight, Tensor) or weight.shape[1:] != (84,):
+        raise ValueError(f"{path}: expected the weights of a LeNet5, found no fc3.weight (K, 84)")
+    names = [str(k) for k in range(len(weight))]
     inputs = Inputs.from_values({"classes": names, "mean": MNIST_MEAN, "std": MNIST_STD})
     model = LeNet5(
-        num_classes=len(bias), activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling]
+        num_classes=len(weight), activation=ACTIVATIONS[activation], pooling=POOLINGS[pooling]
     )
     load_weights(model, path)
-    equip(model)
-    return Classifier(model.eval(), inputs)
+    return model, inputs
 
 
 def is_weights(source: str) -> bool:
@@ -77,28 +64,23 @@ def is_weights(source: str) -> bool:
     return path.suffix in (".pth", ".pt") or os.sep in source or path.is_file()
 
 
-def predict(classifier: Classifier, images: Tensor) -> Tensor:
+@torch.inference_mode()
+def predict(model: nn.Module, inputs: Inputs, images: Tensor) -> Tensor:
     """Probabilities of each class.
 
     Shapes: uint8 (N, 28, 28) -> float32 (N, K).
-    Raises: ValueError if the model takes other images, does not have one output for each class, or
-    returns an output that is not finite.
+    Raises: ValueError if the model takes other images, or returns an output that is not finite.
     """
-    inputs = classifier.inputs
-    with torch.inference_mode():
-        batch = as_input(images, inputs.image_size, inputs.mean, inputs.std)
-        try:
-            scores = probabilities(classifier.module(batch))
-        except RuntimeError as error:
-            reason = first_error_line(error)
-            shape = list(batch.shape)
-            raise ValueError(f"model: expected one that takes {shape}: {reason}") from None
-    expected = [len(images), len(inputs.classes)]
-    if list(scores.shape) != expected:
-        raise ValueError(f"model: expected outputs {expected}, found {list(scores.shape)}")
-    if not scores.isfinite().all():
+    batch = as_input(images, inputs.image_size, inputs.mean, inputs.std)
+    try:
+        shares = probabilities(model(batch))
+    except RuntimeError as error:
+        reason = first_error_line(error)
+        shape = list(batch.shape)
+        raise ValueError(f"model: expected one that takes {shape}: {reason}") from None
+    if not shares.isfinite().all():
         raise ValueError("model: expected finite outputs, found NaN: did its training diverge?")
-    return scores
+    return shares
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,24 +90,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     options = parser.parse_args(argv)
-    classifier = load_classifier(options.source, options.activation, options.pooling)
+    model, inputs = load_network(options.source, options.activation, options.pooling)
     status = 0
     for path in options.pictures:
         try:
             image = read_picture(path)
-            scores = predict(classifier, image[None])[0].tolist()
+            shares = predict(model, inputs, image[None])[0].tolist()
         except ValueError as error:
             tell(error)
             status = MISTAKE
             continue
-        print(_result(one_line(path), classifier.inputs.classes, scores))
+        print(_result(one_line(path), inputs.classes, shares))
         if options.show:
             print(_drawing(image))
     return status
 
 
 def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
-    """Adds the arguments of `load_classifier`."""
+    """Adds the arguments of `load_network`."""
     note = f"{RUN_ID}; models:/NAME@ALIAS; or a .pth file"
     parser.add_argument(name, metavar="RUN_ID|WEIGHTS", nargs=nargs, help=note)
     group = parser.add_argument_group("for a .pth file, which does not contain them")
@@ -133,11 +115,11 @@ def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = 
     group.add_argument("--pooling", choices=POOLINGS, default="avg", help="default: avg")
 
 
-def _result(name: str, classes: Sequence[str], scores: Sequence[float]) -> str:
-    best = max(range(len(scores)), key=scores.__getitem__)
-    cells = [f"{c} {100 * score:.1f}" for c, score in zip(classes, scores, strict=True)]
+def _result(name: str, classes: Sequence[str], shares: Sequence[float]) -> str:
+    best = max(range(len(shares)), key=shares.__getitem__)
+    cells = [f"{c} {100 * share:.1f}" for c, share in zip(classes, shares, strict=True)]
     rows = ["    " + "  ".join(cells[i : i + 10]) for i in range(0, len(cells), 10)]
-    return "\n".join([f"{name}: {classes[best]}  ({100 * scores[best]:.1f} %)", *rows])
+    return "\n".join([f"{name}: {classes[best]}  ({100 * shares[best]:.1f} %)", *rows])
 
 
 def _drawing(image: Tensor) -> str:

@@ -35,15 +35,12 @@ def serve(options: argparse.Namespace) -> None:
         import uvicorn
 
         from lenet.commands.demo.network import open_network
-        from lenet.commands.demo.server import MOST_NETWORKS, make_app
+        from lenet.commands.demo.server import make_app
 
-        if len(options.sources) > MOST_NETWORKS:
-            raise ValueError(f"expected at most {MOST_NETWORKS} networks")
         torch.set_num_threads(1)  # one image is too little work for two
         how = options.activation, options.pooling
         networks = [open_network(source, *how) for source in options.sources]
-        for network in networks:
-            print(network.name)
+        print("\n".join(network.name for network in networks))
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         app, wait = make_app(networks), 1  # seconds for open requests after Ctrl-C
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait)

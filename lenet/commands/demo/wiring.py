@@ -27,17 +27,17 @@ class Layer:
     """
 
     name: str
-    title: str
     source: str
     shape: Sequence[int]
+    parameters: int
+    title: str
     size: int
-    stride: int
     feeding: list[list[int]]
     weights: list[Tensor]
     bias: Tensor
-    rule: str
     activation: nn.Module | None
-    parameters: int
+    stride: int = 1
+    rule: str = "sum"
 
     @property
     def function(self) -> str:
@@ -60,22 +60,25 @@ def layers_of(model: object, image_size: int) -> list[Layer]:
         return []
     if not (_halves(model.pool1) and _halves(model.pool2)):
         return []
-    stages = model.stages(torch.zeros(1, 1, image_size, image_size))
-    shapes = {name: [*stage.shape[1:], 1, 1][:3] for name, stage in stages.items()}
-    parts = (
-        *((_convolution, "C1", model.conv1), (_pooling, "S2", model.pool1)),
-        *((_convolution, "C3", model.conv2), (_pooling, "S4", model.pool2)),
-        *((_dense, "C5", model.fc1), (_dense, "F6", model.fc2), (_dense, "output", model.fc3)),
-    )
-    layers, source = [], "input"
-    for make, name, layer in parts:
-        fields = make(layer, shapes.get(source, [1, image_size, image_size]))
-        # Pooling has an activation of its own, and the output has none.
+    image = torch.zeros(1, 1, image_size, image_size)
+    outputs = {"input": image} | model.stages(image)
+    shapes = {name: [*output.shape[1:], 1, 1][:3] for name, output in outputs.items()}
+    steps = {
+        "C1": (_convolution, model.conv1),
+        "S2": (_pooling, model.pool1),
+        "C3": (_convolution, model.conv2),
+        "S4": (_pooling, model.pool2),
+        "C5": (_dense, model.fc1),
+        "F6": (_dense, model.fc2),
+        "output": (_dense, model.fc3),
+    }
+    layers = []
+    for source, (name, (fields_of, module)) in zip(shapes, steps.items(), strict=False):
         activation = None if name == "output" else model.activation
-        fields = {"activation": activation, "stride": 1, "rule": "sum"} | fields
-        fields["parameters"] = _count(layer)
-        layers.append(Layer(name, source=source, shape=shapes[name], **fields))
-        source = name
+        # Pooling has an activation of its own.
+        fields = {"activation": activation} | fields_of(module, shapes[source])
+        parameters = sum(p.numel() for p in module.parameters())
+        layers.append(Layer(name, source, shapes[name], parameters, **fields))
     return layers
 
 
@@ -98,38 +101,29 @@ def _convolution(layer: Any, before: Sequence[int]) -> dict[str, Any]:
 
 
 def _pooling(layer: Any, before: Sequence[int]) -> dict[str, Any]:
-    maps = before[0]
-    title, weights, bias = "average pooling", torch.full((maps, 4), 0.25), torch.zeros(maps)
+    maps, *_ = before
+    fields = {"size": 2, "stride": 2, "feeding": [[k] for k in range(maps)], "activation": None}
     if isinstance(layer, Subsample):
-        title, bias = "subsampling", layer.bias
         weights = layer.coefficient.view(maps, 1).expand(maps, 4)
+        own = {"title": "subsampling", "bias": layer.bias, "activation": layer.activation}
     elif isinstance(layer, nn.MaxPool2d):
-        title, weights = "max pooling", torch.zeros(maps, 0)
-    return {
-        "title": title,
-        "size": 2,
-        "stride": 2,
-        "feeding": [[k] for k in range(maps)],
-        "weights": list(weights),
-        "bias": bias,
-        "rule": "largest" if isinstance(layer, nn.MaxPool2d) else "sum",
-        "activation": layer.activation if isinstance(layer, Subsample) else None,
-    }
+        weights = torch.zeros(maps, 0)
+        own = {"title": "max pooling", "bias": torch.zeros(maps), "rule": "largest"}
+    else:
+        weights = torch.full((maps, 4), 0.25)
+        own = {"title": "average pooling", "bias": torch.zeros(maps)}
+    return {**fields, "weights": list(weights), **own}
 
 
 def _dense(layer: Any, before: Sequence[int]) -> dict[str, Any]:
+    maps, side, _ = before
     has_bitmaps = isinstance(layer, RBF)
     weights = layer.centres if has_bitmaps else layer.weight
     return {
         "title": "distances to bitmaps" if has_bitmaps else "dense layer",
-        "size": before[1],
-        "feeding": [list(range(before[0]))] * len(weights),
+        "size": side,
+        "feeding": [list(range(maps))] * len(weights),
         "weights": list(weights),
         "bias": torch.zeros(len(weights)) if has_bitmaps else layer.bias,
         "rule": "distance" if has_bitmaps else "sum",
     }
-
-
-def _count(layer: nn.Module) -> int:
-    own = [p for name, p in layer.named_parameters() if not name.startswith("activation.")]
-    return sum(p.numel() for p in own)

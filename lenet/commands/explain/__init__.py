@@ -7,7 +7,7 @@ nothing from the internet.
 from collections.abc import Sequence
 from pathlib import Path
 
-from lenet.cli import add_run_id, add_uri, check_file, command_parser, one_line, path_of
+from lenet.cli import add_run_id, add_uri, command_parser, one_line
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,11 +16,9 @@ def main(argv: Sequence[str]) -> int:
     note = "number of the test image (default: %(default)s, the first)"
     parser.add_argument("--image", type=int, default=0, metavar="N", help=note)
     note = "the page (default: %(default)s)"
-    default = Path("explain.html")
-    parser.add_argument("--output", type=path_of, default=default, metavar="FILE", help=note)
+    parser.add_argument("--output", type=Path, default="explain.html", metavar="FILE", help=note)
     add_uri(parser)
     options = parser.parse_args(argv)
-    check_file(options.output)
 
     from lenet.commands.explain.page import page
     from lenet.commands.explain.steps import explain
@@ -32,8 +30,8 @@ def main(argv: Sequence[str]) -> int:
     model, inputs = load_trained(run_id, options.uri)
     if not 0 <= index < data.test.count:
         raise ValueError(f"--image {index}: expected 0 to {data.test.count - 1}")
-    image, label = data.test.inputs[index], int(data.test.labels[index])
-    explanation = explain(model, image, label, inputs)
-    options.output.write_text(page(explanation), encoding="utf-8")
+    label = inputs.classes[data.test.labels[index]]
+    steps = explain(model, data.test.inputs[index])
+    options.output.write_text(page(steps, label, inputs), encoding="utf-8")
     print(f"{one_line(options.output)}: the numbers calculated by hand equal the network's")
     return 0

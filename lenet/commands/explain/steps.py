@@ -1,110 +1,102 @@
-"""A LeNet-5 step by step: each layer's formula and output, and the arithmetic of one number."""
+"""A LeNet-5 step by step: each layer's output, and the arithmetic of one of its numbers."""
 
+import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lenet.commands.demo.wiring import Layer, layers_of
-from lenet.data.inputs import Inputs
-from lenet.model.lenet5 import LeNet5, probabilities
+from lenet.model.lenet5 import LeNet5
 
 TOLERANCE = 1e-4  # for float32 sums of 400 terms in another order
 
-TEXTS = {
-    "C1": "Each of the six maps looks for one small pattern, its filter, everywhere in the image. "
-    "The number is high where the image looks like the filter, and low where it looks like the "
-    "filter's negative.",
-    "C3": "The same again, but each of these sixteen maps reads several maps of the layer before. "
-    "It has a filter for each of them and adds up the results. So it finds patterns of patterns.",
-    "dense layer": "Every unit reads all numbers of the layer before, each with its own weight. So "
-    "it can tell which patterns appear together.",
-    "output": "A score for each class. Softmax turns the scores into probabilities: e to the power "
-    "of each score, divided by the sum over all classes.",
-    "distances to bitmaps": "Each digit has a bitmap, a picture of 7x12 pixels that F6 should "
-    "reproduce. The closer F6 comes to it, the higher the score.",
-}
-POOLING = (
-    "Each map becomes half as wide and half as high: four numbers become one. The network still "
-    "knows what was found, but only roughly where. So a digit that moves by a pixel looks nearly "
-    "the same."
-)
-FORMULAS = {
-    "convolution": "y[k, r, c] = f(b[k] + sum over m, i, j of w[k, m, i, j] x[m, r + i, c + j])",
-    "average pooling": "y[k, r, c] = the mean of x[k, 2r, 2c] and its three neighbours",
-    "max pooling": "y[k, r, c] = the largest of x[k, 2r, 2c] and its three neighbours",
-    "subsampling": "y = f(coefficient of the map times the sum of the 2x2 block, plus a bias)",
-    "dense layer": "y[u] = f(b[u] + sum over i of w[u, i] x[i])",
-    "output": "y[k] = b[k] + sum over i of w[k, i] x[i]; p[k] = exp(y[k]) / sum of exp(y)",
-    "distances to bitmaps": "y[k] = -sum over i of (x[i] - bitmap[k, i])²",
-}
 
-
-@dataclass(frozen=True)
-class Term:
-    """`weight` times `value`; `where` is the place of the value."""
+class Term(NamedTuple):
+    """`product` is `weight` times `value`; `where` is the place of the value."""
 
     where: str
     weight: float
     value: float
-
-    @property
-    def product(self) -> float:
-        return self.weight * self.value
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How one number of a layer's output is calculated.
-
-    The sum of the terms and `bias` is `total`; `function` of it is `result`. `network` is the
-    network's own number. `words` replace the terms if these are not products.
-    """
-
-    where: str
-    terms: list[Term]
-    bias: float
-    total: float
-    function: str
-    result: float
-    network: float
-    words: str = ""
+    product: float
 
 
 @dataclass(frozen=True)
 class Step:
-    """One layer: its output for the digit, and the explanation. Shapes: output (M, H, W)."""
+    """A layer's output for an image, and its number at `place`, a map, row and column, by hand.
+
+    Shapes: before, output (M, H, W).
+    """
 
     layer: Layer
+    before: Tensor
     output: Tensor
-    shapes: str
-    text: str
-    formula: str
-    arithmetic: Arithmetic
+    place: tuple[int, int, int]
 
     @property
-    def title(self) -> str:
-        name = self.layer.name
-        return "Output" if name == "output" else f"{name}: {self.layer.title.capitalize()}"
+    def where(self) -> str:
+        k, row, column = self.place
+        if self.output.shape[1] > 1:
+            return f"{self.layer.name}, map {k}, row {row}, column {column}"
+        return f"{self.layer.name}, {'class' if self.layer.name == 'output' else 'unit'} {k}"
 
+    @property
+    def values(self) -> list[float]:
+        """The numbers of the layer before that this number reads."""
+        return self.layer.block(self.before, *self.place).tolist()
 
-@dataclass(frozen=True)
-class Explanation:
-    """All layers for one digit. Shapes: image (H, W), pixels as the network reads them."""
+    @property
+    def weights(self) -> list[float]:
+        return self.layer.weights[self.place[0]].tolist()
 
-    image: Tensor
-    label: str
-    inputs: Inputs
-    steps: list[Step]
-    probabilities: list[float]
+    @property
+    def bias(self) -> float:
+        return self.layer.bias[self.place[0]].item()
+
+    @property
+    def terms(self) -> list[Term]:
+        """The products that are added; none if the rule is not a sum."""
+        if self.layer.rule != "sum":
+            return []
+        pairs = zip(self._names(), self.weights, self.values, strict=True)
+        return [Term(name, weight, value, weight * value) for name, weight, value in pairs]
+
+    def _names(self) -> list[str]:
+        """A name for each of `values`."""
+        layer, (k, row, column) = self.layer, self.place
+        if self.before.shape[1] == 1:
+            return [f"{layer.source}, unit {i}" for i in layer.feeding[k]]
+        top, left = row * layer.stride, column * layer.stride
+        rows, columns = range(top, top + layer.size), range(left, left + layer.size)
+        block = itertools.product(layer.feeding[k], rows, columns)
+        return [f"map {m}, row {i}, column {j}" for m, i, j in block]
+
+    @property
+    def total(self) -> float:
+        """The number before the activation."""
+        if self.layer.rule == "largest":
+            return max(self.values)
+        if self.layer.rule == "distance":
+            return -(math.dist(self.values, self.weights) ** 2)
+        return math.fsum([*(term.product for term in self.terms), self.bias])
+
+    @property
+    def by_hand(self) -> float:
+        total = torch.tensor(self.total, dtype=torch.float64)
+        return (self.layer.activation(total) if self.layer.activation else total).item()
+
+    @property
+    def in_network(self) -> float:
+        return self.output[self.place].item()
 
 
 @torch.no_grad()
-def explain(model: nn.Module, image: Tensor, label: int, inputs: Inputs) -> Explanation:
-    """Shapes: image (1, H, W), normalised.
+def explain(model: nn.Module, image: Tensor) -> list[Step]:
+    """What each layer of a network computes for an image.
 
+    Shapes: image (1, H, W), normalised.
     Raises: ValueError if the model is not a LeNet5 for grey images, or if a number by hand is not
     the network's.
     """
@@ -116,68 +108,23 @@ def explain(model: nn.Module, image: Tensor, label: int, inputs: Inputs) -> Expl
     stages = model.eval().stages(image[None])
     outputs = {layer.name: stages[layer.name].reshape(*layer.shape) for layer in layers}
     outputs["input"] = image
-    steps = [_step(layer, outputs[layer.source], outputs[layer.name]) for layer in layers]
-    shares = probabilities(stages["output"][0]).tolist()
-    return Explanation(image[0], inputs.classes[label], inputs, steps, shares)
+    steps = []
+    for layer in layers:
+        output = outputs[layer.name]
+        index = output.argmax() if layer.name == "output" else _index_that_shows_well(output)
+        k, row, column = (int(i) for i in torch.unravel_index(index, output.shape))
+        steps.append(Step(layer, outputs[layer.source], output, (k, row, column)))
+        check_by_hand(steps[-1])
+    return steps
 
 
-def _step(layer: Layer, x: Tensor, y: Tensor) -> Step:
-    is_scores = layer.name == "output" and layer.title == "dense layer"
-    kind = "output" if is_scores else layer.title
-    text = TEXTS.get(layer.name if kind == "convolution" else kind, POOLING)
-    formula = FORMULAS[kind] + (f", f = {layer.function}" if layer.function else "")
-    shapes = f"{_shape(x)} → {_shape(y)}"
-    return Step(layer, y, shapes, text, formula, _arithmetic(layer, x, y))
-
-
-def _arithmetic(layer: Layer, x: Tensor, y: Tensor) -> Arithmetic:
-    """For the best class of the output; in other layers for a number that shows well."""
-    index = int(y.argmax()) if layer.name == "output" else _index_that_shows_well(y)
-    k, row, column = (int(i) for i in torch.unravel_index(torch.tensor(index), y.shape))
-    place = f", row {row}, column {column}" if y.shape[1] > 1 else ""
-    what = "class" if layer.name == "output" else "map" if place else "unit"
-    values, weights = layer.block(x, k, row, column).tolist(), layer.weights[k].tolist()
-    terms, bias, words = [], float(layer.bias[k]), ""
-    if layer.rule == "largest":
-        total = max(values)
-        words = f"the largest of {', '.join(f'{v:.4f}' for v in values)}"
-    elif layer.rule == "distance":
-        total = -math.fsum((v - w) ** 2 for v, w in zip(values, weights, strict=True))
-        words = "minus the sum of the squared differences of F6's 84 numbers and the digit's bitmap"
-    else:
-        names = _names_of_block(layer, x, k, row, column)
-        terms = [Term(*each) for each in zip(names, weights, values, strict=True)]
-        total = math.fsum([*(term.product for term in terms), bias])
-    result = total
-    if layer.activation:
-        result = float(layer.activation(torch.tensor(total, dtype=torch.float64)))
-    where, network = f"{layer.name}, {what} {k}{place}", float(y[k, row, column])
-    check_by_hand(where, result, network)
-    return Arithmetic(where, terms, bias, total, layer.function, result, network, words)
-
-
-def check_by_hand(where: str, result: float, network: float) -> None:
+def check_by_hand(step: Step) -> None:
     """Raises: ValueError if the number by hand is not the network's."""
-    if not abs(result - network) <= TOLERANCE * max(1.0, abs(network)):  # nan is refused too
-        raise ValueError(f"{where}: by hand {result:.6g}, the network has {network:.6g}")
+    by_hand, expected = step.by_hand, step.in_network
+    if not abs(by_hand - expected) <= TOLERANCE * max(1.0, abs(expected)):  # nan is refused too
+        raise ValueError(f"{step.where}: by hand {by_hand:.6g}, the network has {expected:.6g}")
 
 
-def _names_of_block(layer: Layer, x: Tensor, k: int, row: int, column: int) -> Sequence[str]:
-    if x.shape[1] == 1:
-        return [f"{layer.source}, unit {i}" for i in layer.feeding[k]]
-    top, left = row * layer.stride, column * layer.stride
-    return [
-        ("" if len(x) == 1 else f"map {m}, ") + f"row {top + i}, column {left + j}"
-        for m in layer.feeding[k]
-        for i in range(layer.size)
-        for j in range(layer.size)
-    ]
-
-
-def _index_that_shows_well(x: Tensor) -> int:
+def _index_that_shows_well(x: Tensor) -> Tensor:
     """The index of a number that is far from 0, and not where the activation is flat."""
-    return int((x.abs() - 0.6 * x.abs().max()).abs().argmin())
-
-
-def _shape(x: Tensor) -> str:
-    return " x ".join(map(str, x.shape)) if x.shape[1] > 1 else str(len(x))
+    return (x.abs() - 0.6 * x.abs().max()).abs().argmin()
