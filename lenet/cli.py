@@ -24,21 +24,18 @@ def answer(work: Callable[[], int | None]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # some terminals cannot show every name
     try:
-        status = work() or 0
-        _flush()
+        try:
+            return work() or 0
+        finally:
+            _flush()
     except BrokenPipeError:
-        status = BROKEN_PIPE
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        status = INTERRUPTED
+        return INTERRUPTED
     except (ValueError, OSError) as error:
         tell(error)
-        status = MISTAKE
-    try:
-        _flush()
-    except OSError:
-        stop_printing()
-    return status
+        return MISTAKE
 
 
 def tell(error: Exception) -> None:
@@ -63,7 +60,11 @@ def first_error_line(error: BaseException) -> str:
 
 def _flush() -> None:
     """Write what is buffered now, so that an error appears here and not when Python exits."""
-    print(end="", flush=True)  # sys.stdout can be None; print allows that
+    try:
+        print(end="", flush=True)  # sys.stdout can be None; print allows that
+    except OSError:
+        stop_printing()
+        raise
 
 
 def stop_printing() -> None:
@@ -75,10 +76,11 @@ def stop_printing() -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """12 s, 3 min or 1.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    """12 s, 3 min, 1.5 h or 4.2 d."""
+    for unit, size, digits in (("s", 1, 0), ("min", 60, 0), ("h", 3600, 1)):
+        if seconds < 100 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds / 86_400:.1f} d"
 
 
 # ---- Options that several commands have --------------------------------------------------------
@@ -111,53 +113,16 @@ def add_uri(parser: argparse.ArgumentParser) -> None:
 
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
     note = "write to this folder instead of logging on the run"
-    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=note)
 
 
-def path_of(text: str) -> Path:
-    """A type for argparse: a path. It refuses '', which would mean the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, got ''")
-    return Path(text)
-
-
-def number_from(
-    least: float, most: float, kind: type[int | float] = int, note: str = ""
-) -> Callable[[str], Any]:
-    """A type for argparse: numbers from `least` to `most`; `note` names what else is accepted."""
+def number_from(least: float, most: float, kind: type[int | float] = int) -> Callable[[str], Any]:
+    """A type for argparse: numbers from `least` to `most`."""
 
     def parse(text: str) -> int | float:
         with suppress(ValueError):
             if least <= kind(text) <= most:  # nan is refused too
                 return kind(text)
-        raise argparse.ArgumentTypeError(f"expected {least:,} to {most:,}{note}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {least:,} to {most:,}, got {text!r}")
 
     return parse
-
-
-def check_file(path: Path) -> None:
-    """Check before long work that its result can be written to this file; nothing is created.
-
-    Raises: ValueError if it cannot.
-    """
-    if path.exists() and not path.is_file():
-        found = "a folder" if path.is_dir() else "a device, pipe or socket"
-    elif not path.parent.is_dir():
-        found = f"no folder {path.parent}"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        found = "no permission"
-    else:
-        return
-    raise ValueError(f"{path}: expected a file to write to, found {found}")
-
-
-def check_folder(path: Path) -> None:
-    """The same for a folder, which need not exist yet."""
-    existing = next(each for each in (path, *path.parents, Path()) if each.exists())
-    if not existing.is_dir():
-        found = f"the file {existing}"
-    elif not os.access(existing, os.W_OK):
-        found = "no permission"
-    else:
-        return
-    raise ValueError(f"{path}: expected a folder to write to, found {found}")

@@ -22,14 +22,12 @@ def main(argv: Sequence[str]) -> int:
     from lenet.tracking.read import resolve_run
 
     output, uri = options.output, options.uri
-    if output:
-        cli.check_folder(output)
     run_id = resolve_run(options.run_id, uri, sweep=True)
     if not output:
         print(publish(run_id, uri, options.metric))
         return 0
-    found = analyze(run_id, uri, options.metric)
     output.mkdir(parents=True, exist_ok=True)
+    found = analyze(run_id, uri, options.metric)
     write_files(found, output, uri)
     print("\n".join([*report_lines(found), f"Page: {cli.one_line(output)}/report.html"]))
     return 0

@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 
-from lenet.cli import RUN_ID, add_uri, command_parser, number_from, one_line
+from lenet.cli import RUN_ID, add_uri, command_parser, format_duration, number_from, one_line
 from lenet.tracking.client import PARENT_TAG, connect, translated
 from lenet.tracking.read import Summary, resolve_run, search
 
 STATUSES = ("finished", "running", "failed", "killed", "scheduled")
-NAME_WIDTH = 33  # so that a line has 80 characters
+NAME_WIDTH = 32  # so that a line has 80 characters
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,11 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def find_runs(
-    count: int,
-    uri: str | None = None,
-    experiment: str | None = None,
-    status: str | None = None,
-    sweep: str | None = None,
+    count: int, uri: str | None, experiment: str | None, status: str | None, sweep: str | None
 ) -> list[Summary]:
     """The newest runs that pass all the filters.
 
@@ -54,25 +50,16 @@ def find_runs(
 
 def table(runs: Sequence[Summary], now: float) -> list[str]:
     """A header, and a line of at most 80 characters for each run."""
-    head = f"{'id':<8}  {'name':<{NAME_WIDTH}}  {'status':<9}  {'age':>6}  {'val':>7}  {'test':>7}"
-    lines = [head]
+    lines = [_line("id", "name", "status", "age", "val", "test")]
     for run in runs:
         name = one_line(run.name)
         name = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 3]}..."
-        val, test = (_percent(run.metrics.get(f"{part}/accuracy")) for part in ("val", "test"))
-        age, status = _age(now - run.start / 1000), run.status.lower()
-        lines.append(
-            f"{run.run_id[:8]}  {name:<{NAME_WIDTH}}  {status:<9}  {age:>6}  {val:>7}  {test:>7}"
-        )
+        scores = [run.metrics.get(f"{part}/accuracy") for part in ("val", "test")]
+        shown = ["-" if score is None else f"{score:.2%}" for score in scores]
+        age = format_duration(max(0, now - run.start / 1000))
+        lines.append(_line(run.run_id[:8], name, run.status.lower(), age, *shown))
     return lines
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
+def _line(run_id: str, name: str, status: str, age: str, val: str, test: str) -> str:
+    return f"{run_id:<8}  {name:<{NAME_WIDTH}}  {status:<9}  {age:>7}  {val:>7}  {test:>7}"

@@ -3,14 +3,12 @@
 Records that were sent before are not sent again.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, path_of, tell
+from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, tell
 from lenet.tracking.client import TrackingError
 from lenet.tracking.journal import Facts, JournalError, unfinished
-from lenet.tracking.read import quoted
 from lenet.tracking.sender import send, waiting_root
 
 
@@ -20,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     note = f"a waiting run: {RUN_ID} (default: all that wait)"
     parser.add_argument("runs", metavar="RUN_ID", nargs="*", help=note)
     note = "the folder of the waiting runs (default: $LENET_RUNS, or outputs)"
-    parser.add_argument("--folder", type=path_of, metavar="FOLDER", help=note)
+    parser.add_argument("--folder", type=Path, metavar="FOLDER", help=note)
     note = "how long to try for each run (default: %(default)g)"
     parser.add_argument(
         "--wait", type=number_from(0, 10**9, float), default=60.0, metavar="SECONDS", help=note
@@ -29,8 +27,7 @@ def main(argv: Sequence[str]) -> int:
 
     root = waiting_root(options.folder)
     if options.folder and not root.is_dir():
-        found = "a file" if root.exists() else "no such folder"
-        raise JournalError(f"{root}: expected a folder of waiting runs, found {found}")
+        raise JournalError(f"{root}: expected a folder of waiting runs, found none")
     waiting = dict(unfinished(root))
     status = 0
     for run in options.runs or [facts.id for facts in waiting.values()]:
@@ -49,16 +46,14 @@ def find_waiting(run: str, waiting: Mapping[Path, Facts], root: Path) -> Path:
 
     Raises: JournalError if none or several match.
     """
-    if run != "latest" and not re.fullmatch("[0-9a-f]{4,32}", run):
-        raise JournalError(f"{quoted(run)}: expected {RUN_ID}")
     if run == "latest":
-        found = sorted(waiting, key=lambda each: waiting[each].start_time)[-1:]
+        found = sorted(waiting, key=lambda folder: waiting[folder].start_time)[-1:]
     else:
-        ids = {each: (facts.id, facts.run_id or "") for each, facts in waiting.items()}
-        found = [each for each, names in ids.items() if any(n.startswith(run) for n in names)]
+        ids = {folder: (facts.id, facts.run_id or "") for folder, facts in waiting.items()}
+        found = [folder for folder, own in ids.items() if any(i.startswith(run) for i in own)]
     if not found:
         raise JournalError(f"{run}: no such run waits in {root}")
     if len(found) > 1:
-        names = ", ".join(each.name for each in found[:3])
+        names = ", ".join(folder.name for folder in found[:3])
         raise JournalError(f"{run}: several waiting runs have ids that start with it: {names} ...")
     return found[0]
