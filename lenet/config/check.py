@@ -93,14 +93,20 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
     target = node["_target_"]
     try:
         call = instantiate({"_target_": target, "_partial_": True}).func
-        parameters = inspect.signature(call).parameters
+        signature = inspect.signature(call)
     except Exception as error:  # importing a module can raise anything
         line = first_error_line(error.__cause__ or error)
         raise ConfigError(f"{path}._target_={as_yaml(target)}: {line}") from None
+    parameters = signature.parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in node:
         if key not in parameters and key not in _SPECIAL and not takes_any:
             raise ConfigError(f"{path}.{key}: no such key{nearest(str(key), parameters, path)}")
+    bind = signature.bind_partial if node.get("_partial_") else signature.bind
+    try:
+        bind(*node.get("_args_", []), **{k: None for k in node if k not in _SPECIAL})
+    except TypeError as error:
+        raise ConfigError(f"{path} ({as_yaml(target)}): {error}") from None
     with contextlib.suppress(Exception):  # an annotation that can't be resolved is no limit
         function = call.__init__ if inspect.isclass(call) else call
         return typing.get_type_hints(function, include_extras=True)
@@ -146,6 +152,9 @@ def _check_combinations(config: dict[str, Any]) -> None:
             )
         if not config["tracking"].get("model"):
             raise ConfigError("tracking.register_as: needs the model; set tracking.model=true")
+    optimizer = config["optimizer"]
+    if optimizer.get("nesterov") and (not optimizer.get("momentum") or optimizer.get("dampening")):
+        raise ConfigError("optimizer.nesterov=true: needs a momentum above 0 and no dampening")
 
 
 def metric_of(published: Any) -> str:

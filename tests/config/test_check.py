@@ -39,6 +39,8 @@ WRONG = {
     "optimizer._target_=os.system": "optimizer._target_=os.system: Target 'os.system' is blocklist",
     "optimizer._target_=builtins.dict": "optimizer._target_=builtins.dict: no signature found",
     "optimizer._target_=[a]": "optimizer._target_=['a']: ",
+    "optimizer={nesterov: true, momentum: 0}": "optimizer.nesterov=true: needs a momentum above 0",
+    "optimizer._partial_=false": "optimizer (torch.optim.SGD): missing a required argument",
 }
 
 
