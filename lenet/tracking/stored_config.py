@@ -11,42 +11,31 @@ from typing import Any
 
 import yaml
 
+from lenet.cli import one_line
 from lenet.config.check import check_values
-from lenet.config.errors import ConfigError
+from lenet.config.errors import ConfigError, clip
 from lenet.config.record import changes_nothing, flatten
 
 # These keys depend on the machine: they are taken from today's configuration.
 OF_THIS_MACHINE = ("data.root", "data.mirror", "data.download", "tracking.uri", "tracking.folder")
-FILES = ("data.train", "data.test")  # of data=files
-MOST_DEPTH = 20
-MOST_CHARACTERS = 100_000  # a run's has 3000; PyYAML takes a second for this many
+PATHS = ("data.train", "data.test")  # of data=files
 PLAIN = (type(None), bool, int, float, str, dict, list)
-SPECIAL: dict[str, type] = {"_target_": str, "_partial_": bool, "_convert_": str}
 
 
-class Never:
-    """A type that no value has."""
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: with aliases of aliases ten lines can stand for a billion values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError("expected no aliases")
+        return super().compose_node(parent, index)
 
 
 def read_config(text: str) -> dict[str, Any]:
     """Raises: ConfigError where the text is no YAML mapping."""
-    if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"config.yaml: expected at most {MOST_CHARACTERS:,} characters")
     try:
-        depth = 0
-        for event in yaml.parse(text):
-            # With aliases of aliases ten lines can stand for a billion values.
-            if isinstance(event, yaml.AliasEvent):
-                raise ConfigError("config.yaml: expected no YAML aliases")
-            # PyYAML's time grows with the square of the depth: one line can take hours.
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MOST_DEPTH:
-                raise ConfigError("config.yaml: nested too deeply")
-        config = yaml.safe_load(text)
-    except ConfigError:
-        raise
-    except Exception as error:  # PyYAML raises KeyError and AttributeError, too
+        config = yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML raises KeyError, AttributeError and RecursionError, too
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"config.yaml: expected YAML ({reason})") from None
     if not isinstance(config, dict):
@@ -58,40 +47,36 @@ def check_targets(config: Mapping[str, Any], folders: Sequence[Path]) -> None:
     """Raises: ConfigError where the configuration would build something that no file in `folders`
     names at that place, or holds an interpolation, which could read environment variables.
     """
-    allowed = _targets(folders)
-    for path, key, value in _walk(config, ""):
+    allowed = _special_values(folders)
+    for path, key, value in _walk(config):
+        shown = clip(one_line(path))
         if not isinstance(key, str) or "${" in key or not key.isprintable():
-            raise ConfigError(f"{ascii(path)[1:-1][:80]}: expected a plain key")
+            raise ConfigError(f"{shown}: expected a plain key")
         if not isinstance(value, PLAIN) or (isinstance(value, str) and "${" in value):
-            raise ConfigError(f"{path[:80]}: expected a plain value, found {ascii(value)[:80]}")
-        name = key.rpartition(".")[2]
-        if not name.startswith("_"):
-            continue
-        if not isinstance(value, SPECIAL.get(name, Never)):
-            raise ConfigError(f"{path[:80]}: not allowed in a stored configuration")
-        place = path.rpartition(".")[0]
-        if name == "_target_" and value not in allowed.get(place, ()):
-            known = ", ".join(sorted(allowed.get(place, ()))) or "none"
-            raise ConfigError(f"{path[:80]}={ascii(value)[:80]}: not allowed; conf/ has {known}")
+            raise ConfigError(f"{shown}: expected a plain value, found {clip(ascii(value))}")
+        is_special = key.rpartition(".")[2].startswith("_")  # _target_, _partial_, _args_ ...
+        if is_special and str(value) not in allowed.get(path, ()):
+            known = ", ".join(sorted(allowed.get(path, ["none"])))
+            raise ConfigError(f"{shown}={clip(ascii(value))}: not allowed; conf/ has {known}")
 
 
-def _walk(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Any, Any]]:
+def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(path, key, value) of everything inside, also in lists."""
-    if depth > MOST_DEPTH:
-        raise ConfigError(f"{path[:80]}: nested too deeply")
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            here = f"{path}.{key}" if path else str(key)
-            yield here, key, inner
-            yield from _walk(inner, here, depth + 1)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield f"{path}[{number}]", str(number), inner
-            yield from _walk(inner, f"{path}[{number}]", depth + 1)
+    if isinstance(value, list):
+        found = [(f"{path}[{number}]", str(number), inner) for number, inner in enumerate(value)]
+    elif isinstance(value, Mapping):
+        found = [(f"{path}.{key}" if path else str(key), key, value[key]) for key in value]
+    else:
+        return
+    for here, key, inner in found:
+        yield here, key, inner
+        yield from _walk(inner, here)
 
 
-def _targets(folders: Sequence[Path]) -> dict[str, set[str]]:
-    """The targets that conf/ names at each place: `model.activation` -> {torch.nn.Tanh, ...}."""
+def _special_values(folders: Sequence[Path]) -> dict[str, set[str]]:
+    """The special values that conf/ has at each place: `model.activation._target_` ->
+    {torch.nn.Tanh, ...}.
+    """
     found: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.rglob("*.yaml"):
@@ -99,9 +84,9 @@ def _targets(folders: Sequence[Path]) -> dict[str, set[str]]:
                 text = file.read_text(encoding="utf-8")
                 group = ".".join(file.relative_to(folder).parts[:-1])
                 group = "" if "@package _global_" in text else group
-                for path, key, value in _walk(yaml.safe_load(text) or {}, group):
-                    if key == "_target_" and isinstance(value, str):
-                        found.setdefault(path.rpartition(".")[0], set()).add(value)
+                for path, key, value in _walk(yaml.safe_load(text), group):
+                    if str(key).startswith("_"):
+                        found.setdefault(path, set()).add(str(value))
     return found
 
 
@@ -121,49 +106,42 @@ def merge_configs(
     """
     check_targets(stored, folders)
     before = flatten(check_values({**stored, "job": None}, what))
-    explicit = {k: v for k, v in explicit.items() if k.partition(".")[0] != "job"}
-    allowed = {k: v for k, v in explicit.items() if changes_nothing(k)}
-    if may_extend and "epochs" in explicit and explicit["epochs"] > before.get("epochs", 0):
+    allowed = {key: value for key, value in explicit.items() if changes_nothing(key)}
+    if may_extend and explicit.get("epochs", 0) > before["epochs"]:
         allowed["epochs"] = explicit["epochs"]
     refused = {k: v for k, v in explicit.items() if k not in allowed and before.get(k) != v}
     if refused:
         shown = ", ".join(f"{k} {before.get(k)} (here {v})" for k, v in list(refused.items())[:5])
-        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise ConfigError(f"{what}: the run has {shown}{more}; none of this can change")
+        raise ConfigError(f"{what}: the run has {shown}; none of this can change")
+    for key in PATHS:
+        if key not in explicit:
+            _check_below_here(key, before.get(key, ()), what)
     today = flatten(config)
-    merged = before | allowed
-    for key in OF_THIS_MACHINE:
-        if key in merged:
-            merged[key] = today.get(key)
+    of_this_machine = {key: today.get(key) for key in OF_THIS_MACHINE if key in before}
     # Only a sweep that takes the run up again says what job it is.
-    merged |= {key: config[key] for key in ("resume", "rerun", "job")}
-    _check_files({k: before[k] for k in FILES if k in before and k not in explicit}, what)
-    return check_values(_nested(merged), what)
+    of_this_start = {key: config[key] for key in ("resume", "rerun", "job")}
+    return check_values(_nested(before | allowed | of_this_machine | of_this_start), what)
 
 
-def _check_files(paths: Mapping[str, Sequence[str]], what: str) -> None:
+def _check_below_here(key: str, paths: Sequence[str], what: str) -> None:
     """Raises: ConfigError where a stored path leads out of the current folder."""
     here = Path.cwd().resolve()
-    for key, names in paths.items():
-        for name in names:
-            with suppress(OSError, ValueError):  # a zero byte, a loop of links
-                if not name.startswith("~") and here in (here / name).resolve().parents:
-                    continue
+    for path in paths:
+        if path.startswith("~") or here not in (here / path).resolve().parents:
             raise ConfigError(
-                f"{what}: {key} has {ascii(name)[:80]}; of a stored run's paths only those below "
+                f"{what}: {key} has {clip(ascii(path))}; of a stored run's paths only those below "
                 "the current folder are read; say where the files are here: data=files "
                 "data.train=[...] data.test=[...]"
             )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of `flatten`."""
     config: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, leaf = key.split(".")
         inner = config
         for group in groups:
             inner = inner.setdefault(group, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"{key}: expected a group, found a value")
         inner[leaf] = value
     return config
