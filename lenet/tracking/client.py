@@ -33,7 +33,6 @@ from mlflow.tracking import MlflowClient
 
 from lenet.cli import first_error_line
 from lenet.config.record import masked
-from lenet.tracking.journal import FULL
 
 __all__ = ["Metric", "MlflowClient", "MlflowException", "Run", "RunTag"]
 
@@ -176,8 +175,7 @@ def reason(error: BaseException) -> str:
 _REASONS = [
     ("Connection refused", "connection refused"),
     ("NameResolutionError|Name or service not known", "no such host"),
-    ("[Rr]ead timed out|ReadTimeout", "no answer in time"),
-    ("ConnectTimeout|timed out", "no answer in time"),
+    ("[Tt]imed out|[Tt]imeout", "no answer in time"),
     ("Connection aborted|RemoteDisconnected|Connection reset", "connection lost"),
     ("too many (\\d+) error responses", "it answers with server errors"),
     ("filesystem tracking backend", "expected sqlite:///FILE or http://HOST:PORT"),
@@ -198,22 +196,22 @@ def is_passing(error: Exception, uri: str) -> bool:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code not in (400, 413, 422)
     if uri.startswith("sqlite:"):
-        full = isinstance(error, OSError) and error.errno in FULL
-        return full or bool(re.search("locked|busy|full|disk I/O", str(error)))
+        words = "locked|busy|full|disk I/O|No space left|[Dd]isk quota"
+        return bool(re.search(words, str(error)))
     return "://" in uri and not re.search("[Uu]nsupported URI|InvalidURL", str(error))
 
 
 @contextmanager
-def translated(client: MlflowClient) -> Iterator[None]:
-    """Turns MLflow's errors into TrackingErrors."""
+def translated(client: MlflowClient, refused: str | None = None) -> Iterator[None]:
+    """Turns MLflow's errors into one line: `refused` and the reason, or that the store is down.
+
+    Raises: TrackingError, Unreachable.
+    """
     try:
         yield
-    except MlflowException as error:
-        uri = masked(client.tracking_uri)
-        raise tracking_error(client, error, f"tracking.uri={uri}: cannot be used") from None
-
-
-def tracking_error(client: MlflowClient, error: Exception, what: str) -> TrackingError:
-    """The TrackingError, or Unreachable, that says what failed and why."""
-    kind = Unreachable if is_passing(error, client.tracking_uri) else TrackingError
-    return kind(f"{what} ({reason(error)})")
+    except REFUSALS as error:
+        is_down = is_passing(error, client.tracking_uri)
+        if is_down or not refused:
+            refused = f"tracking.uri={masked(client.tracking_uri)}: cannot be used"
+        kind = Unreachable if is_down else TrackingError
+        raise kind(f"{refused} ({reason(error)})") from None

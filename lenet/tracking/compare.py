@@ -1,12 +1,14 @@
 """Two runs side by side: configuration, environment, metrics."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from lenet.cli import one_line
+from lenet.config.errors import clip
 from lenet.tracking.client import TrackingError
 from lenet.tracking.provenance import environment_differences
-from lenet.tracking.read import Stored, fetched, read_run, set_tags
+from lenet.tracking.read import Summary, fetched, read_run, set_tags
 
 Row = tuple[str, str, str]
 # Tags that can explain a difference: code, machine, data and network.
@@ -21,15 +23,14 @@ NONE = "-"
 class Difference:
     """The differences of two runs, as rows of (what, in the first run, in the second run).
 
-    `first` is the first step at which a metric differs, with its rows, and `when` is that step in
-    words. Metrics that measure time are left out. `points` is the number of compared points.
+    `first` is the first step at which a metric differs, in words, with its rows. Metrics that
+    measure time are left out. `points` is the number of compared points.
     """
 
     settings: list[Row]
     surroundings: list[Row]
     ends: list[Row]
-    first: tuple[int, list[Row]] | None
-    when: str
+    first: tuple[str, list[Row]] | None
     points: int
     weights: tuple[str, str]
 
@@ -38,50 +39,47 @@ class Difference:
         return self.first is None and self.weights[0] == self.weights[1] and self.points > 0
 
 
-def compare(a: Stored, b: Stored, environments: tuple[str, str] = ("", "")) -> Difference:
-    settings = _rows(a.params, b.params, sorted(a.params.keys() | b.params.keys()))
+def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) -> Difference:
     ignored = ("tracking.", "resume", "rerun")
-    names = [name for name in sorted(a.metrics.keys() | b.metrics.keys()) if not is_timed(name)]
-    points = [_points(run, names) for run in (a, b)]
-    differing = sorted(k for k in points[0] | points[1] if points[0].get(k) != points[1].get(k))
-    first, when = None, ""
-    if differing:
-        # In the order of the training: the loss of a step comes before that of its epoch.
-        step, _ = at = min(differing, key=lambda k: (k[1] != "train/loss_step", k[0]))
-        rows = [k for k in differing if k == at or (k[0] == step and at[1] != "train/loss_step")]
-        first = step, [(n, *_two(points[0].get((s, n)), points[1].get((s, n)))) for s, n in rows]
-        when = f"epoch {step}"
-        if at[1] == "train/loss_step":
-            when = f"optimizer step {step}{_epoch_of(step, a)}"
-    last = [{n: (r.metrics[n][-1][1],) for n in names if n in r.metrics} for r in (a, b)]
+    settings = [row for row in _rows(a.params, b.params) if not row[0].startswith(ignored)]
+    tags = [{key: run.tags[key] for key in MADE_OF if key in run.tags} for run in (a, b)]
+    names = sorted(name for name in a.points.keys() | b.points.keys() if not is_timed(name))
+    points = [
+        {(step, name): repr(value) for name in names for step, value in run.points.get(name, ())}
+        for run in (a, b)
+    ]
+    last = [{name: repr(value) for name, value in run.metrics.items()} for run in (a, b)]
     return Difference(
-        settings=[row for row in settings if not row[0].startswith(ignored)],
-        surroundings=_rows(a.tags, b.tags, MADE_OF) + environment_differences(*environments),
-        ends=[(n, *_two(last[0].get(n), last[1].get(n))) for n in names],
-        first=first,
-        when=when,
+        settings=settings,
+        surroundings=_rows(*tags) + environment_differences(*environments),
+        ends=[(name, *_digits(*(each.get(name, NONE) for each in last))) for name in names],
+        first=_first(_rows(*points)),
         points=len(points[0] | points[1]),
         weights=(a.tags.get("weights.sha256", NONE), b.tags.get("weights.sha256", NONE)),
     )
 
 
-def _points(run: Stored, names: Sequence[str]) -> dict[tuple[int, str], tuple[float, ...]]:
-    """(step, name) -> values; a point that was logged twice has two. All NaN count as equal."""
-    found: dict[tuple[int, str], tuple[float, ...]] = {}
-    for name in names:
-        for step, value in run.metrics.get(name, ()):
-            number = math.nan if math.isnan(value) else value  # one object is equal to itself
-            found[step, name] = (*found.get((step, name), ()), number)
-    return found
+def _rows(a: Mapping[Any, str], b: Mapping[Any, str]) -> list[tuple[Any, str, str]]:
+    """What differs, with both values."""
+    pairs = [(key, a.get(key, NONE), b.get(key, NONE)) for key in sorted(a.keys() | b.keys())]
+    return [row for row in pairs if row[1] != row[2]]
 
 
-def _epoch_of(step: int, run: Stored) -> str:
-    """`, in epoch 2`, if the points tell how many steps an epoch has."""
-    epochs = max((at for at, _ in run.metrics.get("train/loss", ())), default=0)
-    last = max((at for at, _ in run.metrics.get("train/loss_step", ())), default=0)
-    if run.status != "FINISHED" or not epochs or last % epochs:
-        return ""
-    return f", in epoch {-(-step // (last // epochs))}"
+def _first(rows: Sequence[tuple[tuple[int, str], str, str]]) -> tuple[str, list[Row]] | None:
+    """The first rows in the order of the training: an epoch comes after its optimizer steps."""
+    steps = [row for row in rows if row[0][1] == "train/loss_step"]
+    if not rows:
+        return None
+    kind, chosen = ("optimizer step", steps) if steps else ("epoch", rows)
+    first = chosen[0][0][0]
+    found = [(name, *_digits(x, y)) for (step, name), x, y in chosen if step == first]
+    return f"{kind} {first}", found
+
+
+def _digits(x: str, y: str) -> tuple[str, str]:
+    """Two numbers with six digits, or with all if six don't show the difference."""
+    short = [text if text == NONE else f"{float(text):.6g}" for text in (x, y)]
+    return (x, y) if short[0] == short[1] else (short[0], short[1])
 
 
 def is_timed(metric: str) -> bool:
@@ -89,22 +87,7 @@ def is_timed(metric: str) -> bool:
     return metric.startswith("seconds/") or metric == "images_per_second"
 
 
-def _rows(a: Mapping[str, str], b: Mapping[str, str], keys: Sequence[str]) -> list[Row]:
-    pairs = [(key, a.get(key, NONE), b.get(key, NONE)) for key in keys]
-    return [row for row in pairs if row[1] != row[2]]
-
-
-def _two(a: Sequence[float] | None, b: Sequence[float] | None) -> tuple[str, str]:
-    """The values of two points with six digits, or with all if six don't show the difference."""
-    short, whole = (
-        [NONE if values is None else " and ".join(map(form, values)) for values in (a, b)]
-        for form in ("{:.6g}".format, repr)
-    )
-    one, other = short if short[0] != short[1] or a == b else whole
-    return one, other
-
-
-def read(run_id: str, uri: str | None = None) -> tuple[Stored, str]:
+def read(run_id: str, uri: str | None = None) -> tuple[Summary, str]:
     """The run and its environment.txt. Raises: TrackingError."""
     run = read_run(run_id, uri)
     with fetched(run_id, "environment.txt", uri) as path:
@@ -116,26 +99,29 @@ def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
     try:
         (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
-        tags = {"rerun.same": str(difference.same_bits).lower()}
-        set_tags(run_id, tags, uri)
+        set_tags(run_id, {"rerun.same": str(difference.same_bits).lower()}, uri)
     except TrackingError as error:
         return f"Not compared yet ({error}); later: python -m lenet diff {before} {run_id}"
+    return verdict(before, difference)
+
+
+def verdict(before: str, difference: Difference) -> str:
+    """What differs from the run `before` first, and what may be why."""
     if difference.same_bits:
         return f"The same bits as run {before}: {difference.points} points and the weights."
+    when, rows = difference.first or ("", [])
     lines = [f"Not the same as run {before}."]
-    if difference.first:
-        _, rows = difference.first
-        lines += [f"  first at {difference.when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
-    else:
+    lines += [f"  first at {when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
+    if not rows:
         lines.append("  all points are equal, the weights are not")
-    for what, x, y in difference.surroundings[:20]:
-        lines.append(f"  {_short(what)}: {_short(x)} there, {_short(y)} here")
+    for row in difference.surroundings[:20]:
+        lines.append("  {}: {} there, {} here".format(*map(_short, row)))
     if not difference.surroundings:
         lines.append("  code, data and environment are the same")
     return "\n".join(lines)
 
 
-def report(a: Stored, b: Stored, difference: Difference) -> str:
+def report(a: Summary, b: Summary, difference: Difference) -> str:
     head: Row = ("", a.run_id[:8], b.run_id[:8])
     parts = [
         "\n".join(_table([head, ("name", a.name, b.name), ("status", a.status, b.status)])),
@@ -146,9 +132,9 @@ def report(a: Stored, b: Stored, difference: Difference) -> str:
     if difference.same_bits:
         parts.append(f"The same bits: {difference.points} points and the weights.")
     elif difference.first:
-        _, rows = difference.first
+        when, rows = difference.first
         parts.append(
-            f"{difference.points} points compared; the first difference is at {difference.when}:\n"
+            f"{difference.points} points compared; the first difference is at {when}:\n"
             + "\n".join(_table([head, *rows]))
         )
     else:
@@ -171,5 +157,4 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _short(cell: str) -> str:
-    line = "".join(c if c.isprintable() else " " for c in cell)
-    return line if len(line) <= 44 else line[:41] + "..."
+    return clip(one_line(cell), 44)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -29,19 +29,21 @@ from lenet.tracking.client import (
     connect,
     is_passing,
     reason,
-    tracking_error,
     translated,
 )
 
 RUN_ID = re.compile("[0-9a-f]{32}")
-MAX_BYTES = 1_000_000  # of a text
+MAX_BYTES = 100_000  # of a text; a run's have 10,000, and PyYAML takes a second for this many
 READERS = 8  # requests at a time
 PAGE = 1000  # runs that one request returns
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run as a search returns it, with the newest value of each metric. Times in milliseconds."""
+    """A run with the newest value of each metric. Times in milliseconds.
+
+    Where `read_run` read it, `points` has every point: name -> (step, value) in the order of steps.
+    """
 
     run_id: str
     name: str
@@ -51,6 +53,7 @@ class Summary:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
+    points: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run) -> "Summary":
@@ -60,19 +63,6 @@ class Summary:
             *(info.run_id, name, info.status, start, info.end_time),
             *(data.params, data.tags, data.metrics),
         )
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A run with every point of its metrics: name -> (step, value) in the order of steps."""
-
-    run_id: str
-    name: str
-    experiment: str
-    status: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    metrics: Mapping[str, list[tuple[int, float]]]
 
 
 # ---- Which run -------------------------------------------------------------------------------
@@ -90,10 +80,7 @@ def resolve_run(run: str, uri: str | None = None, sweep: bool = False) -> str:
     if run.startswith("models:/"):
         client = connect(uri, create=False)
         with translated(client):
-            try:
-                return checked_id(registry.run_of(client, run))
-            except ValueError as error:
-                raise TrackingError(f"{ascii(run)[1:-1][:80]}: {error}") from None
+            return checked_id(registry.run_of(client, run))
     if run != "latest" and not re.fullmatch("[0-9a-f]{4,31}", run):
         raise TrackingError(
             f"{quoted(run)}: expected a run's id, 32 hexadecimal digits or the first of them, 4 at "
@@ -101,21 +88,24 @@ def resolve_run(run: str, uri: str | None = None, sweep: bool = False) -> str:
         )
     client = connect(uri, create=False)
     with translated(client):
-        if run != "latest":
-            runs = _newest(client, f"attributes.run_id LIKE '{run}%'")
-        elif sweep:
-            runs = _newest(client, f"tags.`{SWEEP_KIND_TAG}` LIKE '%'")
-        else:
-            runs = _without_sweeps(_newest(client))
-        found = [each.info.run_id for each in islice(runs, 2)]
-    where = masked(client.tracking_uri)
-    if not found and run == "latest":
-        raise TrackingError(f"latest: there is no {'sweep' if sweep else 'run'} yet in {where}")
-    if not found:
-        raise TrackingError(f"{run}: no run id starts with {run!r} in {where}")
-    if run != "latest" and len(found) > 1:
-        raise TrackingError(f"{run}: several run ids start with it: {', '.join(found)} ...")
-    return str(found[0])
+        if run == "latest":
+            return _latest(client, sweep)
+        runs = _newest(client, f"attributes.run_id LIKE '{run}%'")
+        found = [str(each.info.run_id) for each in islice(runs, 2)]
+    if len(found) == 1:
+        return found[0]
+    problem = f"no run id starts with {run!r} in {masked(client.tracking_uri)}"
+    if found:
+        problem = f"several run ids start with it: {', '.join(found)} ..."
+    raise TrackingError(f"{run}: {problem}")
+
+
+def _latest(client: MlflowClient, sweep: bool) -> str:
+    runs = _newest(client, f"tags.`{SWEEP_KIND_TAG}` LIKE '%'" if sweep else "")
+    for run in runs if sweep else _without_sweeps(runs):
+        return str(run.info.run_id)
+    kind, where = "sweep" if sweep else "run", masked(client.tracking_uri)
+    raise TrackingError(f"latest: there is no {kind} yet in {where}")
 
 
 def checked_id(run_id: str) -> str:
@@ -130,20 +120,18 @@ def quoted(run: str) -> str:
     return (run if run.isprintable() and run else ascii(run))[:80]
 
 
-def recent(
-    count: int, uri: str | None = None, wanted: str = "attributes.status = 'FINISHED'"
-) -> list[Summary]:
-    """The newest runs that trained a network, the newest first. `wanted` is MLflow's filter.
+def recent(count: int, uri: str | None = None) -> list[Summary]:
+    """The newest finished runs that trained a network, the newest first.
 
     Raises: TrackingError where the store can't be reached.
     """
     client = connect(uri, create=False)
     with translated(client):
-        runs = islice(_without_sweeps(_newest(client, wanted)), count)
-        return [Summary.of(run) for run in runs]
+        runs = _newest(client, "attributes.status = 'FINISHED'")
+        return [Summary.of(run) for run in islice(_without_sweeps(runs), count)]
 
 
-def _newest(client: MlflowClient, wanted: str = "") -> Iterator[Run]:
+def _newest(client: MlflowClient, wanted: str) -> Iterator[Run]:
     experiments = [each.experiment_id for each in client.search_experiments()]
     return search(client, experiments, wanted, "DESC", page=100)
 
@@ -177,19 +165,16 @@ def _without_sweeps(runs: Iterator[Run]) -> Iterator[Run]:
 # ---- One run ---------------------------------------------------------------------------------
 
 
-def read_run(run_id: str, uri: str | None = None) -> Stored:
-    """Raises: TrackingError where the store can't be reached, or has no such run."""
+def read_run(run_id: str, uri: str | None = None) -> Summary:
+    """A run with its points.
+
+    Raises: TrackingError where the store can't be reached, or has no such run.
+    """
     client = connect(uri, create=False)
-    try:
-        run = client.get_run(checked_id(run_id))
-        metrics = {name: points_of(client, run_id, name) for name in sorted(run.data.metrics)}
-        experiment = client.get_experiment(run.info.experiment_id).name
-    except MlflowException as error:
-        if is_passing(error, client.tracking_uri):
-            raise Unreachable(f"{run_id}: {reason(error)}") from None
-        raise TrackingError(f"{run_id}: no such run ({reason(error)})") from None
-    info, data = run.info, run.data
-    return Stored(run_id, info.run_name, experiment, info.status, data.params, data.tags, metrics)
+    with translated(client, f"{checked_id(run_id)}: no such run"):
+        run = client.get_run(run_id)
+        points = {name: points_of(client, run_id, name) for name in sorted(run.data.metrics)}
+        return replace(Summary.of(run), points=points)
 
 
 def points_of(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -236,11 +221,8 @@ def text_of(path: Path) -> str:
 def set_tags(run_id: str, tags: Mapping[str, str], uri: str | None = None) -> None:
     """Raises: TrackingError where the store doesn't take them."""
     client = connect(uri, create=False)
-    entries = [RunTag(key, value) for key, value in tags.items()]
-    try:
-        client.log_batch(checked_id(run_id), tags=entries)
-    except MlflowException as error:
-        raise tracking_error(client, error, f"{run_id}: takes no tags") from None
+    with translated(client, f"{run_id}: takes no tags"):
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def add_artifacts(run_id: str, folder: Path, where: str, uri: str | None = None) -> str:
@@ -250,11 +232,9 @@ def add_artifacts(run_id: str, folder: Path, where: str, uri: str | None = None)
     Raises: TrackingError.
     """
     client = connect(uri, create=False)
-    try:
-        client.log_artifacts(checked_id(run_id), str(folder), where)
+    with translated(client, f"{checked_id(run_id)}: takes no artifacts"):
+        client.log_artifacts(run_id, str(folder), where)
         info = client.get_run(run_id).info
-    except (MlflowException, OSError) as error:
-        raise tracking_error(client, error, f"{run_id}: takes no artifacts") from None
     if client.tracking_uri.startswith("http"):
         runs = f"{masked(client.tracking_uri)}/#/experiments/{info.experiment_id}/runs"
         return f"{runs}/{run_id}/artifacts/{where}"
@@ -268,14 +248,11 @@ def add_artifacts(run_id: str, folder: Path, where: str, uri: str | None = None)
 def read_family(run_id: str, uri: str | None = None) -> tuple[Summary, list[Summary]]:
     """A run and its children, the first started first. Raises: TrackingError."""
     client = connect(uri, create=False)
-    try:
-        parent = client.get_run(checked_id(run_id))
+    with translated(client, f"{checked_id(run_id)}: no such run"):
+        parent = client.get_run(run_id)
         wanted = f"tags.`{PARENT_TAG}` = '{run_id}'"
-        children = list(search(client, [parent.info.experiment_id], wanted))
-    except MlflowException as error:
-        raise tracking_error(client, error, f"{run_id}: no such run") from None
-    found = [Summary.of(run) for run in children]
-    return Summary.of(parent), sorted(found, key=lambda child: (child.start, child.run_id))
+        found = map(Summary.of, search(client, [parent.info.experiment_id], wanted))
+        return Summary.of(parent), sorted(found, key=lambda child: (child.start, child.run_id))
 
 
 def read_points(
@@ -289,16 +266,13 @@ def read_points(
     """
     client = connect(uri, create=False)
     wanted = [(checked_id(run_id), metric) for run_id in run_ids for metric in metrics]
-    try:
-        with ThreadPoolExecutor(READERS) as pool:
-            histories = pool.map(lambda pair: points_of(client, *pair), wanted)
-            return [
-                (run_id, metric, step, value)
-                for (run_id, metric), points in zip(wanted, histories, strict=True)
-                for step, value in points
-            ]
-    except MlflowException as error:
-        raise tracking_error(client, error, "metrics: cannot be read") from None
+    with translated(client, "metrics: cannot be read"), ThreadPoolExecutor(READERS) as pool:
+        histories = pool.map(lambda pair: points_of(client, *pair), wanted)
+        return [
+            (run_id, metric, step, value)
+            for (run_id, metric), points in zip(wanted, histories, strict=True)
+            for step, value in points
+        ]
 
 
 def median_seconds(client: MlflowClient, experiment: str, params: Mapping[str, str]) -> float:
@@ -309,6 +283,6 @@ def median_seconds(client: MlflowClient, experiment: str, params: Mapping[str, s
     wanted = ["attributes.status = 'FINISHED'"]
     wanted += [f"params.`{key}` = '{value}'" for key, value in params.items()]
     found = client.search_runs([there.experiment_id], " and ".join(wanted), max_results=100)
-    times = [run.data.metrics.get("seconds/total", math.nan) for run in found]
-    times = [seconds for seconds in times if not math.isnan(seconds)]
+    name = "seconds/total"
+    times = [run.data.metrics[name] for run in found if name in run.data.metrics]
     return statistics.median(times) if times else math.nan

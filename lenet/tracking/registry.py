@@ -4,15 +4,13 @@ import json
 import re
 from collections.abc import Mapping
 
-from lenet.tracking.client import MlflowClient, MlflowException
+from lenet.cli import one_line
+from lenet.tracking.client import MlflowClient, MlflowException, TrackingError
 
 CHAMPION = "champion"
-VERSIONS_TAG = (
-    "mlflow.modelVersions"  # of a logged model; MLflow links its page to the versions by it
-)
+VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model; MLflow links its page to versions by it
 MODEL_TAG = "lenet.model_id"  # of a version; MLflow does not always return the model's id
 REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
-SCORES = ("val/accuracy", "val/loss")
 SAME_IMAGES = ("dataset.sha256", "dataset.val_sha256")  # only then two scores can be compared
 
 
@@ -21,8 +19,8 @@ def register(
 ) -> str:
     """Registers the run's logged model as a version of `name`. It becomes the champion if it is the
     first one, or has a higher `val/accuracy` on the same images (if equal: a lower `val/loss`).
-    `facts` holds SCORES and SAME_IMAGES and becomes the version's tags. To call it twice has the
-    same effect as once.
+    `facts` holds these scores and SAME_IMAGES and becomes the version's tags. To call it twice has
+    the same effect as once.
 
     Returns: a line that says what happened.
     """
@@ -32,52 +30,46 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     own = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    found = [each.version for each in own if each.tags.get(MODEL_TAG) == model_id]
-    if found:
-        version = str(found[0])
-    else:
+    versions = [str(each.version) for each in own if each.tags.get(MODEL_TAG) == model_id]
+    if not versions:
         tags = {MODEL_TAG: model_id, **facts}
-        made = client.create_model_version(
-            name, f"models:/{model_id}", run_id, tags, model_id=model_id
-        )
-        version = str(made.version)
+        source = f"models:/{model_id}"
+        made = client.create_model_version(name, source, run_id, tags, model_id=model_id)
+        versions = [str(made.version)]
+    version = versions[0]
     entry = json.dumps([{"name": name, "version": version}])
     client.set_logged_model_tags(model_id, {VERSIONS_TAG: entry})
     line = f"Registered as {name}, version {version}"
-    champion = str(client.get_registered_model(name).aliases.get(CHAMPION, ""))
-    if champion == version:
-        return f"{line}, its champion"
-    if champion:
+    champion = str(client.get_registered_model(name).aliases.get(CHAMPION, version))
+    if champion != version:
         theirs = client.get_model_version(name, champion).tags
         if any(theirs.get(key) != facts[key] for key in SAME_IMAGES):
             return f"{line}; the champion stays version {champion}, of other images"
-        before, now = _rank(theirs), _rank(facts)
-        if now <= before:
+        if _rank(facts) <= _rank(theirs):
+            before, now = (float(each["val/accuracy"]) for each in (theirs, facts))
             return (
                 f"{line}; the champion stays version {champion} "
-                f"({before[0]:.2%} of the validation images, here {now[0]:.2%})"
+                f"({before:.2%} of the validation images, here {now:.2%})"
             )
     client.set_registered_model_alias(name, CHAMPION, version)
-    return f"{line}, now its champion ({_rank(facts)[0]:.2%} of the validation images)"
+    accuracy = float(facts["val/accuracy"])
+    return f"{line}, now its champion ({accuracy:.2%} of the validation images)"
 
 
 def _rank(facts: Mapping[str, str]) -> tuple[float, float]:
-    """For comparison: higher is better. A version without scores, made by others, ranks last."""
-    try:
-        accuracy, loss = (float(facts[key]) for key in SCORES)
-    except (KeyError, ValueError):
-        return (-1.0, 0.0)
-    return accuracy, -loss
+    """For comparison: higher is better."""
+    return float(facts["val/accuracy"]), -float(facts["val/loss"])
 
 
 def run_of(client: MlflowClient, text: str) -> str:
     """The id of the run that made `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
-    Raises: ValueError, one line, where there is no such version.
+    Raises: TrackingError where there is no such version.
     """
+    shown = one_line(text)[:80]
     match = REGISTERED.fullmatch(text)
     if not match:
-        raise ValueError("expected models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise TrackingError(f"{shown}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, number = match.groups()
     try:
         if alias:
@@ -87,7 +79,5 @@ def run_of(client: MlflowClient, text: str) -> str:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise ValueError("no such registered model") from None
-    if not version.run_id:
-        raise ValueError("this version does not say which run made it")
+        raise TrackingError(f"{shown}: no such registered model") from None
     return str(version.run_id)

@@ -24,7 +24,7 @@ from lenet.tracking.client import PROCESS_TAG, TrackingError
 from lenet.tracking.journal import Facts, Journal, find_journal
 from lenet.tracking.past import Past
 from lenet.tracking.provenance import is_alive
-from lenet.tracking.read import Stored, fetched, read_run, read_text, resolve_run, text_of
+from lenet.tracking.read import Summary, fetched, read_run, read_text, resolve_run, text_of
 from lenet.tracking.sender import waiting_root
 from lenet.tracking.settings import Settings
 from lenet.tracking.stored_config import merge_configs, read_config
@@ -53,7 +53,7 @@ def resume(
 def _resumed(
     run_id: str,
     journal: Journal,
-    stored: Stored | None,
+    stored: Summary | None,
     settings: Settings,
     explicit: Mapping[str, Any],
     folders: Sequence[Path],
@@ -94,7 +94,7 @@ def repeat(settings: Settings, explicit: Mapping[str, Any], folders: Sequence[Pa
 # ---- 1. The run ------------------------------------------------------------------------------
 
 
-def _find(run_id: str, root: Path, uri: str | None) -> tuple[Journal, Stored | None]:
+def _find(run_id: str, root: Path, uri: str | None) -> tuple[Journal, Summary | None]:
     """The run's journal, in its folder here or in a new one, and the run as the store has it.
 
     Raises: JournalError or TrackingError where its process is alive, or there is no such run.
@@ -112,11 +112,11 @@ def _find(run_id: str, root: Path, uri: str | None) -> tuple[Journal, Stored | N
         return Journal.open(local), stored
     assert stored
     _check_is_over(stored)
-    new = Facts("", uri, stored.experiment, stored.name, 0, "", {}, run_id)
+    new = Facts("", uri, "", stored.name, 0, "", {}, run_id)
     return Journal.create(root, new), stored
 
 
-def _check_is_over(run: Stored) -> None:
+def _check_is_over(run: Summary) -> None:
     """Raises: TrackingError where the run's process is alive on this machine."""
     if run.status != "RUNNING":
         return
@@ -144,7 +144,7 @@ def _text(journal: Journal, name: str, uri: str | None) -> str:
     raise TrackingError(f"{journal.folder.name}: it was killed before it began; start it anew")
 
 
-def _tags_and_status(journal: Journal, run: Stored | None) -> tuple[dict[str, str], str | None]:
+def _tags_and_status(journal: Journal, run: Summary | None) -> tuple[dict[str, str], str | None]:
     """The newest of each: the journal may hold some that MLflow does not have."""
     tags = dict(run.tags) if run else {}
     status = run.status if run else None
@@ -206,8 +206,8 @@ def _position(state: State | None) -> str:
 # ---- 4. Its points ---------------------------------------------------------------------------
 
 
-def _note_points(journal: Journal, run: Stored | None) -> None:
+def _note_points(journal: Journal, run: Summary | None) -> None:
     """What MLflow has is not sent again, whoever sent it."""
-    for name, points in run.metrics.items() if run else ():
+    for name, points in run.points.items() if run else ():
         journal.points |= {(name, step) for step, _ in points}
         journal.latest.setdefault(name, points[-1][1])

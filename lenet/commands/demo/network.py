@@ -75,8 +75,8 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
         source = run_id = resolve_run(source)
         run = read_run(run_id)
         name = f"{run.name} ({run_id[:8]})"
-        if points := run.metrics.get("test/accuracy"):
-            name += f", {points[-1][1]:.2%}"
+        if accuracy := run.metrics.get("test/accuracy"):
+            name += f", {accuracy:.2%}"
     model, inputs = load_network(source, activation, pooling)
     predict(model, inputs, torch.zeros(1, 28, 28, dtype=torch.uint8))
     return Network(name, run_id, model, inputs, layers_of(model, inputs.image_size))
