@@ -1,7 +1,6 @@
 """A sweep's own MLflow run, and its children: the runs of the sweep's jobs."""
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -114,7 +113,8 @@ class ParentRun:
 
 def _working_process(run: Summary) -> int | None:
     """The id of another process of this machine that is still working on the run."""
-    host, *process = run.tags.get(PROCESS_TAG, "").split()[:3] or [""]
-    if run.status != "RUNNING" or host != platform.node() or not is_alive(*process):
+    process = run.tags.get(PROCESS_TAG, "")
+    if run.status != "RUNNING" or not is_alive(process):
         return None
-    return int(process[0]) if int(process[0]) != os.getpid() else None
+    number = int(process.split()[1])
+    return number if number != os.getpid() else None

@@ -113,13 +113,8 @@ def _send_metrics(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -
             break
         points += [Metric(*point) for point in value]
         count += 1
-    _log_points(client, run_id, points)
+    client.log_batch(run_id, metrics=points)
     return count
-
-
-def _log_points(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> None:
-    for first in range(0, len(points), MAX_METRICS):
-        client.log_batch(run_id, metrics=points[first : first + MAX_METRICS])
 
 
 def _send_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str | None]) -> None:
@@ -170,13 +165,13 @@ def _send_model(client: MlflowClient, journal: Journal, run_id: str, step: int) 
     about.artifact_path = model.artifact_location
     about.save(str(folder / "MLmodel"))
     client.log_model_artifacts(model.model_id, str(folder))
-    points = [point for kind, value in journal.entries if kind == "metrics" for point in value]
-    of_model = [
+    points = [
         Metric(key, number, time, at, model_id=model.model_id, run_id=run_id)
-        for key, number, time, at in points
+        for kind, value in journal.entries
+        for key, number, time, at in (value if kind == "metrics" else ())
         if at == step
     ]
-    _log_points(client, run_id, of_model)  # MLflow shows them on the model's page
+    client.log_batch(run_id, metrics=points)  # MLflow shows them on the model's page
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
 
@@ -203,10 +198,10 @@ def mark_dead_runs(client: MlflowClient, but: str | None) -> list[str]:
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
     killed = []
     for run in running:
-        host, *process = run.data.tags.get(PROCESS_TAG, "").split()[:3] or [""]
-        if run.info.run_id == but or host != platform.node() or is_alive(*process):
-            continue
-        client.set_tag(run.info.run_id, "error", LOST)
-        client.set_terminated(run.info.run_id, "KILLED")
-        killed.append(run.info.run_id)
+        process = run.data.tags.get(PROCESS_TAG, "")
+        is_ours = process.startswith(f"{platform.node()} ") and run.info.run_id != but
+        if is_ours and not is_alive(process):
+            client.set_tag(run.info.run_id, "error", LOST)
+            client.set_terminated(run.info.run_id, "KILLED")
+            killed.append(run.info.run_id)
     return killed

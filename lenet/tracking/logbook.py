@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lenet.config.record import masked
 from lenet.tracking import records
 from lenet.tracking.client import PROCESS_TAG
 from lenet.tracking.journal import Journal
@@ -57,7 +56,7 @@ class Logbook:
 
     def start(self, settings: Settings) -> None:
         self.journal.append("params", records.params_of(settings.public_config))
-        self.text(masked(environment()), "environment.txt")
+        self.text(environment(), "environment.txt")
         if state := code_state():
             self.tag(**state)
         if patch := git("diff", "HEAD"):
@@ -73,8 +72,8 @@ class Logbook:
         self.status("RUNNING")
         if settings.epochs != past.epochs:
             self._config(settings)  # MLflow's parameters can't change
-        if environment_differences(past.environment, masked(environment())):
-            self.text(masked(environment()), f"environment.resumed-{count}.txt")
+        if environment_differences(past.environment, environment()):
+            self.text(environment(), f"environment.resumed-{count}.txt")
 
     def _config(self, settings: Settings) -> None:
         self.tag(**{"config.sha256": settings.sha256})

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from lenet.config.record import masked
+
 
 def environment() -> str:
     """Python, the machine and the version of every installed package, one a line."""
@@ -21,7 +23,7 @@ def environment() -> str:
         f"platform {platform.platform()}",
         f"cores {os.cpu_count()}",
         f"threads {torch.get_num_threads()}",
-        f"command {' '.join(sys.argv)}",
+        f"command {masked(' '.join(sys.argv))}",
     ]
     return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
 
@@ -35,15 +37,13 @@ def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]
     """The differences of two texts of `environment` as (what, before, now); `none` where one text
     lacks it. The command does not count.
     """
-    facts = []
-    for text in (before, now):
-        lines = (line.replace("==", " ", 1).partition(" ") for line in text.splitlines())
-        facts.append({name: value for name, _, value in lines if name != "command"})
-    return [
-        (name, facts[0].get(name, "none"), facts[1].get(name, "none"))
-        for name in sorted(facts[0] | facts[1])
-        if facts[0].get(name) != facts[1].get(name)
-    ]
+    a, b = (
+        dict(line.replace("==", " ", 1).partition(" ")[::2] for line in text.splitlines())
+        for text in (before, now)
+    )
+    names = sorted((a.keys() | b.keys()) - {"command"})
+    rows = [(name, a.get(name, "none"), b.get(name, "none")) for name in names]
+    return [row for row in rows if row[1] != row[2]]
 
 
 def git(*arguments: str) -> str | None:
@@ -79,15 +79,12 @@ def process_identity() -> str:
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
-def is_alive(pid: str = "", started: str = "") -> bool:
-    """Whether the process with this identity still runs."""
+def is_alive(identity: str) -> bool:
+    """Whether the process with this identity still runs, on this machine."""
     try:
-        # Not equal but close: start times count from the boot time, which a clock may correct.
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 5
+        host, pid, started = identity.split()
+        drift = psutil.Process(int(pid)).create_time() - float(started)
+        # Close, not equal: start times count from the boot time, which a clock may correct.
+        return host == platform.node() and abs(drift) < 5
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
-
-
-def version(package: str) -> str:
-    """A package's version without its build: 2.14.1, not 2.14.1+cpu."""
-    return importlib.metadata.version(package).partition("+")[0]

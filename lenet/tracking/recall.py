@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lenet.config.errors import ConfigError
-from lenet.config.overrides import config_folders, explicit_overrides
 from lenet.tracking.settings import Settings
 
 
@@ -16,18 +15,16 @@ def recall(settings: Settings) -> Iterator[Settings]:
     Raises: ConfigError where two runs are named, or the command line changes what can't change;
     TrackingError or JournalError where the run can't be read.
     """
-    if not settings.resume and not settings.rerun:
-        yield settings
-        return
     if settings.resume and settings.rerun:
         raise ConfigError("resume, rerun: expected one of them, got both")
-    explicit = explicit_overrides(settings.config, settings.overrides)
-    if settings.rerun:
+    if settings.resume:
+        from lenet.tracking.resume import resume
+
+        with resume(settings) as resumed:
+            yield resumed
+    elif settings.rerun:
         from lenet.tracking.resume import repeat
 
-        yield repeat(settings, explicit, config_folders())
-        return
-    from lenet.tracking.resume import resume
-
-    with resume(settings, explicit, config_folders()) as resumed:
-        yield resumed
+        yield repeat(settings)
+    else:
+        yield settings

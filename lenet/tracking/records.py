@@ -18,7 +18,6 @@ from lenet.native import Chosen
 from lenet.tracking.client import PARENT_TAG
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.past import data_tags
-from lenet.tracking.provenance import version
 from lenet.tracking.settings import Settings
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
@@ -136,6 +135,7 @@ def save_mlflow_model(model: nn.Module, data: Data, folder: Path) -> None:
     def tensor(*shape: int) -> Schema:
         return Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
 
+    release = torch.__version__.partition("+")[0]  # 2.14.1, not 2.14.1+cpu
     example = next(iter(data.test))[0][:2].cpu()
     was_training, device = model.training, data.test.labels.device
     model.cpu().eval()
@@ -147,7 +147,7 @@ def save_mlflow_model(model: nn.Module, data: Data, folder: Path) -> None:
             # Two rows: an example of one row would fix the batch size at 1.
             input_example=example.expand(2, -1, -1, -1).numpy(),
             # Given, because MLflow takes nine seconds and a subprocess to find them out.
-            pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
+            pip_requirements=[f"torch=={release}", f"numpy=={np.__version__}"],
             serialization_format="pt2",
             metadata=data.inputs.to_values(),
         )

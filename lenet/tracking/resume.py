@@ -12,16 +12,17 @@ only name what this checkout's own could name: see `lenet.tracking.stored_config
 
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from lenet.config.errors import ConfigError
+from lenet.config.overrides import config_folders, explicit_overrides
 from lenet.config.record import config_hash
 from lenet.tracking.client import PROCESS_TAG, TrackingError
-from lenet.tracking.journal import Facts, Journal, find_journal
+from lenet.tracking.journal import Facts, Journal, unfinished
 from lenet.tracking.past import Past
 from lenet.tracking.provenance import is_alive
 from lenet.tracking.read import Summary, fetched, read_run, read_text, resolve_run, text_of
@@ -35,43 +36,29 @@ State = dict[str, Any]
 
 
 @contextmanager
-def resume(
-    settings: Settings, explicit: Mapping[str, Any], folders: Sequence[Path]
-) -> Iterator[Settings]:
-    """The settings to go on with the run that `settings.resume` names. `explicit` holds what the
-    command line sets, as flat keys; `folders` are those of the config groups.
-    """
+def resume(settings: Settings) -> Iterator[Settings]:
+    """The settings to go on with the run that `settings.resume` names."""
     run_id = resolve_run(str(settings.resume), settings.uri)
-    root = waiting_root(settings.config["tracking"]["folder"])
-    journal, stored = _find(run_id, root, settings.uri)
+    journal, stored = _find(run_id, settings)
     try:
-        yield _resumed(run_id, journal, stored, settings, explicit, folders)
+        yield _resumed(run_id, journal, stored, settings)
     finally:  # a folder that was made for the run here goes, unless something was recorded in it
         journal.close(remove=not journal.entries)
 
 
-def _resumed(
-    run_id: str,
-    journal: Journal,
-    stored: Summary | None,
-    settings: Settings,
-    explicit: Mapping[str, Any],
-    folders: Sequence[Path],
-) -> Settings:
+def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Settings) -> Settings:
     """Raises: ConfigError where the run is finished, or another configuration is asked for."""
-    uri, what = settings.uri, f"resume={run_id}"
-    before = read_config(_text(journal, "config.yaml", uri))
-    today = {**settings.config, "resume": run_id}
-    config = merge_configs(before, today, explicit, folders, what, may_extend=True)
+    before = read_config(_text(journal, "config.yaml", settings.uri))
+    config = _merge(settings, before, "resume", run_id)
     tags, status = _tags_and_status(journal, stored)
     if status == "FINISHED" and config["epochs"] == before["epochs"]:
-        unsent = "; python -m lenet send sends what MLflow lacks" if journal.waiting else ""
+        unsent = "; python -m lenet send sends what MLflow lacks" if journal.entries else ""
         raise ConfigError(
-            f"{what}: the run is finished; epochs={2 * before['epochs']}, for one, "
+            f"resume={run_id}: the run is finished; epochs={2 * before['epochs']}, for one, "
             f"extends it{unsent}"
         )
-    environment = _text(journal, "environment.txt", uri)
-    state = _last_state(journal, config, tags)
+    environment = _text(journal, "environment.txt", settings.uri)
+    state = _last_state(journal, config, settings.uri)
     history = progress_of(state).history if state else []
     _note_points(journal, stored)
     print(f"Going on with run {run_id} {_position(state)}")
@@ -79,13 +66,12 @@ def _resumed(
     return replace(settings, config=config, past=past)
 
 
-def repeat(settings: Settings, explicit: Mapping[str, Any], folders: Sequence[Path]) -> Settings:
+def repeat(settings: Settings) -> Settings:
     """The settings to do the run again that `settings.rerun` names."""
     run_id = resolve_run(str(settings.rerun), settings.uri)
     run = read_run(run_id, settings.uri)
     stored = read_config(read_text(run_id, "config.yaml", settings.uri))
-    today = {**settings.config, "rerun": run_id}
-    config = merge_configs(stored, today, explicit, folders, f"rerun={run_id}")
+    config = _merge(settings, stored, "rerun", run_id)
     environment = read_text(run_id, "environment.txt", settings.uri)
     past = Past(run_id, config["epochs"], run.tags, environment)
     return replace(settings, config=config, past=past)
@@ -94,40 +80,45 @@ def repeat(settings: Settings, explicit: Mapping[str, Any], folders: Sequence[Pa
 # ---- 1. The run ------------------------------------------------------------------------------
 
 
-def _find(run_id: str, root: Path, uri: str | None) -> tuple[Journal, Summary | None]:
+def _find(run_id: str, settings: Settings) -> tuple[Journal, Summary | None]:
     """The run's journal, in its folder here or in a new one, and the run as the store has it.
 
     Raises: JournalError or TrackingError where its process is alive, or there is no such run.
     """
-    local, facts = find_journal(root, run_id) or (None, None)
-    mlflow_id = facts.run_id if facts else run_id
-    stored = None
+    root, uri = waiting_root(settings.config["tracking"]["folder"]), settings.uri
+    here = [each for each in unfinished(root) if run_id in (each[1].id, each[1].run_id)]
+    if not here:
+        stored = read_run(run_id, uri)
+        _check_is_over(stored)
+        return Journal.create(root, Facts(uri, stored.name, run_id=run_id)), stored
+    folder, facts = here[0]
     try:
-        stored = read_run(mlflow_id, uri) if mlflow_id else None
+        known = read_run(facts.run_id, uri) if facts.run_id else None
     except TrackingError as error:
-        if local is None:
-            raise
-        print(f"Warning: {error}; going on with what is in {local}", file=sys.stderr)
-    if local:
-        return Journal.open(local), stored
-    assert stored
-    _check_is_over(stored)
-    new = Facts("", uri, "", stored.name, 0, "", {}, run_id)
-    return Journal.create(root, new), stored
+        known = None
+        print(f"Warning: {error}; going on with what is in {folder}", file=sys.stderr)
+    return Journal.open(folder), known
 
 
 def _check_is_over(run: Summary) -> None:
     """Raises: TrackingError where the run's process is alive on this machine."""
-    if run.status != "RUNNING":
-        return
-    host, *process = run.tags.get(PROCESS_TAG, "").split()[:3] or [""]
-    if host != platform.node():
-        print(f"Warning: it ran on {host or 'another machine'}; make sure that it has ended there")
-    elif is_alive(*process):
+    process = run.tags.get(PROCESS_TAG, "")
+    host = process.partition(" ")[0]
+    if run.status == "RUNNING" and is_alive(process):
         raise TrackingError(f"{run.run_id}: its process is still running")
+    if run.status == "RUNNING" and host != platform.node():
+        print(f"Warning: it ran on {host or 'another machine'}; make sure that it has ended there")
 
 
 # ---- 2. Its configuration --------------------------------------------------------------------
+
+
+def _merge(settings: Settings, before: Mapping[str, Any], key: str, run_id: str) -> dict[str, Any]:
+    """The run's configuration with what the command line may change of it."""
+    today = {**settings.config, key: run_id}
+    explicit = explicit_overrides(settings.config, settings.overrides)
+    what, may_extend = f"{key}={run_id}", key == "resume"
+    return merge_configs(before, today, explicit, config_folders(), what, may_extend)
 
 
 def _text(journal: Journal, name: str, uri: str | None) -> str:
@@ -159,16 +150,11 @@ def _tags_and_status(journal: Journal, run: Summary | None) -> tuple[dict[str, s
 # ---- 3. Its checkpoint -----------------------------------------------------------------------
 
 
-def _last_state(
-    journal: Journal, config: Mapping[str, Any], tags: Mapping[str, str]
-) -> State | None:
+def _last_state(journal: Journal, config: Mapping[str, Any], uri: str | None) -> State | None:
     """The last good checkpoint in the run's folder; if there is none, that of the store."""
-
-    def check(state: State) -> None:
-        check_state(state, config, tags)
-
+    check = partial(check_state, config=config)
     state = checkpoints.load_newest(checkpoints.newest_first(journal.folder / "checkpoints"), check)
-    run_id, uri = journal.facts.run_id, config["tracking"]["uri"]
+    run_id = journal.facts.run_id
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         if state is None and run_id:
             try:
@@ -179,21 +165,14 @@ def _last_state(
     return state
 
 
-def check_state(state: State, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-    """Raises: StateError where the checkpoint is of another configuration or of other data."""
-    try:
-        epochs = state["epochs"]
-        same = state["config_sha256"] == config_hash({**config, "epochs": epochs})
-        if not same or type(epochs) is not int or epochs > config["epochs"]:
-            raise StateError("checkpoint: expected one of this configuration, found another's")
-        if state["data_sha256"] != tags.get("dataset.sha256"):
-            raise StateError("checkpoint: expected one of the run's data, found another's")
-        progress_of(state)
-    except StateError:
-        raise
-    except Exception as error:  # anybody may have written it
-        reason = " ".join(str(error).split())[:200]
-        raise StateError(f"checkpoint: expected one of a run, found another ({reason})") from None
+def check_state(state: State, config: Mapping[str, Any]) -> None:
+    """Raises: StateError where the checkpoint is of another configuration."""
+    epochs = state.get("epochs")
+    known = state.get("config_sha256")
+    same = isinstance(epochs, int) and known == config_hash({**config, "epochs": epochs})
+    if not same or epochs > config["epochs"]:
+        raise StateError("checkpoint: expected one of this configuration, found another's")
+    progress_of(state)
 
 
 def _position(state: State | None) -> str:

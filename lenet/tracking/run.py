@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,9 +18,9 @@ from lenet.cli import first_error_line, stop_printing
 from lenet.data.sets import Data
 from lenet.native import Chosen
 from lenet.tracking import records
-from lenet.tracking.client import TrackingError, resolved
+from lenet.tracking.client import resolved
 from lenet.tracking.compare import rerun_verdict
-from lenet.tracking.journal import Facts, Journal, JournalError
+from lenet.tracking.journal import Facts, Journal
 from lenet.tracking.logbook import Logbook
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
 from lenet.tracking.past import data_tags
@@ -31,19 +31,16 @@ from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
 START_SECONDS = 10.0  # to wait for a server before the training begins without it
-P = ParamSpec("P")
 
 
-def _recording(
-    method: Callable[Concatenate["Run", P], None],
-) -> Callable[Concatenate["Run", P], None]:
+def _recording(method: Callable[..., None]) -> Callable[..., None]:
     """Counts a method's time as logging, and turns its failure into a warning."""
 
     @functools.wraps(method)
-    def recording(self: "Run", *args: P.args, **kwargs: P.kwargs) -> None:
+    def recording(self: "Run", *args: Any) -> None:
         start = time.perf_counter()
         try:
-            method(self, *args, **kwargs)
+            method(self, *args)
         except Exception as error:
             print(f"Warning: {method.__name__} failed ({first_error_line(error)})", file=sys.stderr)
         finally:
@@ -65,8 +62,8 @@ class Run:
     `wait` seconds. What it has not taken by then stays in the folder, and a line says how to send
     it.
 
-    Raises: TrackingError or JournalError on entering, where the store refuses the run or the
-    folder can't be written; nothing is left then.
+    Raises: TrackingError, JournalError or OSError on entering, where the store refuses the run or
+    the folder can't be written; nothing is left then.
     """
 
     def __init__(
@@ -122,7 +119,6 @@ class Run:
         start = time.perf_counter()
         resumed = self.past.journal if self.past else None
         self.journal = resumed or Journal.create(self.root, self._facts())
-        self.name = self.journal.facts.name
         self.log = Logbook(self.journal)
         self._sender = Sender(self.journal, self.uri, may_exist=resumed is not None)
         try:
@@ -140,32 +136,22 @@ class Run:
                     f"({self._sender.problem}); its records wait in {self.folder}",
                     file=sys.stderr,
                 )
-        except BaseException as error:
+        except BaseException:
             self.journal.close(remove=resumed is None)
-            if isinstance(error, OSError):
-                reason = error.strerror or error
-                raise JournalError(f"{self.folder}: cannot be written ({reason})") from None
             raise
         self.seconds += time.perf_counter() - start
         return self
 
     def _facts(self) -> Facts:
+        process = process_identity()
         tags = {key: str(value) for key, value in self.tags.items()}
+        tags |= {"host": process.split()[0], **records.sweep_tags(self.settings)}
         if self.note:
             tags["mlflow.note.content"] = self.note
         if self.past:
             tags["rerun.of"] = self.past.run_id
-        tags |= records.sweep_tags(self.settings)
-        process = process_identity()
-        return Facts(
-            id="",
-            uri=resolved(self.uri),
-            experiment=self.experiment,
-            name=self.name,
-            start_time=int(self.settings.started * 1000),
-            process=process,
-            tags=tags | {"host": process.split()[0]},
-        )
+        uri, start_time = resolved(self.uri), int(self.settings.started * 1000)
+        return Facts(uri, self.name, self.experiment, start_time, process, tags)
 
     # ---- Records -----------------------------------------------------------------------------
 
@@ -248,17 +234,10 @@ class Run:
         """The first arguments of `Checkpoints`: the folder, what each checkpoint says about its
         run, whom to tell, and the state to go on from.
         """
-        facts = {
-            "config_sha256": self.settings.sha256,
-            "data_sha256": data.sha256,
-            "inputs": data.inputs.to_values(),
-        }
+        facts = {"config_sha256": self.settings.sha256, "inputs": data.inputs.to_values()}
         state = self.past.state if self.past else None
-        return self.folder / "checkpoints", facts, self.log_checkpoint, state
-
-    def log_checkpoint(self, name: str) -> None:
-        """A file in the run's `checkpoints/`."""
-        self.journal.append("checkpoint", name)
+        on_save = functools.partial(self.journal.append, "checkpoint")
+        return self.folder / "checkpoints", facts, on_save, state
 
     @_recording
     def _log_model(self, model: nn.Module, data: Data) -> None:
@@ -296,11 +275,7 @@ class Run:
         elif self.checkpoint_seconds is not None:
             self._log_seconds(was_stopped=error is not None)
         self.log.status(status)
-        lost = self._sender.finish_run(self.wait)
-        if lost and error is None:
-            raise TrackingError(lost)
-        if lost:
-            print(f"error: {lost}", file=sys.stderr)
+        self._sender.finish_run(self.wait)
         if self.past and not self.past.journal and status == "FINISHED":
             print(rerun_verdict(self.past.run_id, self.id, self.uri))
 
@@ -313,18 +288,17 @@ class Run:
         elapsed = time.time() - self.settings.started
         before = self.past.seconds if self.past else 0.0
         training = sum(record.seconds for record in self.history)
-        seconds = {
-            "total": elapsed + before,
-            "training": training,
-            "logging": self.seconds,
-            "checkpoints": self.checkpoint_seconds or 0.0,
-        }
         if not was_stopped:
-            self.log.points(
-                {f"seconds/{k}": value for k, value in seconds.items()}, len(self.history)
-            )
-        rest = max(0.0, elapsed - (training - before) - self.seconds)
+            seconds = {
+                "seconds/total": elapsed + before,
+                "seconds/training": training,
+                "seconds/logging": self.seconds,
+                "seconds/checkpoints": self.checkpoint_seconds or 0.0,
+            }
+            self.log.points(seconds, len(self.history))
+        training = max(0.0, training - before)
+        rest = max(0.0, elapsed - training - self.seconds)
         print(
-            f"{elapsed:.1f} s: training {max(0.0, training - before):.1f}, logging "
-            f"{self.seconds:.1f}, start-up, data and evaluation {rest:.1f}"
+            f"{elapsed:.1f} s: training {training:.1f}, logging {self.seconds:.1f}, "
+            f"start-up, data and evaluation {rest:.1f}"
         )

@@ -42,6 +42,7 @@ class Sender(threading.Thread):
         self.journal = journal
         self.uri = resolved(uri)
         self.may_exist = may_exist  # whether an earlier try may have created the run
+        self.sent = [0, 0]  # how many entries of each queue MLflow has taken
         self.problem: str | None = None
         self.refusal: TrackingError | None = None
         self.marked_dead: list[str] = []  # other runs, whose processes have died
@@ -51,10 +52,15 @@ class Sender(threading.Thread):
         self._is_stopped = False
         self._has_tried = threading.Event()
 
+    @property
+    def waiting(self) -> int:
+        """How many entries MLflow does not have."""
+        return len(self.journal.entries) - sum(self.sent)
+
     def run(self) -> None:
         # Python's 5 ms are half of a training step, and this thread takes them after each call.
         sys.setswitchinterval(0.0005)
-        pause = FIRST_PAUSE
+        pause, changed = FIRST_PAUSE, self.journal.changed
         while not self._is_done():
             try:
                 self._send()
@@ -62,22 +68,22 @@ class Sender(threading.Thread):
                 pause = FIRST_PAUSE
             except Exception as error:  # MLflow's, sqlalchemy's, requests', botocore's ...
                 self._fail(error)
-            with self.journal.changed:
+            with changed:
                 self._has_tried.set()
                 if self.refusal and (self._is_closing or not self._is_training):
                     return
                 if self._is_closing:
-                    self.journal.changed.wait(FIRST_PAUSE if self.problem else 0)
+                    changed.wait(FIRST_PAUSE if self.problem else 0)
                 elif self.problem:
-                    self.journal.changed.wait_for(lambda: self._is_closing, pause)
+                    changed.wait_for(lambda: self._is_closing, pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                 else:
-                    self.journal.changed.wait_for(lambda: self._is_closing or self.journal.waiting)
-                    self.journal.changed.wait_for(lambda: self._is_closing, BETWEEN)
+                    changed.wait_for(lambda: self._is_closing or self.waiting)
+                    changed.wait_for(lambda: self._is_closing, BETWEEN)
 
     def _is_done(self) -> bool:
         with self.journal.changed:
-            is_sent = self._is_closing and self._client and not self.journal.waiting
+            is_sent = self._is_closing and self._client and not self.waiting
             return self._is_stopped or bool(is_sent)
 
     def _send(self) -> None:
@@ -96,7 +102,7 @@ class Sender(threading.Thread):
             raise problem
 
     def _next_kind(self, lane: int) -> str | None:
-        sent, entries = self.journal.sent[lane], self.journal.lanes[lane]
+        sent, entries = self.sent[lane], self.journal.lanes[lane]
         return entries[sent][0] if sent < len(entries) else None
 
     def _begin(self) -> None:
@@ -112,23 +118,17 @@ class Sender(threading.Thread):
 
     def _send_next(self, lane: int) -> None:
         assert self._client
-        with suppress(OSError):
-            self.journal.sync()  # a power failure must not take away what MLflow has
-        waiting = self.journal.lanes[lane][self.journal.sent[lane] :]
+        entries = self.journal.lanes[lane][self.sent[lane] :]
         try:
-            count = deliver(self._client, self.journal, waiting)
+            count = deliver(self._client, self.journal, entries)
         except REFUSALS as error:
             if is_passing(error, self.uri):
                 raise
             check_run(self._client, str(self.journal.facts.run_id))
             count = 1  # MLflow refuses this entry; the next ones may be fine
-            print(
-                f"Warning: MLflow refuses {waiting[0][0]} ({reason(error)})",
-                file=sys.stderr,
-            )
-        if not self._is_stopped:  # else another process may have opened the folder by now
-            with suppress(OSError):
-                self.journal.mark_sent(lane, count)
+            print(f"Warning: MLflow refuses {entries[0][0]} ({reason(error)})", file=sys.stderr)
+        with self.journal.changed:
+            self.sent[lane] += count
 
     def _fail(self, error: Exception) -> None:
         self.problem, self.refusal = reason(error), None
@@ -163,52 +163,42 @@ class Sender(threading.Thread):
         self.join(seconds)
         return not self.is_alive() and self.refusal is None
 
-    def finish_run(self, seconds: float) -> str | None:
+    def finish_run(self, seconds: float) -> None:
         """Waits until everything is sent, up to `seconds` for a store that fails; says where the
-        run is; closes the journal. Returns: what is lost, or None.
+        run is; closes the journal.
         """
-        sent = False
+        is_sent = False
         try:
-            sent = self.finish(1.0)
-            if not sent and self.problem:
+            is_sent = self.finish(1.0)
+            if not is_sent and self.problem:
                 print(
                     f"Waiting up to {seconds:.0f} s for the tracking server ({self.problem}); "
                     "Ctrl-C to leave it ...",
                     file=sys.stderr,
                 )
-            sent = sent or self.finish(seconds)
+            is_sent = is_sent or self.finish(seconds)
         finally:
             self.stop()
-            saved = sent or self.journal.save()
             try:
-                self._print_end(sent, saved)
+                self._print_end(is_sent)
             finally:
-                self.journal.close(remove=sent)
-        if saved:
-            return None
-        run_id = self.journal.facts.run_id or self.journal.facts.id
-        return (
-            f"records of run {run_id} are lost: neither MLflow ({self._why()}) nor "
-            f"{self.journal.folder} takes them all"
-        )
+                self.journal.close(remove=is_sent)
 
-    def _print_end(self, sent: bool, saved: bool) -> None:
+    def _print_end(self, is_sent: bool) -> None:
         facts, folder = self.journal.facts, self.journal.folder
-        if sent:
+        if is_sent:
             print(f"MLflow run {facts.run_id} ({facts.name}); compare runs with: mlflow ui")
             sys.stdout.flush()
-        elif saved:
+        else:
+            why = self.refusal or self.problem or "it is slow"
+            kept = "They are safe" if self.journal.is_whole else "Those that the disk took are"
             print(
-                f"MLflow has not taken {self.journal.waiting} records of this run "
-                f"({self._why()}). They are safe in {folder}; once the server is back:\n"
-                f"  {send_command(folder)}",
+                f"MLflow has not taken {self.waiting} records of this run ({why}). "
+                f"{kept} in {folder}; once the server is back:\n  {send_command(folder)}",
                 file=sys.stderr,
             )
         for run_id in self.marked_dead:
             print(f"The process of run {run_id} has died; resume={run_id} goes on with the run")
-
-    def _why(self) -> object:
-        return self.refusal or self.problem or "it is slow"
 
     def stop(self) -> None:
         """Sends nothing more after the request that is under way."""
@@ -226,7 +216,6 @@ def send(folder: Path, seconds: float) -> str:
     journal = Journal.open(folder)
     sender = Sender(journal, journal.facts.uri, may_exist=True)
     try:
-        count = journal.waiting
         statuses = [value[0] for kind, value in journal.entries if kind == "status"]
         if not statuses or statuses[-1] == "RUNNING":
             journal.append("tags", {"error": LOST})
@@ -240,7 +229,7 @@ def send(folder: Path, seconds: float) -> str:
         journal.close()
         raise
     journal.close(remove=True)
-    return f"Sent {count} records of run {journal.facts.run_id} ({journal.facts.name})"
+    return f"Sent run {journal.facts.run_id} ({journal.facts.name})"
 
 
 def send_family(run_ids: Collection[str], root: Path, seconds: float) -> None:

@@ -284,10 +284,6 @@ def of_an_older_version(path):
     save(state, path)
 
 
-def of_other_data(path):
-    save(load(path) | {"data_sha256": "0" * 64}, path)
-
-
 def of_another_configuration(path):
     save(load(path) | {"config_sha256": "0" * 64}, path)
 
@@ -302,7 +298,6 @@ DAMAGE = {
     "flipped": flipped,
     "emptied": lambda path: os.truncate(path, 0),
     "of an older version": of_an_older_version,
-    "of other data": of_other_data,
     "of another configuration": of_another_configuration,
 }
 
@@ -315,15 +310,14 @@ def test_each_kind_of_damage_is_noticed(lab, finished, tmp_path, capsys, what):
         shutil.copyfile(lab.artifact(finished, "checkpoint.pt"), path)
     DAMAGE[what](bad)
     config = read_config(lab.artifact(finished, "config.yaml").read_text())
-    tags = lab.client.get_run(finished).data.tags
-    state = load_newest([bad, good], lambda state: check_state(state, config, tags))
+    state = load_newest([bad, good], lambda state: check_state(state, config))
     assert state["progress"]["epochs"] == 60
     assert capsys.readouterr().err.count("\n") == 1
     assert not bad.exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["truncated", "of other data"])
+@pytest.mark.parametrize("what", ["truncated", "of another configuration"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(lab, longer, what):
     run_id = lab.killed(*LONGER, after=130)
     places = [path for path in lab.waiting.glob("*/run.json") if run_id in path.read_text()]
@@ -382,99 +376,6 @@ def test_another_machine_goes_on_by_the_store_alone(lab, longer, cut):
     assert ("the checkpoint before it is used" in err) == cut
     assert "from its beginning" not in out
     assert_same(lab.found(run_id), longer)
-
-
-# ---- Every moment of one write ---------------------------------------------------------------
-
-
-WRITES = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from lenet.training.checkpoints import Checkpoints, load_newest, newest_first
-from lenet.tracking.journal import Facts, Journal
-
-torch.set_num_threads(1)
-count, wanted = 0, 0
-
-def moment():
-    global count
-    count += 1
-    if count == wanted:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def watch(name):
-    real = getattr(os, name)
-    def call(*args, **kwargs):
-        moment()
-        if name == "write" and count + 1 == wanted:
-            real(args[0], args[1][: len(args[1]) // 2])
-        if name == "fsync" and os.fstat(args[0]).st_size and count + 1 == wanted:
-            try:  # as one that is killed before it has written all
-                os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
-            except OSError:  # a folder
-                pass
-        moment()
-        result = real(*args, **kwargs)
-        return result
-    setattr(os, name, call)
-
-def work(root, done):
-    facts = Facts("", None, "", "", 0, "", {})
-    journal = Journal.create(root, facts)
-    saved = lambda name: journal.append("checkpoint", name)
-    saver = Checkpoints(journal.folder / "checkpoints", {}, saved)
-    for epoch in range(1, 5):
-        saver.save({"progress": {"epochs": epoch, "batches": 0}, "x": torch.full((999,), epoch)})
-        journal.append("metrics", [["loss", 0.5, 0, epoch]])
-        journal.mark_sent(0, 1)
-        real_write(done, bytes([epoch]))
-
-real_write = os.write
-while True:
-    wanted += 1
-    root = Path(sys.argv[1], str(wanted))
-    out, done = os.pipe()
-    child = os.fork()
-    if not child:
-        for name in ("write", "fsync", "replace", "unlink", "open", "chmod", "truncate"):
-            watch(name)
-        work(root, done)
-        os._exit(0)
-    os.close(done)
-    status = os.waitpid(child, 0)[1]
-    reached = len(os.read(out, 99))
-    os.close(out)
-    if not status:
-        break
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    folders = list(root.glob("*/run.json"))
-    if not folders:
-        assert not reached
-        continue
-    journal = Journal.open(folders[0].parent)
-    state = load_newest(newest_first(journal.folder / "checkpoints"))
-    epoch = state["progress"]["epochs"] if state else 0
-    assert not state or bool((state["x"] == epoch).all())
-    assert reached <= epoch <= reached + 1, (wanted, reached, epoch)
-    whole = [e for n in range(1, 5) for e in (
-        ("checkpoint", f"{n:06d}-{0:09d}.pt"), ("metrics", [["loss", 0.5, 0, n]]))]
-    assert journal.entries == whole[: len(journal.entries)]
-    assert len(journal.entries) >= 2 * reached
-    assert journal.sent[0] in (0, reached, reached + 1)
-    journal.close()
-print(wanted)
-"""
-
-
-@pytest.mark.slow
-def test_a_kill_at_each_call_of_a_write_leaves_the_state_before_or_after(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", WRITES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no damaged file, and none that is told of
-    assert int(done.stdout) > 30
 
 
 # ---- At random moments -----------------------------------------------------------------------

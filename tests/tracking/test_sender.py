@@ -137,7 +137,7 @@ def test_a_deleted_run_gets_nothing_more(journal, store):
     thread = started(journal)
     assert not thread.finish(20)
     assert str(thread.refusal) == "deleted"
-    assert journal.waiting == 1
+    assert thread.waiting == 1
 
 
 def test_a_store_that_refuses_the_run_is_reported_at_once(journal, store):
@@ -192,7 +192,7 @@ def folder(journal):
 
 
 def test_a_killed_run_is_sent_as_killed_and_its_folder_goes(folder, store):
-    assert send(folder, 20) == f"Sent 1 records of run {'f' * 32} (a run)"
+    assert send(folder, 20) == f"Sent run {'f' * 32} (a run)"
     assert [kind for kind, _ in store.got] == ["metrics", "tags", "status"]
     assert store.got[-1][1][0] == "KILLED"
     assert not folder.exists()
