@@ -106,18 +106,16 @@ def _over_ground(rgba: Floats) -> Floats:
     Shapes: (H, W, 4) -> (H, W, 3).
     """
     colour, alpha = rgba[..., :3], rgba[..., 3:] / np.float32(255)
-    if alpha.min() == 1 or alpha.max() == 0:
+    visible = colour.mean(2)[alpha[..., 0] > 0.9]  # the greys of opaque pixels
+    if alpha.min() == 1 or not visible.size:
         return colour * alpha
-    grey, weight = colour.mean(2).ravel(), alpha.ravel()
-    order = np.argsort(grey)
-    middle = np.searchsorted(weight[order].cumsum(), weight.sum() / 2)
-    main = grey[order[min(middle, len(order) - 1)]]
+    main = np.median(visible)
     ground = 255 if main < 128 else 0
     # Other opaque colours mean a digit on a card: then the card continues. Without them all that
-    # is visible is ink. Half transparent pixels do not count: edges of ink may have any colour.
-    if weight[(np.abs(grey - main) > 64) & (weight > 0.9)].sum() > 0.02 * weight.sum():
+    # is visible is ink.
+    if (np.abs(visible - main) > 64).mean() > 0.02:
         ground = main
-    return colour * alpha + ground * (1 - alpha)
+    return colour * alpha + np.float32(ground) * (1 - alpha)
 
 
 def _ink(rgb: Floats, ground: Floats) -> Floats | None:
