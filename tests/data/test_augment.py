@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from lenet.data.augment import CHUNK, Distortion, resample, sources_of
+from lenet.data.augment import CHUNK, Distortion
 from lenet.data.batches import Batches
-from lenet.training.plots import distortions
 
 ALL = Distortion(12.0, 0.2, 0.1, 0.3, 3.0, elastic=1.5)
 
@@ -72,35 +71,27 @@ def test_the_field_has_its_standard_deviation_and_smoothness_everywhere():
         assert correlation == pytest.approx(math.exp(-(distance**2) / 64), abs=0.06)
 
 
-def test_draws_stay_within_their_extents_and_reach_them():
+def test_draws_reach_their_extents_and_stay_within_them():
     matrices, shifts = Distortion(rotation=10.0).affine(2000, generator())
     angles = torch.rad2deg(torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]))
-    assert angles.abs().max() <= 10.001
-    assert angles.min() < -9.9
-    assert angles.max() > 9.9
     assert not shifts.any()
     _, shifts = Distortion(shift=2.0).affine(2000, generator())
-    assert shifts.abs().max() <= 2
-    assert (shifts.max(dim=0).values > 1.95).all()
     matrices, _ = Distortion(scale=0.25).affine(2000, generator())
     sizes = matrices[:, 0, 0]
     assert torch.equal(sizes, matrices[:, 1, 1])
-    assert 1 / 1.25 - 1e-6 <= sizes.min() < 0.81
-    assert 1.24 < sizes.max() <= 1.25 + 1e-6
-    matrices, _ = Distortion(squeeze=0.25).affine(2000, generator())
-    assert torch.allclose(matrices[:, 0, 0] * matrices[:, 1, 1], torch.ones(2000))
     matrices, _ = Distortion(shear=0.3).affine(2000, generator())
     assert not matrices[:, 1, 0].any()
-    assert 0.29 < matrices[:, 0, 1].max() <= 0.3
-
-
-def test_a_shift_of_whole_pixels_moves_every_pixel_as_it_is():
-    images = pictures(2)
-    matrices, shifts = torch.eye(2).expand(2, 2, 2), torch.tensor([[3.0, 0.0], [0.0, -2.0]])
-    output = resample(images, sources_of(matrices, shifts, 32, 32))
-    assert torch.allclose(output[0, 0, :, 3:], images[0, 0, :, :-3].float(), atol=0.01)
-    assert torch.allclose(output[1, 0, :-2], images[1, 0, 2:].float(), atol=0.01)
-    assert not output[0, 0, :, :2].any()
+    for draws, extent in (
+        (angles, 10),
+        (shifts[:, 0], 2),
+        (shifts[:, 1], 2),
+        (sizes.log(), math.log(1.25)),
+        (matrices[:, 0, 1], 0.3),
+    ):
+        assert -extent * 1.0001 <= draws.min() < -0.97 * extent
+        assert 0.97 * extent < draws.max() <= extent * 1.0001
+    matrices, _ = Distortion(squeeze=0.25).affine(2000, generator())
+    assert torch.allclose(matrices[:, 0, 0] * matrices[:, 1, 1], torch.ones(2000))
 
 
 def test_nothing_set_changes_no_bit():
@@ -124,19 +115,10 @@ def test_an_epochs_distortions_follow_from_seed_and_epoch_alone():
     def epoch(seed, number):
         batches = Batches(images, labels, 64, seed, distort=ALL)
         batches.set_epoch(number)
-        return torch.cat([part for part, _ in batches])
-
-    assert torch.equal(epoch(3, 2), epoch(3, 2))
-    by_label = []
-    for seed, number in ((3, 1), (3, 2), (4, 1)):
-        batches = Batches(images, labels, 64, seed, distort=ALL)
-        batches.set_epoch(number)
         seen, order = (torch.cat(part) for part in zip(*batches, strict=True))
-        by_label.append(seen[order.argsort()])
-    assert not any(torch.equal(by_label[0], other) for other in by_label[1:])
+        return seen[order.argsort()]
 
-
-def test_distortions_can_be_looked_at():
-    figure = distortions(pictures(10), torch.arange(10), list("abcdefghij"), ALL)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == list("abcdefgh") * 4
+    first = epoch(3, 1)
+    assert torch.equal(first, epoch(3, 1))
+    assert not torch.equal(first, epoch(3, 2))
+    assert not torch.equal(first, epoch(4, 1))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
@@ -30,7 +30,6 @@ def test_bytes_become_inputs_as_in_the_tutorial_bit_for_bit():
 
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20), channels=st.sampled_from([0, 1, 3]))
-@settings(deadline=None, derandomize=True)
 def test_smaller_images_of_any_size_and_colour_get_an_even_border(height, width, channels):
     shape = (channels, height, width) if channels else (height, width)
     images = noise(3, *shape)

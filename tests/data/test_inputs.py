@@ -24,15 +24,11 @@ def test_a_network_is_made_from_them():
     [
         ("classes", []),
         ("classes", ["x"] * 1001),
-        ("classes", "0123456789"),
         ("mean", -1.0),
-        ("mean", float("nan")),
         ("std", 0.0),
         ("std", float("inf")),
         ("image_size", 15),
         ("image_size", 257),
-        ("image_size", None),
-        ("in_channels", 0),
         ("in_channels", 65),
     ],
 )
