@@ -35,7 +35,7 @@ def download(name: str, root: Path, mirror: str | None = None) -> Raw:
             # Inside the target, so that the last step is a rename on one file system.
             with tempfile.TemporaryDirectory(prefix=".lenet-", dir=target) as folder:
                 return _download_from(packed, name, target, Path(folder))
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, ValueError) as error:
             reasons.append(f"{urlsplit(packed[0][0]).netloc}: {_reason(error)}")
     raise DataError(f"{name} could not be downloaded to {target} ({'; '.join(reasons)})")
 
@@ -89,6 +89,8 @@ def _reason(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status:
         return f"HTTP {status}"
+    if isinstance(error, gzip.BadGzipFile | EOFError | zlib.error):
+        return "a damaged file"
     if isinstance(error, ValueError):
         return "other contents than expected"
     return getattr(error, "strerror", None) or type(error).__name__
