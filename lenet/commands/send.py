@@ -1,6 +1,6 @@
 """Send the records that the tracking server did not take while a run was training.
 
-Records that were sent before are not sent again.
+To send records twice does not double them.
 """
 
 from collections.abc import Mapping, Sequence

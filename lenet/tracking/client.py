@@ -160,9 +160,6 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-# ---- Errors ----------------------------------------------------------------------------------
-
-
 def reason(error: BaseException) -> str:
     """The first line of an error, short and without what MLflow wraps around it."""
     text = first_error_line(error)

@@ -16,11 +16,9 @@ from lenet.tracking.client import (
     PROCESS_TAG,
     Metric,
     MlflowClient,
-    MlflowException,
     RunTag,
     TrackingError,
     experiment_id_of,
-    is_passing,
 )
 from lenet.tracking.journal import Entry, Journal
 from lenet.tracking.provenance import is_alive
@@ -59,13 +57,7 @@ def start_run(client: MlflowClient, journal: Journal, may_exist: bool) -> str:
 
 def check_run(client: MlflowClient, run_id: str) -> None:
     """Raises: TrackingError where somebody has deleted the run."""
-    try:
-        stage = client.get_run(run_id).info.lifecycle_stage
-    except MlflowException as error:
-        if is_passing(error, client.tracking_uri) or error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        stage = "deleted"
-    if stage != "active":
+    if client.get_run(run_id).info.lifecycle_stage != "active":
         raise TrackingError(f"run {run_id} is deleted there; mlflow runs restore brings it back")
 
 

@@ -78,8 +78,6 @@ class Journal:
         self._path = folder / "journal.jsonl"
         self._lock = FileLock(folder / ".lock", thread_local=False)
 
-    # ---- Open and close ----------------------------------------------------------------------
-
     @classmethod
     def create(cls, root: Path, facts: Facts) -> "Journal":
         """A journal in a new folder below `root`. Raises: JournalError."""
@@ -134,8 +132,6 @@ class Journal:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release(force=True)
 
-    # ---- Entries -----------------------------------------------------------------------------
-
     def append(self, kind: str, value: Any) -> None:
         line = json.dumps([kind, value])
         with self.changed:
@@ -170,8 +166,6 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())  # else a power failure could leave an empty run.json
         os.replace(temporary, self.folder / "run.json")
-
-    # ---- Files -------------------------------------------------------------------------------
 
     def file(self, artifact: str) -> Path:
         """Where an artifact lies until it is sent."""

@@ -9,13 +9,7 @@ from lenet.tracking import records
 from lenet.tracking.client import PROCESS_TAG
 from lenet.tracking.journal import Journal
 from lenet.tracking.past import Past
-from lenet.tracking.provenance import (
-    code_state,
-    environment,
-    environment_differences,
-    git,
-    process_identity,
-)
+from lenet.tracking.provenance import code_state, environment, git, process_identity
 from lenet.tracking.settings import Settings
 
 
@@ -52,8 +46,6 @@ class Logbook:
         end_time = None if status == "RUNNING" else int(time.time() * 1000)
         self.journal.append("status", [status, end_time])
 
-    # ---- The first entries of a run ----------------------------------------------------------
-
     def start(self, settings: Settings) -> None:
         self.journal.append("params", records.params_of(settings.public_config))
         self.text(environment(), "environment.txt")
@@ -72,8 +64,6 @@ class Logbook:
         self.status("RUNNING")
         if settings.epochs != past.epochs:
             self._config(settings)  # MLflow's parameters can't change
-        if environment_differences(past.environment, environment()):
-            self.text(environment(), f"environment.resumed-{count}.txt")
 
     def _config(self, settings: Settings) -> None:
         self.tag(**{"config.sha256": settings.sha256})

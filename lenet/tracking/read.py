@@ -65,9 +65,6 @@ class Summary:
         )
 
 
-# ---- Which run -------------------------------------------------------------------------------
-
-
 def resolve_run(run: str, uri: str | None = None, sweep: bool = False) -> str:
     """The id of the run that a user means by its id, by the first letters of it (4 at least), by
     `latest` (the newest run, or with `sweep` the newest sweep), or by a registered model that it
@@ -162,9 +159,6 @@ def _without_sweeps(runs: Iterator[Run]) -> Iterator[Run]:
     return (run for run in runs if SWEEP_KIND_TAG not in run.data.tags)
 
 
-# ---- One run ---------------------------------------------------------------------------------
-
-
 def read_run(run_id: str, uri: str | None = None) -> Summary:
     """A run with its points.
 
@@ -240,9 +234,6 @@ def add_artifacts(run_id: str, folder: Path, where: str, uri: str | None = None)
         return f"{runs}/{run_id}/artifacts/{where}"
     place = f"{info.artifact_uri}/{where}"
     return unquote(urlsplit(place).path) if place.startswith("file:") else place
-
-
-# ---- A sweep ---------------------------------------------------------------------------------
 
 
 def read_family(run_id: str, uri: str | None = None) -> tuple[Summary, list[Summary]]:

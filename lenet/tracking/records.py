@@ -84,13 +84,14 @@ def epoch_metrics(record: Epoch) -> dict[str, float]:
     return values
 
 
-def best_metrics(values: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """The best validation so far, given that of the epochs `before`; empty without a validation."""
-    choices = {"val/loss": min, "val/accuracy": max}
+def best_metrics(history: Sequence[Epoch]) -> dict[str, float]:
+    """The best validation so far; empty without a validation."""
+    scores = [record.val for record in history if record.val]
+    if not scores:
+        return {}
     return {
-        f"best/{name}": choose(values[name], before.get(f"best/{name}", values[name]))
-        for name, choose in choices.items()
-        if name in values
+        "best/val/loss": min(score.loss for score in scores),
+        "best/val/accuracy": max(score.accuracy for score in scores),
     }
 
 

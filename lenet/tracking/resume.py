@@ -29,10 +29,10 @@ from lenet.tracking.read import Summary, fetched, read_run, read_text, resolve_r
 from lenet.tracking.sender import waiting_root
 from lenet.tracking.settings import Settings
 from lenet.tracking.stored_config import merge_configs, read_config
-from lenet.training import checkpoints
+from lenet.tracking.trained import stored_state
+from lenet.training.checkpoints import load_newest, newest_first
+from lenet.training.progress import State
 from lenet.training.state import StateError, progress_of
-
-State = dict[str, Any]
 
 
 @contextmanager
@@ -77,9 +77,6 @@ def repeat(settings: Settings) -> Settings:
     return replace(settings, config=config, past=past)
 
 
-# ---- 1. The run ------------------------------------------------------------------------------
-
-
 def _find(run_id: str, settings: Settings) -> tuple[Journal, Summary | None]:
     """The run's journal, in its folder here or in a new one, and the run as the store has it.
 
@@ -108,9 +105,6 @@ def _check_is_over(run: Summary) -> None:
         raise TrackingError(f"{run.run_id}: its process is still running")
     if run.status == "RUNNING" and host != platform.node():
         print(f"Warning: it ran on {host or 'another machine'}; make sure that it has ended there")
-
-
-# ---- 2. Its configuration --------------------------------------------------------------------
 
 
 def _merge(settings: Settings, before: Mapping[str, Any], key: str, run_id: str) -> dict[str, Any]:
@@ -147,21 +141,15 @@ def _tags_and_status(journal: Journal, run: Summary | None) -> tuple[dict[str, s
     return tags, status
 
 
-# ---- 3. Its checkpoint -----------------------------------------------------------------------
-
-
 def _last_state(journal: Journal, config: Mapping[str, Any], uri: str | None) -> State | None:
     """The last good checkpoint in the run's folder; if there is none, that of the store."""
     check = partial(check_state, config=config)
-    state = checkpoints.load_newest(checkpoints.newest_first(journal.folder / "checkpoints"), check)
-    run_id = journal.facts.run_id
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        if state is None and run_id:
-            try:
-                with fetched(run_id, name, uri) as path:
-                    state = checkpoints.load_newest([path] if path else [], check)
-            except TrackingError as error:
-                print(f"Warning: {error}", file=sys.stderr)
+    state = load_newest(newest_first(journal.folder / "checkpoints"), check)
+    if state is None and journal.facts.run_id:
+        try:
+            return stored_state(journal.facts.run_id, uri, check)
+        except TrackingError as error:
+            print(f"Warning: {error}", file=sys.stderr)
     return state
 
 
@@ -180,9 +168,6 @@ def _position(state: State | None) -> str:
         return "from its beginning: it has no checkpoint"
     epochs, batches = (state["progress"][name] for name in ("epochs", "batches"))
     return f"after {epochs} epochs" + (f" and {batches} batches" if batches else "")
-
-
-# ---- 4. Its points ---------------------------------------------------------------------------
 
 
 def _note_points(journal: Journal, run: Summary | None) -> None:

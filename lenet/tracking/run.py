@@ -96,7 +96,6 @@ class Run:
         self.pruned = False
         self.history: list[Epoch] = []  # whole epochs, those before a resume included
         self.curve: list[float] = []  # the objective after each of them
-        self._best: dict[str, float] = {}
 
     @property
     def folder(self) -> Path:
@@ -112,8 +111,6 @@ class Run:
         """The objective after the last epoch, None if there is no objective."""
         value = self.journal.latest.get(self.settings.objective or "")
         return None if value is None else Result(value, self.curve, self.pruned)
-
-    # ---- Start -------------------------------------------------------------------------------
 
     def __enter__(self) -> "Run":
         start = time.perf_counter()
@@ -153,8 +150,6 @@ class Run:
         uri, start_time = resolved(self.uri), int(self.settings.started * 1000)
         return Facts(uri, self.name, self.experiment, start_time, process, tags)
 
-    # ---- Records -----------------------------------------------------------------------------
-
     @_recording
     def log_setup(
         self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
@@ -187,9 +182,7 @@ class Run:
         if not record.complete:
             return
         self.history.append(record)
-        values = records.epoch_metrics(record)
-        self._best = records.best_metrics(values, self._best)
-        values |= self._best
+        values = records.epoch_metrics(record) | records.best_metrics(self.history)
         self.log.points(values, record.epoch)
         if self.settings.objective in values:
             self.curve.append(values[self.settings.objective])
@@ -252,8 +245,6 @@ class Run:
         facts = records.score_for_registry(self.history, self.settings.patience)
         facts |= data_tags(data)
         self.journal.append("register", [self.register_as, len(self.history), facts])
-
-    # ---- End ---------------------------------------------------------------------------------
 
     def __exit__(
         self,

@@ -1,6 +1,7 @@
 """What a run trained: its network, and the data that it was trained on."""
 
 import os
+from collections.abc import Callable
 
 from torch import nn
 
@@ -14,9 +15,25 @@ from lenet.tracking.past import check_data
 from lenet.tracking.read import fetched, read_run, read_text
 from lenet.tracking.stored_config import check_targets, merge_configs, read_config
 from lenet.training.checkpoints import load_newest
+from lenet.training.progress import State
 from lenet.training.state import StateError
 
 CONF = ROOT / "conf"
+
+
+def stored_state(
+    run_id: str, uri: str | None, check: Callable[[State], None] = lambda state: None
+) -> State | None:
+    """The last good checkpoint of a run in the store, None if there is none that `check` accepts.
+
+    Raises: TrackingError where the store can't be reached.
+    """
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        with fetched(run_id, name, uri) as path:
+            state = load_newest([path] if path else [], check)
+        if state:
+            return state
+    return None
 
 
 def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs]:
@@ -27,11 +44,7 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
     """
     config = read_config(read_text(run_id, "config.yaml", uri))
     check_targets(config, [CONF])
-    with (
-        fetched(run_id, "checkpoint.pt", uri) as last,
-        fetched(run_id, "checkpoint.previous.pt", uri) as before,
-    ):
-        state = load_newest([path for path in (last, before) if path])
+    state = stored_state(run_id, uri)
     if state is None:
         raise TrackingError(f"{run_id}: the run has no checkpoint to take the network from")
     try:
