@@ -1,6 +1,7 @@
-"""Whole runs beside a tracking server that fails: the training goes on, and all of it arrives once.
+"""Whole runs beside a tracking server that fails: the training continues, and every record arrives
+once.
 
-LENET_LONG=1 in the environment adds PostgreSQL and full disks.
+LENET_LONG=1 in the environment adds PostgreSQL and a database on a full disk.
 """
 
 import os
@@ -15,8 +16,9 @@ import pytest
 from mlflow.entities import LoggedModelStatus
 from mlflow.tracking import MlflowClient
 
-from lenet.tracking import sender as send
-from lenet.tracking.client import TrackingError
+from lenet.tracking.compare import is_timed
+from lenet.tracking.run import START_SECONDS
+from lenet.tracking.sender import send
 from tests.support.lab import BASE, Lab
 from tests.support.servers import Proxy, Server, fill, postgres, small_disk
 
@@ -24,10 +26,8 @@ pytestmark = pytest.mark.slow
 
 long = pytest.mark.skipif(os.environ.get("LENET_LONG") != "1", reason="needs LENET_LONG=1")
 QUICK = [*BASE, "log_interval=5", "tracking.pictures=false"]
-SHORT, MIDDLE, ENDLESS = ["epochs=3"], ["epochs=60"], ["epochs=100000"]
-NO_MODEL = ["tracking.model=false"]
-START_SECONDS = 10
-TIMED = ("seconds/", "images_per_second")
+NO_MODEL = "tracking.model=false"
+SHORT, MIDDLE = ["epochs=3"], ["epochs=60", NO_MODEL]
 OWN_TAGS = ("lenet.", "mlflow.runName", "error", "mlflow.user", "mlflow.source")
 
 
@@ -44,7 +44,7 @@ def proxy(server):
 
 
 class Runs(Lab):
-    """Runs of one experiment, sent to `uri`, looked at in `real`."""
+    """Runs of one experiment. They are sent to `uri` and looked at in `real`."""
 
     def __init__(self, folder: Path, uri: str, real: str | None = None) -> None:
         super().__init__(folder)
@@ -55,7 +55,7 @@ class Runs(Lab):
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return super().start(*QUICK, f"tracking.experiment={self.experiment}", *arguments)
 
-    def begin(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start_training(self, *arguments: str) -> "subprocess.Popen[str]":
         """Returns: a process whose first epoch is on the screen."""
         process = self.start(*arguments)
         assert process.stdout
@@ -66,6 +66,7 @@ class Runs(Lab):
 
     @staticmethod
     def end(process: "subprocess.Popen[str]", status: int = 0, seconds: float = 90) -> str:
+        """Returns: what the process wrote to standard error."""
         _, err = process.communicate(timeout=seconds)
         assert process.returncode == status, err
         assert "Traceback" not in err
@@ -74,10 +75,10 @@ class Runs(Lab):
     def send(self) -> str:
         """What `python -m lenet send` does."""
         (folder,) = self.waiting()
-        return send.send(folder, 60)
+        return send(folder, 60)
 
-    def follow(self, err: str, status: int = 0) -> str:
-        """Does what the last line says, as it says it, in the shell that the run had."""
+    def follow_advice(self, err: str, status: int = 0) -> str:
+        """Runs the command in the last line, as a user would paste it."""
         (line,) = [line for line in err.splitlines() if "-m lenet send" in line]
         env = {k: v for k, v in self.env.items() if k != "MLFLOW_TRACKING_URI"}
         done = subprocess.run(
@@ -90,40 +91,31 @@ class Runs(Lab):
     def waiting(self) -> list[Path]:
         return [path.parent for path in (self.folder / "waiting").glob("*/run.json")]
 
-    def one(self):
-        """The only run."""
+    def only_run(self):
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(self.experiment)
         (run,) = client.search_runs([found.experiment_id])
         return run
 
-    def contents(self, run=None):
-        """What a run has in MLflow, but for times and names that are its own."""
-        client, run = MlflowClient(self.uri), run or self.one()
-        own = ("tracking.", "data.root")
+    def contents(self):
+        """What MLflow has of the only run, except times and names that differ from run to run."""
+        client, run = MlflowClient(self.uri), self.only_run()
         points = Counter(
-            (p.key, p.step, p.value)
+            (point.key, point.step, 0 if is_timed(name) else point.value)
             for name in run.data.metrics
-            for p in client.get_metric_history(run.info.run_id, name)
-            if not name.startswith(TIMED)
+            for point in client.get_metric_history(run.info.run_id, name)
         )
-        timed = Counter(
-            (p.key, p.step)
-            for name in run.data.metrics
-            for p in client.get_metric_history(run.info.run_id, name)
-            if name.startswith(TIMED)
-        )
+        own = ("tracking.", "data.root")
         models = client.search_logged_models([run.info.experiment_id])
         return {
             "params": {k: v for k, v in run.data.params.items() if not k.startswith(own)},
             "tags": {k for k in run.data.tags if not k.startswith(OWN_TAGS)},
             "weights": run.data.tags["weights.sha256"],
             "points": points,
-            "timed": timed,
             "artifacts": sorted(self.artifacts(run)),
-            "data": [i.dataset.digest for i in run.inputs.dataset_inputs],
-            "models": [m.status for m in models],
-            "outputs": [o.step for o in run.outputs.model_outputs],
+            "data": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
+            "models": [model.status for model in models],
+            "outputs": [output.step for output in run.outputs.model_outputs],
             "status": run.info.status,
         }
 
@@ -132,7 +124,7 @@ class Runs(Lab):
 def expected(server, tmp_path_factory):
     """What runs leave on a server that does not fail."""
     found = {}
-    for name, arguments in {"short": SHORT, "middle": [*MIDDLE, *NO_MODEL]}.items():
+    for name, arguments in {"short": SHORT, "middle": MIDDLE}.items():
         runs = Runs(tmp_path_factory.mktemp(f"expected-{name}"), server.url)
         runs.run(*arguments)
         found[name] = runs.contents()
@@ -146,9 +138,9 @@ def runs(tmp_path, proxy, server):
     return Runs(tmp_path, proxy.url, server.url)
 
 
-def test_a_server_that_is_down_at_the_start_and_comes_back(runs, proxy, expected):
+def test_a_server_that_comes_up_late_gets_all_records(runs, proxy, expected):
     proxy.set("refuse")
-    process = runs.begin(*MIDDLE, *NO_MODEL)
+    process = runs.start_training(*MIDDLE)
     proxy.set("pass")
     err = runs.end(process)
     assert err.count("does not take this run yet (") == err.count("(connection refused)") == 1
@@ -157,29 +149,28 @@ def test_a_server_that_is_down_at_the_start_and_comes_back(runs, proxy, expected
     assert runs.waiting() == []
 
 
-def test_a_server_that_never_comes_back_gets_all_by_the_printed_command(runs, proxy, expected):
+def test_the_printed_command_sends_what_a_dead_server_missed(runs, proxy, expected):
     proxy.set("refuse")
     err = runs.end(runs.start(*SHORT, "tracking.wait=1"))
     (folder,) = runs.waiting()
     assert f"safe in {folder}" in err
-    assert "not sent (" in runs.follow(
-        err.replace(folder.name + "\n", folder.name + " --wait 1\n"), 2
-    )
+    briefly = err.replace(f"{folder.name}\n", f"{folder.name} --wait 1\n")
+    assert "not sent (" in runs.follow_advice(briefly, status=2)
     proxy.set("pass")
-    assert runs.follow(err).startswith("Sent ")
+    assert runs.follow_advice(err).startswith("Sent ")
     assert runs.contents() == expected["short"]
     assert runs.waiting() == []
-    assert "no such run waits" in runs.follow(err, status=2)
-    assert "Nothing waits in " in runs.follow(err.replace(folder.name + "\n", "\n"))
+    assert "no such run waits" in runs.follow_advice(err, status=2)
+    assert "Nothing waits in " in runs.follow_advice(err.replace(f"{folder.name}\n", "\n"))
     mlflow.set_tracking_uri(runs.uri)
-    model = mlflow.pytorch.load_model(f"runs:/{runs.one().info.run_id}/model")
+    model = mlflow.pytorch.load_model(f"runs:/{runs.only_run().info.run_id}/model")
     assert sum(p.numel() for p in model.parameters()) == 61706
 
 
-def test_a_server_that_fails_in_the_middle_and_comes_back(runs, proxy, expected):
-    process = runs.begin(*MIDDLE, *NO_MODEL, "tracking.wait=60")
+def test_a_server_that_fails_during_the_training_gets_all_records(runs, proxy, expected):
+    process = runs.start_training(*MIDDLE, "tracking.wait=60")
     for mode in ("refuse", "hang", "error", "cut"):
-        proxy.set(mode, status=503)
+        proxy.set(mode)
         time.sleep(2)
     proxy.set("pass")
     runs.end(process)
@@ -187,35 +178,11 @@ def test_a_server_that_fails_in_the_middle_and_comes_back(runs, proxy, expected)
     assert runs.waiting() == []
 
 
-@long
-def test_a_server_that_is_killed_and_started_again_has_all(runs, server, expected):
-    process = runs.begin(*MIDDLE, *NO_MODEL, "tracking.wait=120")
-    server.stop()
-    server.start()
-    runs.end(process, seconds=200)
-    assert runs.contents() == expected["middle"]
-
-
-# ---- How it ended ----------------------------------------------------------------------------
-
-
-def test_a_run_that_is_stopped_beside_a_dead_server_is_killed_there_later(runs, proxy):
-    process = runs.begin(*ENDLESS, "tracking.wait=1")
-    proxy.set("refuse")
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    runs.end(process, status=130, seconds=60)
-    proxy.set("pass")
-    runs.send()
-    assert runs.one().info.status == "KILLED"
-
-
-def test_a_server_that_hangs_delays_the_start_by_seconds_and_ctrl_c_ends_the_wait_for_it(
+def test_a_server_that_hangs_delays_a_run_by_seconds_and_ctrl_c_ends_the_wait(
     runs, proxy, expected
 ):
     proxy.set("hang")
-    process = runs.start(*MIDDLE, *NO_MODEL, "tracking.wait=600")
+    process = runs.start(*MIDDLE, "tracking.wait=600")
     for line in process.stderr:
         if line.startswith("Waiting up to 600 s"):
             break
@@ -224,18 +191,18 @@ def test_a_server_that_hangs_delays_the_start_by_seconds_and_ctrl_c_ends_the_wai
     proxy.set("pass")
     runs.send()
     assert runs.contents() == expected["middle"]
-    assert runs.one().data.metrics["seconds/logging"] < START_SECONDS + 10
+    assert runs.only_run().data.metrics["seconds/logging"] < START_SECONDS + 10
 
 
-def test_a_run_killed_beside_a_dead_server_goes_on_with_no_doubles(runs, proxy, expected):
+def test_a_run_that_was_killed_beside_a_dead_server_resumes_without_doubles(runs, proxy, expected):
     proxy.set("refuse")
-    process = runs.begin(*MIDDLE, *NO_MODEL)
+    process = runs.start_training(*MIDDLE)
     process.kill()
     process.communicate()
     proxy.set("pass")
     runs.send()
-    assert runs.one().info.status == "KILLED"
-    run_id = runs.one().info.run_id
+    assert runs.only_run().info.status == "KILLED"
+    run_id = runs.only_run().info.run_id
     err = runs.end(Lab.start(runs, f"resume={run_id}"))
     assert "Warning" not in err
     found = runs.contents()
@@ -245,138 +212,63 @@ def test_a_run_killed_beside_a_dead_server_goes_on_with_no_doubles(runs, proxy, 
     assert runs.waiting() == []
 
 
-@long
-def test_a_run_that_is_deleted_in_the_middle_trains_on_and_comes_when_restored(
-    runs, proxy, expected
-):
-    process = runs.begin(*MIDDLE, *NO_MODEL, "tracking.wait=1")
-    run_id = runs.one().info.run_id
-    MlflowClient(runs.uri).delete_run(run_id)
-    err = runs.end(process)
-    assert f"run {run_id} is deleted there" in err
-    with pytest.raises(TrackingError, match="is deleted there"):
-        runs.send()
-    MlflowClient(runs.uri).restore_run(run_id)
-    runs.send()
-    assert runs.contents() == expected["middle"]
-
-
-# ---- Eight at once ---------------------------------------------------------------------------
-
-
 def write_eight(folder, *uris):
-    """Eight runs at once, which take turns with the ways to one database."""
-    ways = [Runs(folder, uri) for uri in uris]
-    for way in ways:  # an experiment keeps its artifacts where it was made to
-        way.experiment += way.uri[:4]
-    options = ["epochs=2", "log_interval=1", "data.val_size=100", *NO_MODEL, "tracking.wait=120"]
-    processes = [ways[seed % len(ways)].start(*options, f"seed={seed}") for seed in range(8)]
+    """Eight runs at once. They take turns with the addresses of one database."""
+    writers = [Runs(folder, uri) for uri in uris]
+    for runs in writers:  # an experiment keeps its artifacts where its first run put them
+        runs.experiment += runs.uri[:4]
+    options = ["epochs=2", "log_interval=1", "data.val_size=100", NO_MODEL, "tracking.wait=120"]
+    processes = [writers[n % len(writers)].start(*options, f"seed={n}") for n in range(8)]
     for process in processes:
         err = Runs.end(process, seconds=400)
         assert "MLflow refuses" not in err
         assert "MLflow has not taken" not in err
     client = MlflowClient(uris[0])
-    made = [client.get_experiment_by_name(way.experiment).experiment_id for way in ways]
-    found = client.search_runs(made)
+    ids = [client.get_experiment_by_name(runs.experiment).experiment_id for runs in writers]
+    found = client.search_runs(ids)
     assert {run.info.status for run in found} == {"FINISHED"}
     assert sorted(int(run.data.params["seed"]) for run in found) == list(range(8))
-    every_step = list(range(1, 43))
     for run in found:
-        for name in run.data.metrics:
-            history = client.get_metric_history(run.info.run_id, name)
-            steps = [point.step for point in history]
-            wanted = {"train/loss_step": every_step}.get(name, [1, 2])
-            last = name.startswith(("test/", "seconds/")) and name != "seconds/epoch"
-            assert sorted(steps) == ([2] if last else wanted), name
+        steps = client.get_metric_history(run.info.run_id, "train/loss_step")
+        assert sorted(point.step for point in steps) == list(range(1, 43))
+        losses = client.get_metric_history(run.info.run_id, "val/loss")
+        assert sorted(point.step for point in losses) == [1, 2]
         assert len(run.data.metrics) == 27
         assert len(run.inputs.dataset_inputs) == 1
 
 
-def test_eight_first_uses_of_an_sqlite_database_at_once_lose_nothing(tmp_path):
+def test_eight_runs_that_create_one_sqlite_database_lose_nothing(tmp_path):
     write_eight(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 @long
-def test_eight_writers_on_postgresql_half_of_them_through_a_server_lose_nothing(tmp_path):
+def test_eight_runs_on_postgresql_half_of_them_through_a_server_lose_nothing(tmp_path):
     with postgres() as database:
         uri = database.database("mlflow")
         with Server(tmp_path, backend=uri) as server:
             write_eight(tmp_path, uri, server.url)
 
 
-@long
-def test_postgresql_that_dies_in_the_middle_and_comes_back_has_all(tmp_path, expected):
-    with postgres() as database:
-        runs = Runs(tmp_path, database.database("mlflow"))
-        process = runs.begin(*MIDDLE, *NO_MODEL, "tracking.wait=60")
-        database.stop()
-        for line in process.stdout:
-            assert "a-secret" not in line
-            if " s: training " in line:
-                break
-        time.sleep(2)
-        database.start()
-        err = runs.end(process)
-        assert "a-secret" not in err
-        found = runs.contents()
-        assert found == expected["middle"]
-
-
-# ---- Full disks ------------------------------------------------------------------------------
-
-
-def test_a_run_whose_folder_fills_up_goes_on_and_arrives(tmp_path, expected):
+def test_a_run_whose_folder_fills_up_continues_and_arrives(tmp_path, expected):
     with small_disk(tmp_path / "waiting", 4) as disk:
         runs = Runs(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-        process = runs.begin(*MIDDLE, *NO_MODEL)
+        process = runs.start_training(*MIDDLE)
         fill(disk)
         err = runs.end(process)
         assert err.count("journal.jsonl: No space left on device") <= 1
         found = runs.contents()
-        wanted = expected["middle"]
-        assert found["points"] == wanted["points"]
+        assert found["points"] == expected["middle"]["points"]
         assert found["status"] == "FINISHED"
         assert [path.name for path in disk.iterdir()] == ["filling"]
 
 
 @long
-def test_a_database_whose_disk_fills_up_gets_all_once_there_is_room(tmp_path, expected):
+def test_a_database_whose_disk_fills_up_gets_all_records_once_there_is_room(tmp_path, expected):
     with small_disk(tmp_path / "disk", 8) as disk:
         runs = Runs(tmp_path, f"sqlite:///{disk / 'mlflow.db'}")
-        process = runs.begin(*MIDDLE, *NO_MODEL, "tracking.wait=1")
+        process = runs.start_training(*MIDDLE, "tracking.wait=1")
         filling = fill(disk)
         err = runs.end(process)
         filling.unlink()
-        runs.follow(err)
+        runs.follow_advice(err)
         assert runs.contents() == expected["middle"]
-
-
-@long
-def test_where_all_is_full_the_start_says_so_in_a_line_and_leaves_nothing(tmp_path, expected):
-    with small_disk(tmp_path / "waiting", 8) as disk:
-        filling = fill(disk)
-        runs = Runs(tmp_path, f"sqlite:///{disk / 'mlflow.db'}")
-        err = runs.end(runs.start(*SHORT), status=2)
-        assert err.count("\n") == 1
-        assert "No space left on device" in err
-        filling.unlink()
-        assert list(disk.iterdir()) == []
-        runs.run(*SHORT, *NO_MODEL)
-        assert runs.one().info.status == "FINISHED"
-
-
-@long
-def test_where_all_fills_up_the_loss_is_said_in_a_line(tmp_path):
-    with small_disk(tmp_path / "waiting", 8) as disk:
-        runs = Runs(tmp_path, f"sqlite:///{disk / 'mlflow.db'}")
-        process = runs.begin(*MIDDLE, *NO_MODEL, "tracking.wait=1")
-        filling = fill(disk)
-        err = runs.end(process, status=2)
-        assert err.count("are lost: neither MLflow (") == 1
-        filling.unlink()
-        assert runs.send().startswith("Sent ")
-        assert runs.one().info.status == "KILLED"
-        runs.run(*SHORT, *NO_MODEL, "tracking.experiment=next")
-
-
-# ---- Longer ----------------------------------------------------------------------------------
