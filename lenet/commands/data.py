@@ -38,10 +38,8 @@ def describe(data: Data) -> str:
         f"  SHA-256    {data.sha256}",
         f"  classes    {len(inputs.classes)}, with training and test images of each:",
     ]
-    counts = [
-        part.labels.bincount(minlength=len(inputs.classes)) for part in (data.train, data.test)
-    ]
-    width = max(len(name) for name in inputs.classes)
-    for name, train, test in zip(inputs.classes, *(c.tolist() for c in counts), strict=True):
+    width = max(map(len, inputs.classes))
+    for k, name in enumerate(inputs.classes):
+        train, test = (int((part.labels == k).sum()) for part in (data.train, data.test))
         lines.append(f"    {name:<{width}} {train:>7,} {test:>7,}")
     return "\n".join(lines)

@@ -13,16 +13,12 @@ from torch import nn
 from lenet.__main__ import main
 from lenet.commands.export import check_onnx, to_onnx
 from lenet.data.inputs import Inputs
-from lenet.model.family import MLP, LeNet1, LeNet4
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from tests.conftest import lenet5_1998
 
 NETWORKS = {
     "lenet5": LeNet5,
     "lenet5_1998": lenet5_1998,
-    "lenet1": LeNet1,
-    "lenet4": LeNet4,
-    "mlp": MLP,
     "colour": lambda: LeNet5(
         num_classes=4, in_channels=3, activation=ACTIVATIONS["gelu"], pooling=POOLINGS["max"]
     ),
@@ -39,13 +35,7 @@ def batches(channels=1):
     return [(torch.randn(n, channels, 32, 32), torch.zeros(n).long()) for n in (1, 7)]
 
 
-SLOW = ("lenet1", "lenet4", "mlp")  # each takes torch seconds; the others cover all layers
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORKS],
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_file_gives_torchs_scores_for_batches_of_any_length(name, tmp_path):
     torch.manual_seed(0)
     model, path = NETWORKS[name](), tmp_path / "net.onnx"

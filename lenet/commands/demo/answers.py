@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,7 +15,8 @@ from lenet.training.evaluate import evaluate
 
 @dataclass(frozen=True)
 class Answers:
-    """The images of a test set, and for each a row with its index, truth, guess and confidence.
+    """The images of a test set, and a row for each: truth, guess, confidence, and whether the guess
+    is right.
 
     Shapes: images uint8 (N, 1, H, W).
     """
@@ -22,23 +24,14 @@ class Answers:
     images: Tensor
     rows: pd.DataFrame
 
-    @property
-    def accuracy(self) -> float:
-        return float((self.rows.truth == self.rows.guess).mean())
-
-    def select(
-        self, truth: int | None, guess: int | None, right: bool | None, order: str
-    ) -> pd.DataFrame:
-        """The rows that pass the filters; a filter of None lets all pass. `order` is `surest` or
-        `least` for an order by confidence, or `set` for the order of the set.
+    def select(self, filters: Mapping[str, int | bool | None], order: str) -> pd.DataFrame:
+        """The rows with these values; a value of None lets all pass. `order` is `surest` or `least`
+        for an order by confidence, or `set` for the order of the set.
         """
         rows = self.rows
-        if truth is not None:
-            rows = rows[rows.truth == truth]
-        if guess is not None:
-            rows = rows[rows.guess == guess]
-        if right is not None:
-            rows = rows[(rows.truth == rows.guess) == right]
+        for column, value in filters.items():
+            if value is not None:
+                rows = rows[rows[column] == value]
         if order == "set":
             return rows
         return rows.sort_values("confidence", ascending=order == "least", kind="stable")
@@ -59,4 +52,5 @@ def answers_of(network: Network) -> Answers:
     score = evaluate(network.model, data.test, nn.functional.cross_entropy)
     columns = {"truth": score.labels, "guess": score.predicted, "confidence": score.confidence}
     rows = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+    rows["right"] = rows.truth == rows.guess
     return Answers(data.test.images, rows.rename_axis("index").reset_index())

@@ -167,11 +167,11 @@ def show_test_set(
     limit: Annotated[int, Query(ge=1)] = 60,
 ) -> dict[str, Any]:
     answers = answers_of(network)
-    rows = answers.select(truth, guess, right, order)
+    rows = answers.select({"truth": truth, "guess": guess, "right": right}, order)
     return {
         "count": len(rows),
         "of": len(answers.rows),
-        "accuracy": answers.accuracy,
+        "accuracy": float(answers.rows.right.mean()),
         "images": rows[offset : offset + limit].to_dict("records"),
     }
 

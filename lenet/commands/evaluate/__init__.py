@@ -4,7 +4,6 @@ The copies are rotated, shifted, scaled, noisy, blurred or faint, at five severi
 and calibration error are printed, and logged as a table and a picture on the run.
 """
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +37,13 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(run_id, uri)
     model, _ = load_trained(run_id, uri)
     equip(model)
-    todo, count = score_copies(model, data, options.seed), 1 + 5 * len(CORRUPTIONS)
-    hidden = not sys.stderr.isatty()
-    scores = pd.DataFrame(tqdm(todo, total=count, disable=hidden, leave=False, ncols=90))
+    copies = tqdm(
+        score_copies(model, data, options.seed),
+        total=1 + 5 * len(CORRUPTIONS),
+        disable=None,  # where nobody sees it
+        leave=False,
+    )
+    scores = pd.DataFrame(copies)
     print(table(scores))
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
