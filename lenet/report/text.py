@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from lenet.cli import format_duration, one_line
+from lenet.cli import aligned, format_duration, one_line
 from lenet.report.effects import Effect
 from lenet.report.findings import Findings
 from lenet.report.published import Comparison, as_printed, by_metric
 from lenet.report.verdict import SAME, UNKNOWN, WORSE, is_share
 
 SETTINGS_ON_SCREEN = 15
+NUMBERS = (0, 2, 3, 4, 5)  # columns of a table
 MOST_LINES = 10  # failures, effects, and levels of a parameter
 
 
@@ -28,13 +29,13 @@ def format_difference(value: float, metric: str) -> str:
 
 def report_lines(found: Findings, with_failures: bool = True) -> Iterator[str]:
     yield f"\n{headline(found)}"
-    yield from _aligned(ranking_rows(found, SETTINGS_ON_SCREEN))
+    yield from aligned(ranking_rows(found, SETTINGS_ON_SCREEN), NUMBERS)
     if (more := len(found.verdict.settings) - SETTINGS_ON_SCREEN) > 0:
         yield f"  and {more} more on the page"
     yield from verdict_sentences(found)
     for compared in by_metric(found.compared):
         yield "Compared with published numbers:"
-        yield from (f"  {line}" for line in _aligned(published_rows(compared)))
+        yield from (f"  {line}" for line in aligned(published_rows(compared), NUMBERS))
     for effect in found.effects[:MOST_LINES]:
         yield f"  {effect_line(effect, found.verdict.metric)}"
     yield from class_lines(found)
@@ -91,17 +92,6 @@ def published_rows(compared: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = {1, 6}  # Words stand on the left of their column, numbers on the right.
-    for row in rows:
-        cells = (
-            text.ljust(width) if i in left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
 
 
 def verdict_sentences(found: Findings) -> Iterator[str]:
