@@ -4,27 +4,29 @@ Both may start a job a second time on their own. Only its MLflow run then remain
 time, so a `Parcel` looks for that run before it starts the job.
 """
 
+import functools
 import importlib.util
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from lenet.cli import first_error_line
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
-from lenet.sweep.launcher import Outcome, StreamingLauncher, error_line, run_in_hydra
+from lenet.sweep.launcher import (
+    Outcome,
+    StreamingLauncher,
+    outcome_of,
+    run_in_hydra,
+    unpickle,
+)
 from lenet.tracking.objective import Result
 
 if TYPE_CHECKING:
@@ -52,17 +54,12 @@ class Parcel:
     pickled: bytes = field(repr=False)  # Hydra's context and singletons, and the task function
 
     def __call__(self) -> Outcome:
-        start = time.monotonic()
         os.environ.update(self.environment)
-        hydra_context, singletons, function = cloudpickle.loads(self.pickled)
-        setup_globals()
-        Singleton.set_state(singletons)
-        ended = run_in_hydra(hydra_context, lambda cfg: self._run(function, cfg), self.config)
-        seconds, value = time.monotonic() - start, ended._return_value
-        if ended.status != JobStatus.COMPLETED:
-            traceback.print_exception(value)  # for the cluster's own log
-            return Outcome(self.index, error=error_line(value), seconds=seconds)
-        return Outcome(self.index, value, seconds=seconds)
+        hydra_context, function = unpickle(self.pickled)
+        run = functools.partial(self._run, function)
+        return outcome_of(
+            self.index, functools.partial(run_in_hydra, hydra_context, run), self.config
+        )
 
     def _run(self, function: TaskFunction, cfg: DictConfig) -> Any:
         from lenet.sweep.parent_run import ParentRun
@@ -130,8 +127,12 @@ class Cluster(StreamingLauncher):
                 "http://HOST:PORT of an mlflow server that all of them reach"
             )
 
-    def open(self, stack: ExitStack) -> None:
+    def open(self) -> None:
         """Connects to the cluster. Raises: ConfigError where there is none."""
+        raise NotImplementedError
+
+    def close(self, running: Iterable[Any]) -> None:
+        """Ends the connection, and the jobs that still run."""
         raise NotImplementedError
 
     def submit(self, parcels: Sequence[Parcel]) -> Sequence[Any]:
@@ -145,17 +146,11 @@ class Cluster(StreamingLauncher):
         """
         raise NotImplementedError
 
-    def cancel(self, running: Mapping[int, Any]) -> None:
-        """Stops the jobs that still run when the sweep ends."""
-
-    def outcomes(
-        self, configs: Iterable[DictConfig | None], on_start: Callable[[int], None]
-    ) -> Iterator[Outcome]:
+    def outcomes(self, configs: Iterable[DictConfig | None]) -> Iterator[Outcome]:
         waiting, count, parcel = iter(configs), 0, self._parcel()
         running: dict[int, Any] = {}  # handles by the job's index
-        with ExitStack() as stack:
-            self.open(stack)
-            stack.callback(self.cancel, running)
+        self.open()
+        try:
             while True:
                 parcels: list[Parcel] = []
                 while len(running) + len(parcels) < self.at_once:
@@ -172,6 +167,8 @@ class Cluster(StreamingLauncher):
                 for outcome in self.wait(running):
                     del running[outcome.index]
                     yield outcome
+        finally:
+            self.close(running.values())
 
     def _parcel(self) -> Callable[[int, DictConfig], Parcel]:
         """Makes a job's parcel from its index and configuration."""
@@ -180,11 +177,8 @@ class Cluster(StreamingLauncher):
 
         environment = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT)}
         environment["LENET_COMMIT"] = " ".join(code_state().values())
-        state = (self.hydra_context, Singleton.get_state(), self.task_function)
-        pickled = cloudpickle.dumps(state)
-        return lambda index, config: Parcel(
-            index, config, str(store.ROOT), environment, self.earlier_runs, pickled
-        )
+        shared = (str(store.ROOT), environment, self.earlier_runs, self.pickled())
+        return lambda index, config: Parcel(index, config, *shared)
 
 
 class Ray(Cluster):
@@ -193,19 +187,23 @@ class Ray(Cluster):
     def __init__(
         self, init: Mapping[str, Any], remote: Mapping[str, Any], jobs: int | None = None
     ) -> None:
-        self.init, self.remote, self.jobs = _plain(init), _plain(remote), jobs
+        self.init, self.remote, self.jobs = init, remote, jobs
         self.threads = max(1, int(self.remote.get("num_cpus") or 1))
         _require("ray", "ray")
 
-    def open(self, stack: ExitStack) -> None:
+    def open(self) -> None:
         import ray
 
         try:
             ray.init(**self.init)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"hydra.launcher.init: {first_error_line(error)}") from None
-        stack.callback(ray.shutdown)
         self._call: Any = ray.remote(**self.remote)(lambda parcel: parcel())
+
+    def close(self, running: Iterable[Any]) -> None:
+        import ray
+
+        ray.shutdown()
 
     @property
     def at_once(self) -> int:  # type: ignore[override]  # nodes come and go
@@ -240,13 +238,13 @@ class Slurm(Cluster):
         jobs: int = 256,
     ) -> None:
         self.cluster, self.folder, self.max_num_timeout = cluster, folder, max_num_timeout
-        self.parameters = {k: v for k, v in _plain(parameters).items() if v is not None}
+        self.parameters = {k: v for k, v in parameters.items() if v is not None}
         self.is_remote = cluster == "slurm"
         self.threads = max(1, int(self.parameters.get("cpus_per_task") or 1))
         self.at_once = jobs
         _require("submitit", "slurm")
 
-    def open(self, stack: ExitStack) -> None:
+    def open(self) -> None:
         import submitit
 
         timeouts = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
@@ -256,8 +254,8 @@ class Slurm(Cluster):
         except (RuntimeError, TypeError, NameError, ValueError) as error:
             raise ConfigError(f"hydra.launcher: {first_error_line(error)}") from None
 
-    def cancel(self, running: Mapping[int, Any]) -> None:
-        for job in running.values():
+    def close(self, running: Iterable[Any]) -> None:
+        for job in running:
             job.cancel()
 
     def submit(self, parcels: Sequence[Parcel]) -> Sequence[Any]:
@@ -281,11 +279,6 @@ def _reason(text: str) -> str:
     before, _, after = text.partition(" with trace:")
     trace = after.partition("You can check full logs")[0].strip(" -\n")
     return (trace or before).strip().split("\n")[-1 if trace else 0][:500]
-
-
-def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True)
-    return dict(plain)
 
 
 def _require(package: str, extra: str) -> None:

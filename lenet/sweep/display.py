@@ -1,7 +1,6 @@
 """What a sweep prints: how many jobs there are, how long they will take, how each one ended."""
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lenet.cli import format_duration
+from lenet.cli import aligned, format_duration
 from lenet.sweep.jobs import DONE, FAILED, NEW, UNFINISHED, Job
 from lenet.sweep.launcher import Outcome
 
@@ -40,31 +39,24 @@ def job_table(jobs: Sequence[Job]) -> str:
     for number, job in enumerate(jobs):
         seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
         rows.append((str(number), job.name or "(nothing differs)", job.state, seconds))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def failure_table(jobs: Sequence[Job]) -> str:
     """The failed jobs and the reasons, a line each."""
-    columns = max(80, shutil.get_terminal_size((100, 24)).columns)
-    width = max(len(job.name) for job in jobs)
-    lines = [f"{job.name:<{width}}  {job.reason or 'no reason given'}" for job in jobs]
-    return "\n".join(["Failed jobs:", *(f"  {line}"[:columns] for line in lines)])
+    lines = aligned([(f"  {job.name}", job.reason or "no reason given") for job in jobs])
+    return "\n".join(["Failed jobs:", *lines])
 
 
 class Progress:
-    """One line for the whole sweep: done, running, failed, time left.
+    """On a terminal a bar for the whole sweep; elsewhere a line for each job that ends.
 
-    On a terminal the line stays in its place; elsewhere each job that ends prints a line.
+    Failures and warnings are always printed, the same warning once.
     """
 
     def __init__(self, jobs: int) -> None:
-        self.running = self.failed = self.done = 0
-        self.total = jobs
+        self._total, self._ended, self._failed = jobs, 0, 0
         self._start = time.monotonic()
-        self._started: dict[int, float] = {}
         self._printed: set[str] = set()
         self._is_live = sys.stderr.isatty()
         self._bar: tqdm[Any] = tqdm(
@@ -81,45 +73,29 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
-    def start(self, index: int) -> None:
-        self._started[index] = time.monotonic()
-        self.running += 1
-        self._update()
-
     def drop(self, jobs: int) -> None:
         """So many of the jobs need not be run."""
-        self.total -= jobs
-        self._bar.total = self.total
+        self._total -= jobs
+        self._bar.total = self._total
 
     def end(self, job: Job, outcome: Outcome) -> None:
         for line in outcome.warnings:
             if line not in self._printed:
                 self._printed.add(line)
                 tqdm.write(f"{job.name}: {line}", file=sys.stderr)
-        if outcome.index in self._started:
-            self.running -= 1
-        self.failed += job.state == FAILED
-        self.done += job.state != FAILED
+        self._ended += 1
+        self._failed += job.state == FAILED
         if job.state == FAILED or not self._is_live:
-            tqdm.write(self._line(job, outcome), file=sys.stderr)
+            tqdm.write(self._line(job, outcome.seconds), file=sys.stderr)
+        self._bar.set_description_str(f"{self._failed} failed" if self._failed else "", False)
         self._bar.update()
-        self._update()
 
-    def _line(self, job: Job, outcome: Outcome) -> str:
+    def _line(self, job: Job, seconds: float) -> str:
         """[3/16] lr=0.1 seed=2: done in 8.1 s; 13 to go, about 52 s."""
-        now, ended = time.monotonic(), self.done + self.failed
-        seconds = outcome.seconds
-        if seconds is None and outcome.index in self._started:
-            seconds = now - self._started[outcome.index]
-        how = job.state if seconds is None else f"{job.state} in {seconds:.1f} s"
+        how = f"{job.state} in {seconds:.1f} s"
         if job.state == FAILED:
             how = f"failed: {job.reason}"
-        to_go = self.total - ended
-        left = format_duration((now - self._start) / ended * to_go)
+        to_go = self._total - self._ended
+        left = format_duration((time.monotonic() - self._start) / self._ended * to_go)
         rest = f"; {to_go} to go, about {left}" if to_go else ""
-        return f"[{ended}/{self.total}] {job.name}: {how}{rest}"
-
-    def _update(self) -> None:
-        counts = {"done": self.done, "running": self.running, "failed": self.failed}
-        shown = (f"{n} {what}" for what, n in counts.items() if n or what == "done")
-        self._bar.set_description_str(", ".join(shown))
+        return f"[{self._ended}/{self._total}] {job.name}: {how}{rest}"

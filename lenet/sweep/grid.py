@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -12,8 +11,8 @@ from omegaconf import DictConfig
 
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import columns_of, differing
-from lenet.sweep.display import Progress, failure_table, job_counts, job_table
-from lenet.sweep.jobs import DONE, FAILED, NEW, UNFINISHED, Job, match_runs, sha256_of
+from lenet.sweep.display import failure_table, job_counts, job_table
+from lenet.sweep.jobs import FAILED, NEW, UNFINISHED, Job, match_runs, sha256_of
 from lenet.sweep.session import Session, SweepFailed
 
 
@@ -50,7 +49,11 @@ class Grid(Sweeper):
             if options.dry:
                 return []
             with session.record("grid", arguments, axes, jobs[0], len(jobs)):
-                ended = self._run(todo)
+                ended: dict[str, Job] = {}
+                for job in session.run(todo, len(todo)):
+                    ended[job.sha256] = job
+                    if job.state == FAILED and options.on_error == "stop":
+                        break
                 jobs = [ended.get(job.sha256, job) for job in jobs]
                 failed = [job for job in jobs if job.state == FAILED]
                 session.parent.end("FAILED" if failed else "FINISHED")
@@ -59,18 +62,6 @@ class Grid(Sweeper):
             print(failure_table(failed))
             raise SweepFailed(f"{len(failed)} of {len(jobs)} jobs failed")
         return jobs
-
-    def _run(self, jobs: Sequence[Job]) -> dict[str, Job]:
-        """The jobs that ended, by checksum."""
-        ended: dict[str, Job] = {}
-        with Progress(len(jobs)) as progress:
-            for job, outcome in self.session.run(jobs, progress):
-                state = FAILED if outcome.error else DONE
-                job = ended[job.sha256] = replace(job, state=state, reason=outcome.error)
-                progress.end(job, outcome)
-                if outcome.error and self.session.options.on_error == "stop":
-                    break
-        return ended
 
 
 def expand(

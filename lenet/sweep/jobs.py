@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lenet.config.build import build
 from lenet.config.overrides import job_name
 from lenet.tracking.job import JOB_TAG
+from lenet.tracking.objective import Result
 
 if TYPE_CHECKING:
     from lenet.tracking.read import Summary
@@ -21,9 +22,9 @@ class Job:
     """One run of a sweep.
 
     `differs` holds the values in which it differs from the sweep's other jobs, by override key, and
-    `sha256` is the hash of its resolved configuration. `run_id`, `seconds` and `reason` (why it
-    failed) come from its earlier run, where there was one. A job of a search belongs to `trial` and
-    is pruned where its epochs are worse than `bounds`.
+    `sha256` is the hash of its resolved configuration. `run_id` and `seconds` come from its earlier
+    run, where there was one. `reason` says why it failed. A job of a search belongs to `trial`, is
+    pruned where its epochs are worse than `bounds`, and has a `result` when it has ended.
     """
 
     differs: Mapping[str, Any]
@@ -36,10 +37,20 @@ class Job:
     reason: str | None = None
     trial: int | None = None
     bounds: Sequence[float | None] = ()
+    result: Result | None = None
 
     @property
     def name(self) -> str:
         return job_name(self.differs)
+
+    @property
+    def has_diverged(self) -> bool:
+        return (self.reason or "").startswith("Diverged:")
+
+    def ended(self, result: Result | None, error: str | None) -> "Job":
+        """The same job after its run."""
+        state = PRUNED if result is not None and result.pruned else DONE
+        return replace(self, state=FAILED if error else state, result=result, reason=error)
 
 
 def sha256_of(words: Sequence[str]) -> str:

@@ -1,13 +1,11 @@
 """What a grid and a search share: the sweep's MLflow run, its earlier runs, launching, the end."""
 
-import importlib
 import inspect
 import json
 import math
 import signal
 import statistics
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -26,7 +24,7 @@ from lenet.config.errors import ConfigError
 from lenet.config.record import config_hash, shown
 from lenet.sweep.display import Progress, time_estimate
 from lenet.sweep.jobs import DONE, FAILED, Job, data_checksums
-from lenet.sweep.launcher import Outcome, StreamingLauncher
+from lenet.sweep.launcher import StreamingLauncher
 from lenet.tracking.job import SweepJob
 from lenet.tracking.objective import is_maximized
 
@@ -76,12 +74,6 @@ class Session:
     def compose_job(self, overrides: Sequence[str], differs: Mapping[str, Any] = {}) -> Job:
         """Raises: ConfigError where the overrides make no configuration."""
         cfg = self._loader.load_sweep_config(self.config, list(overrides))
-        for key in ("sweeper", "launcher"):  # Hydra has made its own already (hydra#2946)
-            if cfg.hydra[key] != self.config.hydra[key]:
-                raise ConfigError(
-                    f"hydra.{key}: what varies sets it, where it comes too late; "
-                    f"give it for the whole sweep: hydra/{key}=..."
-                )
         composed = cloudpickle.dumps(cfg)  # 0.1 MB; to compose it again would take 0.08 s
         config = check_job(cfg)
         return Job(differs, config, config_hash(config), composed)
@@ -175,10 +167,11 @@ class Session:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def run(self, jobs: Iterable[Job | None], progress: Progress) -> Iterator[tuple[Job, Outcome]]:
-        """Yields each job with its outcome when it ends; leaving the loop stops those that run.
+    def run(self, jobs: Iterable[Job | None], count: int) -> Iterator[Job]:
+        """Yields each job when it has ended, and prints how many of `count` have; leaving the loop
+        stops those that run.
 
-        None in `jobs` means that no job can start before the next outcome.
+        None in `jobs` means that no job can start before the next one ends.
         """
         started: list[Job] = []
 
@@ -190,15 +183,14 @@ class Session:
                     started.append(job)
                     yield self._config_of(job, len(started) - 1)
 
-        if self.options.report:  # imports take a second, in which the jobs run
-            module = ("lenet.report.publish",)
-            threading.Thread(target=importlib.import_module, args=module, daemon=True).start()
         self.launcher.earlier_runs = frozenset(run.run_id for run in self.parent.children())
-        for outcome in self.launcher.outcomes(configs(), progress.start):
-            job = started[outcome.index]
-            if outcome.is_lost:
-                self.parent.mark_killed(outcome.error or "", job.sha256)
-            yield job, outcome
+        with Progress(count) as self.progress:
+            for outcome in self.launcher.outcomes(configs()):
+                job = started[outcome.index].ended(outcome.value, outcome.error)
+                if outcome.is_lost:
+                    self.parent.mark_killed(outcome.error or "", job.sha256)
+                self.progress.end(job, outcome)
+                yield job
 
     def _config_of(self, job: Job, number: int) -> DictConfig:
         """The job's configuration, to which the sweep adds its parent, the run to resume and its

@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from optuna.storages import RDBStorage
 
 from lenet.data import load
 from lenet.sweep import plugins
-from lenet.sweep.launcher import Outcome, StreamingLauncher, error_line
+from lenet.sweep.launcher import Outcome, StreamingLauncher, outcome_of
 from lenet.tracking import client as store
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.objective import Result
@@ -38,17 +37,10 @@ class Inline(StreamingLauncher):
 
     __module__ = "hydra_plugins.lenet"
 
-    def outcomes(
-        self, configs: Iterable[DictConfig | None], on_start: Callable[[int], None]
-    ) -> Iterator[Outcome]:
+    def outcomes(self, configs: Iterable[DictConfig | None]) -> Iterator[Outcome]:
         for index, config in enumerate(configs):
             assert config is not None, "there is an outcome to wait for, but no job runs"
-            on_start(index)
-            try:
-                yield Outcome(index, self.task_function(config))
-            except ArithmeticError as error:
-                traceback.print_exc()
-                yield Outcome(index, error=error_line(error))
+            yield outcome_of(index, self.task_function, config)
 
 
 @dataclass

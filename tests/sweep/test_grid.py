@@ -129,13 +129,3 @@ def test_a_mistake_ends_a_sweep_before_a_job_runs(sweep, jobs, arguments, messag
         sweep(*arguments)
     assert "\n" not in str(error.value)
     assert jobs.ran == []
-
-
-def test_what_varies_may_not_set_the_launcher(sweep, tmp_path):
-    """Hydra has made its own by then, and would not say so."""
-    (tmp_path / "own" / "experiment").mkdir(parents=True)
-    for name, workers in (("a", 1), ("b", 2)):
-        own = f"# @package _global_\nhydra:\n  launcher:\n    workers: {workers}\n"
-        (tmp_path / "own" / "experiment" / f"{name}.yaml").write_text(own)
-    with pytest.raises(ConfigError, match="what varies sets it, where it comes too late"):
-        sweep("hydra/launcher=local", f"hydra.searchpath=[file://{tmp_path}/own]", "experiment=a,b")
