@@ -1,7 +1,6 @@
 """A sweep's own MLflow run, and its children: the runs of the sweep's jobs."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,6 @@ from lenet.tracking.client import (
     TrackingError,
     experiment_id_of,
     first_use_lock,
-    translated,
 )
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.provenance import is_alive
@@ -79,15 +77,11 @@ class ParentRun:
     def end(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
 
-    def note(self, tags: Mapping[str, str], metrics: Mapping[str, float], step: int) -> None:
-        """Adds tags and metrics to the run. Where the store fails, it only prints a warning."""
-        try:
-            with translated(self.client):
-                self._set_tags(tags)
-                for key, value in metrics.items():
-                    self.client.log_metric(self.run_id, key, value, step=step)
-        except TrackingError as error:
-            print(f"Warning: no tags and metrics on {self.run_id} ({error})", file=sys.stderr)
+    def note(self, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Adds tags and metrics to the run."""
+        self._set_tags(tags)
+        for key, value in metrics.items():
+            self.client.log_metric(self.run_id, key, value)
 
     def mark_killed(self, reason: str, job_sha256: str) -> None:
         """Ends the run of a job whose process or machine died before it could."""

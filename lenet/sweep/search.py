@@ -2,22 +2,20 @@
 
 import shlex
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
 from lenet.config.limits import Count, Flag, Size, Text
 from lenet.config.overrides import differing
 from lenet.config.record import config_hash
-from lenet.sweep.display import Progress
-from lenet.sweep.jobs import DONE, FAILED, PRUNED, Job, match_runs, sha256_of
+from lenet.sweep.jobs import DONE, FAILED, PRUNED, UNFINISHED, Job, match_runs, sha256_of
 from lenet.sweep.session import Session, SweepFailed
 from lenet.tracking.objective import Result, is_maximized
 
@@ -25,18 +23,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from lenet.sweep.search_space import Space
-    from lenet.sweep.study import Study, Trial
+    from lenet.sweep.study import Study
 
 
-OPTIONS: dict[str, Any] = {  # what each argument of Search accepts
-    "sampler": Literal["tpe", "random"],
-    "trials": Count,
-    "storage": Text | None,
-    "prune": Flag,
-    "seed": Size | None,
-}
-
-
+@dataclass
 class Search(Sweeper):
     """Runs trials, each with every seed; `sampler` chooses their points.
 
@@ -44,17 +34,12 @@ class Search(Sweeper):
     the space, as on the command line; `storage` is the database of the trials.
     """
 
-    def __init__(
-        self,
-        sampler: str,
-        trials: int,
-        storage: str | None = None,
-        prune: bool = True,
-        seed: int | None = 0,
-        params: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.sampler, self.trials, self.storage = sampler, trials, storage
-        self.prune, self.seed, self.params = prune, seed, params or {}
+    sampler: Literal["tpe", "random"]
+    trials: Count
+    storage: Text | None = None
+    prune: Flag = True
+    seed: Size | None = 0
+    params: dict[Text, Any] | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -66,11 +51,12 @@ class Search(Sweeper):
         from lenet.sweep.search_space import read_space
 
         session = self.session
-        for key, kind in OPTIONS.items():
-            check_value(f"hydra.sweeper.{key}", kind, getattr(self, key))
+        for option in fields(self):
+            value = getattr(self, option.name)
+            check_value(f"hydra.sweeper.{option.name}", option.type, value)
         if session.options.zip:
             raise ConfigError("sweep.zip: a search has no values to take side by side")
-        space = read_space(session.overrides(self.params, arguments), self._values)
+        space = read_space(session.overrides(self.params or {}, arguments))
         space, base = self._check_space(space)
         with session.connect(base, self._sha256(space, base)):
             url = self.storage or _beside_store(base.config["tracking"]["uri"])
@@ -89,15 +75,11 @@ class Search(Sweeper):
         session.conclude()
         if failed:
             for trial in failed:
-                print(f"  trial {trial.number}: {trial.user_attrs.get('why', 'no reason given')}")
+                print(f"  trial {trial.number}: {trial.user_attrs['why']}")
             raise SweepFailed(f"{len(failed)} of {len(study.counted())} trials failed")
         return study.best.value if study.best else None
 
     # ---- What is searched ------------------------------------------------------------------------
-
-    def _values(self, overrides: list[str]) -> Callable[[str], Any]:
-        config = OmegaConf.create(dict(self.session.compose_job(overrides).config))
-        return lambda key: OmegaConf.select(config, key)
 
     def _check_space(self, space: "Space") -> "tuple[Space, Job]":
         """The space with its seeds, and its job at the first end of every axis.
@@ -136,52 +118,28 @@ class Search(Sweeper):
     def _run(self, study: "Study", space: "Space", base: Job, axes: list[str]) -> None:
         from lenet.sweep.study import Plan
 
-        session, options, objective = self.session, self.session.options, base.config["objective"]
+        session, options = self.session, self.session.options
         if options.retry_failed:
             study.retry_failed()
         runs = session.earlier_runs(base)
-        results: dict[str, Result | str] = {}
-        failed: list[Trial] = []
 
         def make_job(frozen: "FrozenTrial", seed: int) -> Job:
             overrides = space.overrides(study.texts(frozen), seed)
             job = session.compose_job(overrides, differing(overrides, axes))
-            return match_runs([job], runs, session.data_sha256)[0]
+            (job,) = match_runs([job], runs, session.data_sha256)
+            if job.state == FAILED and options.retry_failed:
+                return replace(job, state=UNFINISHED)
+            if job.run_id and job.state in (DONE, PRUNED):
+                curve = session.parent.curve(job.run_id, job.config["objective"])
+                return replace(job, result=Result(curve[-1], curve, job.state == PRUNED))
+            return job
 
-        def recall(job: Job) -> Result | str | None:
-            if job.sha256 in results:
-                return results[job.sha256]
-            return self._earlier_result(job, objective)
-
-        def on_end(trial: "Trial") -> None:
-            if trial.state.name == "FAIL":
-                failed.append(trial)
-            if best := study.best:
-                session.parent.note({}, {objective: float(best.value or 0)}, study.count_ended())
-
-        plan = Plan(study, self.trials, space.seeds, self.prune, make_job, recall, on_end)
+        plan = Plan(study, self.trials, space.seeds, self.prune, make_job)
         trials = self._print_state(study, space, base)
-        with Progress(trials * len(space.seeds)) as progress:
-            for job, outcome in session.run(plan.jobs(), progress):
-                result: Result | str = outcome.error or f"{objective} was never logged"
-                state, reason = FAILED, outcome.error
-                if isinstance(outcome.value, Result):
-                    result, state = outcome.value, PRUNED if outcome.value.pruned else DONE
-                results[job.sha256] = result
-                progress.end(replace(job, state=state, reason=reason), outcome)
-                progress.drop(plan.add(job, result))
-                if failed and options.on_error == "stop":
-                    break
-
-    def _earlier_result(self, job: Job, objective: str) -> Result | str | None:
-        """The result of the job's earlier run, or why it failed; None where the job must be run."""
-        if job.state == FAILED and not self.session.options.retry_failed:
-            return job.reason or "no reason given"
-        if job.state not in (DONE, PRUNED):
-            return None
-        curve = self.session.parent.curve(job.run_id, objective)
-        is_pruned = job.state == PRUNED
-        return Result(curve[-1], curve, is_pruned) if curve else f"{objective} was never logged"
+        for job in session.run(plan.jobs(), trials * len(space.seeds)):
+            session.progress.drop(plan.add(job))
+            if options.on_error == "stop" and job.state == FAILED and not job.has_diverged:
+                break
 
     # ---- What is printed -------------------------------------------------------------------------
 
@@ -216,7 +174,7 @@ class Search(Sweeper):
         )
         tags = {f"best.{key}": text for key, text in texts.items()}
         tags |= {"best.trial": str(best.number), "best.command": command}
-        self.session.parent.note(tags, {objective: float(best.value or 0)}, study.count_ended())
+        self.session.parent.note(tags, {objective: float(best.value or 0)})
 
     def _command(self, overrides: list[str]) -> str:
         """The command line of a single run."""

@@ -1,12 +1,11 @@
 """What a search varies, read off Hydra's overrides: `optimizer.lr=tag(log,interval(1e-4,1e-1))`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from math import inf
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override
 
 from lenet.config.errors import ConfigError
 
@@ -18,10 +17,16 @@ except ImportError:
 
 @dataclass(frozen=True)
 class Axis:
-    """A key, and the values that a search may give it."""
+    """A key, and the values that a search may give it. `typed` is the key as it was typed, perhaps
+    with a plus sign.
+    """
 
-    key: str
+    typed: str
     distribution: CategoricalDistribution | FloatDistribution | IntDistribution
+
+    @property
+    def key(self) -> str:
+        return self.typed.lstrip("+")
 
     @property
     def ends(self) -> list[str]:
@@ -34,12 +39,6 @@ class Axis:
         """The value as an override writes it, so that YAML, too, reads it as a number."""
         if not isinstance(self.distribution, FloatDistribution):
             return str(value)
-        if self.distribution.step:  # 0.1 + 0.2 is 0.30000000000000004
-            low, step, value = (
-                Decimal(repr(each))
-                for each in (self.distribution.low, self.distribution.step, float(value))
-            )
-            value = low + step * round((value - low) / step)
         text = repr(float(value))
         return text if "." in text else text.replace("e", ".0e")
 
@@ -47,122 +46,80 @@ class Axis:
         of = self.distribution
         if isinstance(of, CategoricalDistribution):
             return f"{self.key}: one of {', '.join(map(str, of.choices))}"
-        step = f", {of.step:g} apart" if of.step and of.step != 1 else ""
         whole = " (whole numbers)" if isinstance(of, IntDistribution) else ""
-        return f"{self.key}: {of.low:g} to {of.high:g}{step}{whole}" + ", log scale" * of.log
+        return f"{self.key}: {of.low:g} to {of.high:g}{whole}" + ", log scale" * of.log
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a search varies: `axes`, and `seeds` with which each point is run.
-
-    `fixed` are the overrides that all its jobs share; `keys` are the axes' keys as they were typed,
-    some with a plus sign.
+    """What a search varies: `axes`, and `seeds` with which each point is run. `fixed` are the
+    overrides that all its jobs share.
     """
 
     axes: Sequence[Axis]
     seeds: Sequence[int]
     fixed: Sequence[str]
-    keys: Mapping[str, str]
 
     def overrides(self, texts: Mapping[str, str], *seed: int) -> list[str]:
         """The overrides of the job at a point."""
-        point = [f"{self.keys[key]}={text}" for key, text in texts.items()]
+        point = [f"{axis.typed}={texts[axis.key]}" for axis in self.axes]
         return [*self.fixed, *point, *(f"seed={each}" for each in seed)]
 
 
-def read_space(
-    overrides: Sequence[Override], current: Callable[[list[str]], Callable[[str], Any]]
-) -> Space:
-    """`current` takes overrides and returns a function from a key to its value under these.
-
-    Raises: ConfigError where there is nothing to search.
-    """
+def read_space(overrides: Sequence[Override]) -> Space:
+    """Raises: ConfigError where there is nothing to search."""
     parsed = {o.get_key_element().lstrip("+"): o for o in overrides}
     seeds = read_seeds(parsed.pop("seed")) if "seed" in parsed else []
-    varying = {key: o for key, o in parsed.items() if o.is_sweep_override()}
-    if not varying:
+    axes = [read_axis(o) for o in parsed.values() if o.is_sweep_override()]
+    if not axes:
         raise ConfigError(
             "hydra/sweeper: a search needs something to vary, for one "
             "optimizer.lr=tag(log,interval(1e-4,1e-1)) or model/activation=choice(tanh,relu)"
         )
     # As they were typed: quotes and plus signs are kept.
-    fixed = [str(o.input_line) for key, o in parsed.items() if key not in varying]
-    keys = {key: o.get_key_element() for key, o in varying.items()}
-    lists = {key: _texts(o) for key, o in varying.items() if not _is_interval(o)}
-    value_of = current([*fixed, *(f"{keys[key]}={texts[0]}" for key, texts in lists.items())])
-    axes = [read_axis(key, override, value_of(key)) for key, override in varying.items()]
-    return Space(axes, seeds, fixed, keys)
+    fixed = [str(o.input_line) for o in parsed.values() if not o.is_sweep_override()]
+    return Space(axes, seeds, fixed)
 
 
 def read_seeds(override: Override) -> list[int]:
     """Raises: ConfigError where they are no list of whole numbers."""
-    if _is_interval(override):
+    if isinstance(override.value(), IntervalSweep):
         raise ConfigError("seed: every trial is run with each of them; expected seed=range(3)")
     is_sweep = override.is_sweep_override()
-    seeds = list(override.sweep_iterator()) if is_sweep else [override.value()]
-    if not all(_is_whole(seed) for seed in seeds) or len(set(map(str, seeds))) < len(seeds):
-        raise ConfigError(f"{override.input_line}: expected different whole numbers")
-    return [int(str(seed)) for seed in seeds]
-
-
-def read_axis(key: str, override: Override, current: Any) -> Axis:
-    """`current` is the key's value without the override: where it is a whole number, so are those
-    of an interval.
-
-    Raises: ConfigError where the override names nothing that can be searched.
-    """
-    value = override.value()
-    tags: set[str] = getattr(value, "tags", set())
+    texts = override.sweep_string_iterator() if is_sweep else [override.get_value_element_as_str()]
     try:
-        if odd := tags - {"log"}:
-            raise ValueError(f"expected tag log, found {', '.join(sorted(odd))}")
-        log = "log" in tags
-        if isinstance(value, IntervalSweep):
-            return Axis(key, _interval(value, log, _is_whole(current)))
-        texts = _texts(override)
-        if isinstance(value, RangeSweep) and len(texts) > 1:
-            return Axis(key, _range(value, log))
-        if log:
-            raise ValueError("a log scale is for interval(...) and range(...)")
-        if len(set(texts)) < len(texts):
-            raise ValueError("name each value once")
-        return Axis(key, CategoricalDistribution(texts))
-    except ConfigError:
-        raise
+        seeds = [int(text) for text in texts]
+    except ValueError:
+        raise ConfigError(f"{override.input_line}: expected whole numbers") from None
+    return list(dict.fromkeys(seeds))
+
+
+def read_axis(override: Override) -> Axis:
+    """Raises: ConfigError where the override names nothing that can be searched."""
+    try:
+        return Axis(override.get_key_element(), _distribution(override))
     except ValueError as error:  # ours or Optuna's
         raise ConfigError(f"{override.input_line}: {error}") from None
 
 
-def _interval(sweep: IntervalSweep, log: bool, whole: bool) -> FloatDistribution | IntDistribution:
-    low, high = sweep.start, sweep.end
-    if low is None or high is None or not -inf < low < high < inf:
-        raise ValueError("expected interval(LOW, HIGH) with LOW below HIGH")
-    whole = whole and float(low).is_integer() and float(high).is_integer()
-    if whole or (_is_whole(low) and _is_whole(high)):  # int(interval(1,8))
-        return IntDistribution(int(low), int(high), log)
-    return FloatDistribution(float(low), float(high), log)
-
-
-def _range(sweep: RangeSweep, log: bool) -> FloatDistribution | IntDistribution:
-    values, step = sorted(sweep.range()), abs(sweep.step)
-    if all(_is_whole(value) for value in values):
-        return IntDistribution(int(values[0]), int(values[-1]), log, int(step))
-    apart = None if log and step == 1 else float(step)
-    return FloatDistribution(float(values[0]), float(values[-1]), log, apart)
-
-
-def _texts(override: Override) -> tuple[str, ...]:
-    """The values that an override names, as they are written."""
+def _distribution(
+    override: Override,
+) -> CategoricalDistribution | FloatDistribution | IntDistribution:
+    value = override.value()
+    tags: set[str] = getattr(value, "tags", set())
+    if odd := tags - {"log"}:
+        raise ValueError(f"expected tag log, found {', '.join(sorted(odd))}")
+    if isinstance(value, IntervalSweep):
+        low: Any = value.start
+        high: Any = value.end
+        if not -inf < low < high < inf:
+            raise ValueError("expected interval(LOW, HIGH) with LOW below HIGH")
+        if isinstance(low, int) and isinstance(high, int):  # int(interval(1,8))
+            return IntDistribution(low, high, log=bool(tags))
+        return FloatDistribution(low, high, log=bool(tags))
+    if tags:
+        raise ValueError("a log scale is for interval(...)")
     texts = tuple(override.sweep_string_iterator())
-    if not texts:
-        raise ConfigError(f"{override.input_line}: expected values to choose from, found none")
-    return texts
-
-
-def _is_interval(override: Override) -> bool:
-    return isinstance(override.value(), IntervalSweep)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    if not texts or len(set(texts)) < len(texts):
+        raise ValueError("expected values to choose from, each once")
+    return CategoricalDistribution(texts)

@@ -7,16 +7,16 @@ job ends the same way when it is repeated, and may run on any machine.
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 import numpy as np
 
 from lenet.config.errors import ConfigError
 from lenet.config.record import masked
-from lenet.sweep.jobs import Job
+from lenet.sweep.jobs import DONE, FAILED, NEW, UNFINISHED, Job
 from lenet.sweep.search_space import Axis
-from lenet.tracking.client import first_use_lock, reason
+from lenet.tracking.client import reason
 from lenet.tracking.objective import Result
 
 # isort: split
@@ -26,7 +26,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 STARTUP = 5  # complete trials before the first can be pruned
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 logging.getLogger("optuna").setLevel(logging.WARNING)
 
 
@@ -49,17 +48,13 @@ class Study:
         self.axes = {axis.key: axis for axis in axes}
         self.maximize = maximize
         self._sampler, self._seed = sampler, seed
-        is_file = url.startswith("sqlite:///")
-        # Another search may hold the file for a moment.
-        options = {"connect_args": {"timeout": 60}} if is_file else {}
         try:
-            with first_use_lock(url) if is_file else nullcontext():
-                self._study = optuna.create_study(
-                    storage=optuna.storages.RDBStorage(url, engine_kwargs=options),
-                    study_name=name,
-                    direction="maximize" if maximize else "minimize",
-                    load_if_exists=True,
-                )
+            self._study = optuna.create_study(
+                storage=url,
+                study_name=name,
+                direction="maximize" if maximize else "minimize",
+                load_if_exists=True,
+            )
         except Exception as error:  # Optuna's, sqlalchemy's, and those of a missing driver
             cause = reason(error.__cause__ or error)
             raise ConfigError(
@@ -83,11 +78,8 @@ class Study:
             if trial.number not in replaced and trial.params.keys() == self.axes.keys()
         ]
 
-    def in_state(self, *states: TrialState) -> list[FrozenTrial]:
-        return [trial for trial in self.counted() if trial.state in states]
-
-    def count_ended(self) -> int:
-        return len(self.in_state(*ENDED))
+    def in_state(self, state: TrialState) -> list[FrozenTrial]:
+        return [trial for trial in self.counted() if trial.state == state]
 
     def texts(self, trial: FrozenTrial) -> dict[str, str]:
         """A trial's point, as overrides write it."""
@@ -108,27 +100,30 @@ class Study:
         trial = self._study.ask({key: axis.distribution for key, axis in self.axes.items()})
         return self.trials[trial.number]
 
-    def tell(
-        self,
-        trial: FrozenTrial,
-        state: TrialState,
-        curve: Sequence[float] = (),
-        values: Mapping[int, float] | None = None,
-        why: str | None = None,
-    ) -> None:
-        """Ends a trial. `values` are the objective's, by seed; the trial's is their mean."""
+    def tell(self, trial: FrozenTrial, results: Mapping[int, Result]) -> None:
+        """Completes a trial with the results by seed; its value is their mean."""
+        curves = [result.curve for result in results.values()]
+        live = self._report(trial, [statistics.fmean(at) for at in zip(*curves, strict=False)])
+        live.set_user_attr("values", {str(seed): float(r) for seed, r in results.items()})
+        self._study.tell(trial.number, statistics.fmean(results.values()))
+
+    def tell_failure(self, trial: FrozenTrial, job: Job) -> None:
+        """Ends a trial by one of its jobs that was pruned or failed.
+
+        A point where the training diverges counts as pruned: the sampler shall avoid it.
+        """
+        live = self._report(trial, () if job.result is None else job.result.curve)
+        if job.state == FAILED and not job.has_diverged:
+            live.set_user_attr("why", job.reason or "no reason given")
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial.number, state=TrialState.PRUNED)
+
+    def _report(self, trial: FrozenTrial, curve: Sequence[float]) -> optuna.Trial:
         live = optuna.Trial(self._study, trial._trial_id)
-        reported = self.trials[trial.number].intermediate_values  # where a search was killed here
         for epoch, value in enumerate(curve, 1):
-            if epoch not in reported:
-                live.report(value, epoch)
-        if values:
-            live.set_user_attr("values", {str(seed): value for seed, value in values.items()})
-        if why:
-            live.set_user_attr("why", why)
-        is_complete = state == TrialState.COMPLETE
-        mean = statistics.fmean(values.values()) if is_complete and values else None
-        self._study.tell(trial.number, mean, state)
+            live.report(value, epoch)
+        return live
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -160,7 +155,8 @@ class Study:
 class Trial:
     """A trial under way. Its first job, while `bounds` may prune it, runs alone.
 
-    `twins` are other trials of the same point: they end as this one does.
+    `failure` is the job that ended it early. `twins` are other trials of the same point: they end
+    as this one does.
     """
 
     frozen: FrozenTrial
@@ -168,63 +164,45 @@ class Trial:
     bounds: list[float | None] = field(default_factory=list)
     running: int = 0
     results: dict[int, Result] = field(default_factory=dict)  # by seed
-    state: TrialState = TrialState.COMPLETE  # when it ends
-    curve: Sequence[float] = ()
-    why: str | None = None
+    failure: Job | None = None
     twins: list[FrozenTrial] = field(default_factory=list)
 
     @property
     def is_ready(self) -> bool:
         return bool(self.waiting) and not (self.bounds and self.running)
 
-    @property
-    def has_ended(self) -> bool:
-        return not self.waiting and not self.running
-
-    def add(self, seed: int, result: Result | str) -> None:
-        """Takes a job's result, or why it failed. A failure ends the trial.
-
-        A point where the training diverges counts as pruned: the sampler shall avoid it.
-        """
+    def add(self, job: Job) -> None:
+        """Takes a job that has ended."""
         self.bounds = []
-        if isinstance(result, Result) and not result.pruned and result == result:
-            self.results[seed] = result
+        if job.state == DONE and job.result is not None and isfinite(job.result):
+            self.results[job.config["seed"]] = job.result
             return
         self.waiting.clear()
-        if self.state != TrialState.COMPLETE:
-            return
-        self.state = TrialState.PRUNED
-        if isinstance(result, Result):
-            self.curve = result.curve
-            self.why = f"after epoch {len(result.curve)}" if result.pruned else "not a number"
-        else:
-            self.why = result
-            if not result.startswith("Diverged:"):
-                self.state = TrialState.FAIL
+        self.failure = self.failure or job
 
 
-@dataclass
 class Plan:
     """Which job is next, until there are `trials` trials.
 
-    `make_job` gives a point's job for a seed. `recall` gives the result of a job that has ended
-    before, or None. `on_end` is called when a trial has ended.
+    `make_job` gives a point's job for a seed, in the state of its earlier run.
     """
 
-    study: Study
-    trials: int
-    seeds: Sequence[int]
-    prune: bool
-    make_job: Callable[[FrozenTrial, int], Job]
-    recall: Callable[[Job], Result | str | None]
-    on_end: Callable[[Trial], None]
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        study: Study,
+        trials: int,
+        seeds: Sequence[int],
+        prune: bool,
+        make_job: Callable[[FrozenTrial, int], Job],
+    ) -> None:
+        self.study, self.trials, self.seeds = study, trials, seeds
+        self.prune, self.make_job = prune, make_job
         self._under_way: dict[int, Trial] = {}
-        self._unfinished = self.study.in_state(TrialState.RUNNING)
+        self._unfinished = study.in_state(TrialState.RUNNING)
+        self._ended: dict[str, Job] = {}  # by checksum: another trial may have the same point
 
     def jobs(self) -> Iterator[Job | None]:
-        """The jobs to run; None while there is nothing to run before the next outcome."""
+        """The jobs to run; None while there is nothing to run before the next one ends."""
         while True:
             trial = next((t for t in self._under_way.values() if t.is_ready), None)
             if trial:
@@ -240,45 +218,43 @@ class Plan:
             else:
                 return
 
-    def add(self, job: Job, result: Result | str) -> int:
-        """Takes a job's result. Returns: how many of its trial's jobs need not be run any more."""
+    def add(self, job: Job) -> int:
+        """Takes a job that has ended. Returns: how many of its trial's jobs need not be run."""
         assert job.trial is not None
         trial = self._under_way[job.trial]
         trial.running -= 1
+        self._ended[job.sha256] = job
         waiting = len(trial.waiting)
-        trial.add(job.config["seed"], result)
+        trial.add(job)
         dropped = waiting - len(trial.waiting)
         self._end_if_over(trial)
         return dropped
 
     def _begin(self, frozen: FrozenTrial) -> None:
-        texts = self.study.texts(frozen)
         for other in self._under_way.values():
-            if self.study.texts(other.frozen) == texts:
+            if other.frozen.params == frozen.params:
                 other.twins.append(frozen)
                 return
         trial = self._under_way[frozen.number] = Trial(frozen)
         for seed in self.seeds:
             job = self.make_job(frozen, seed)
-            result = self.recall(job)
-            if result is None:
+            job = self._ended.get(job.sha256, job)
+            if job.state in (NEW, UNFINISHED):
                 trial.waiting.append(job)
                 continue
-            trial.add(seed, result)
-            if trial.state != TrialState.COMPLETE:
+            trial.add(job)
+            if trial.failure:
                 break
         if self.prune and trial.waiting and not trial.results:
             trial.bounds = self.study.bounds(int(trial.waiting[0].config["epochs"]))
         self._end_if_over(trial)
 
     def _end_if_over(self, trial: Trial) -> None:
-        if not trial.has_ended:
+        if trial.waiting or trial.running:
             return
         del self._under_way[trial.frozen.number]
-        if trial.state == TrialState.COMPLETE:
-            curves = [result.curve for result in trial.results.values()]
-            trial.curve = [statistics.fmean(at) for at in zip(*curves, strict=False)]
-        values = {seed: float(result) for seed, result in trial.results.items()}
         for frozen in (trial.frozen, *trial.twins):
-            self.study.tell(frozen, trial.state, trial.curve, values, trial.why)
-        self.on_end(trial)
+            if trial.failure:
+                self.study.tell_failure(frozen, trial.failure)
+            else:
+                self.study.tell(frozen, trial.results)

@@ -15,34 +15,19 @@ def parsed(text):
     return OverridesParser.create().parse_override(text)
 
 
-def axis(text, current=None):
-    override = parsed(text)
-    return read_axis(override.get_key_element(), override, current)
-
-
 @pytest.mark.parametrize(
     ("text", "distribution"),
     [
         ("optimizer.lr=interval(0.1,1)", Float(0.1, 1.0)),
         ("a=tag(log,interval(1e-4,1e-1))", Float(1e-4, 0.1, log=True)),
-        ("m/activation=choice(tanh,relu)", Choice(("tanh", "relu"))),
-        ("a=tanh,relu", Choice(("tanh", "relu"))),
-        ("a=[6,16],[8,20]", Choice(("[6,16]", "[8,20]"))),
-        ("a=range(1,10,2)", Int(1, 9, step=2)),
-        ("a=range(0.1,0.6,0.1)", Float(0.1, 0.5, step=0.1)),
-        ("a=tag(log,range(1,9))", Int(1, 8, log=True)),
         ("a=int(interval(1,8))", Int(1, 8)),
+        ("m/activation=choice(tanh,relu)", Choice(("tanh", "relu"))),
+        ("+a=[6,16],[8,20]", Choice(("[6,16]", "[8,20]"))),
+        ("a=range(1,6,2)", Choice(("1", "3", "5"))),
     ],
 )
 def test_the_override_grammar_says_what_is_searched(text, distribution):
-    assert axis(text) == Axis(text.partition("=")[0], distribution)
-
-
-def test_an_interval_is_of_whole_numbers_where_the_current_value_is_one():
-    assert axis("epochs=interval(1,8)", current=10).distribution == Int(1, 8)
-    for text, current in (("a=interval(1,8)", 0.5), ("a=interval(1,8.5)", 3)):
-        assert isinstance(axis(text, current).distribution, Float)
-    assert isinstance(axis("a=interval(0,1)", current=True).distribution, Float)
+    assert read_axis(parsed(text)) == Axis(text.partition("=")[0], distribution)
 
 
 @pytest.mark.parametrize(
@@ -52,17 +37,15 @@ def test_an_interval_is_of_whole_numbers_where_the_current_value_is_one():
         ("a=interval(0,float('inf'))", "LOW below HIGH"),
         ("a=interval(0,float('nan'))", "LOW below HIGH"),
         ("a=tag(log,interval(0,1))", "low > 0"),
-        ("a=tag(log,range(0,5))", "low >= 1"),
-        ("a=tag(log,range(1,9,2))", "step is 1 when `log`"),
         ("a=tag(logarithmic,interval(1,2))", "expected tag log, found logarithmic"),
         ("a=tag(log,choice(1,2))", "a log scale is for interval"),
-        ("a=1,1", "name each value once"),
-        ("a=range(1,1)", "expected values to choose from"),
+        ("a=1,1", "values to choose from, each once"),
+        ("a=range(1,1)", "values to choose from, each once"),
     ],
 )
 def test_what_is_no_space_is_refused_in_one_line(text, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        axis(text)
+        read_axis(parsed(text))
     assert "\n" not in str(caught.value)
     assert text in str(caught.value)
 
@@ -70,7 +53,7 @@ def test_what_is_no_space_is_refused_in_one_line(text, message):
 def test_seeds_are_a_list_and_never_searched():
     assert read_seeds(parsed("seed=range(3)")) == [0, 1, 2]
     assert read_seeds(parsed("seed=7")) == [7]
-    for text in ("seed=interval(0,5)", "seed=1,1", "seed=0.5,1", "seed=a,b", "seed=true,false"):
+    for text in ("seed=interval(0,5)", "seed=0.5,1", "seed=true,false"):
         with pytest.raises(ConfigError, match="seed"):
             read_seeds(parsed(text))
 
@@ -79,6 +62,5 @@ def test_a_value_is_written_so_that_yaml_reads_a_number():
     for value in (1e-05, 0.1, 3e-17, 1.5e20, 0.30000000000000004):
         text = Axis("a", Float(0.0, 1.0)).text(value)
         assert yaml.safe_load(text) == value == parsed(f"a={text}").value()
-    assert Axis("a", Float(0.1, 0.5, step=0.1)).text(0.30000000000000004) == "0.3"
     assert Axis("a", Int(1, 8)).text(3) == "3"
     assert Axis("a", Choice(("1e-5",))).text("1e-5") == "1e-5"

@@ -11,12 +11,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from lenet.sweep.jobs import Job
+from lenet.sweep.jobs import FAILED, Job
 from lenet.sweep.search_space import Axis
 from lenet.sweep.study import STARTUP, Plan, Study
 from lenet.tracking.objective import Result, is_hopeless
 
-COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
+COMPLETE, FAIL, PRUNED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
 LR = Axis("lr", FloatDistribution(1e-4, 1.0, log=True))
 ACTIVATION = Axis("act", CategoricalDistribution(("tanh", "relu")))
 
@@ -32,24 +32,18 @@ def opened(tmp_path, empty_trials):
     return study
 
 
-def complete(study, curves):
-    for curve in curves:
-        study.tell(study.ask(), COMPLETE, curve, {0: curve[-1]})
+def complete(study, *curves):
+    study.tell(study.ask(), {seed: Result(curve[-1], curve) for seed, curve in enumerate(curves)})
 
 
 def test_bounds_are_the_median_of_running_means_once_there_are_a_few(opened):
     study = opened()
-    curves = [[0.1 * k, 0.2 * k, 0.3 * k, 0.4 * k] for k in range(1, STARTUP + 1)]
-    complete(study, curves[:-1])
+    for k in range(1, STARTUP):
+        complete(study, [0.1 * k, 0.2 * k, 0.3 * k, 0.4 * k])
     assert study.bounds(4) == []
-    complete(study, curves[-1:])
+    complete(study, [0.5, 1.0, 1.5, 2.0])
     assert study.bounds(4) == [None, pytest.approx(0.45), pytest.approx(0.6)]
     assert study.bounds(2) == []
-    study.tell(study.ask(), TrialState.PRUNED, [9.0, 9.0])
-    assert study.bounds(4)[1] == pytest.approx(0.45)
-
-
-# ---- Studies ---------------------------------------------------------------------------------
 
 
 def test_random_points_depend_on_seed_and_number_alone(opened):
@@ -64,32 +58,26 @@ def test_random_points_depend_on_seed_and_number_alone(opened):
 
 def test_the_best_of_a_loss_is_the_lowest_mean_over_the_seeds(opened):
     study = opened(maximize=False)
-    study.tell(study.ask(), COMPLETE, [1.0], {0: 0.25, 3: 0.75})
-    study.tell(study.ask(), COMPLETE, [1.0], {0: 0.5, 3: 0.75})
+    complete(study, [0.25], [0.75])
+    complete(study, [0.5], [0.75])
     assert (study.best.number, study.best.value) == (0, 0.5)
-
-
-# ---- Plans -----------------------------------------------------------------------------------
 
 
 class Runs:
     """Stands for the jobs: `score(texts, seed)` gives a curve, or a text that says why it fails."""
 
     def __init__(self, study, score, trials=8, seeds=(0, 1), prune=True, known=None):
-        self.study, self.score, self.given, self.over = study, score, [], []
+        self.study, self.score, self.given = study, score, []
         self.known = known or {}
+        self.plan = Plan(study, trials, seeds, prune, self._make_job)
 
-        def make_job(frozen, seed):
-            config = {"epochs": 4, "texts": study.texts(frozen), "seed": seed}
-            return Job({}, config, json.dumps(config))
-
-        def recall(job):
-            return self.known.get(job.sha256)
-
-        self.plan = Plan(study, trials, seeds, prune, make_job, recall, self.over.append)
+    def _make_job(self, frozen, seed):
+        config = {"epochs": 4, "texts": self.study.texts(frozen), "seed": seed}
+        job = Job({}, config, json.dumps(config))
+        return self.known.get(job.sha256, job)
 
     def run(self, workers=2, most=math.inf):
-        """Works like the pool; ends after `most` outcomes, as if killed."""
+        """Works like the pool; ends after `most` jobs, as if killed."""
         jobs, busy, ended = self.plan.jobs(), [], 0
         while ended < most:
             while len(busy) < workers and (job := next(jobs, None)) is not None:
@@ -97,20 +85,24 @@ class Runs:
                 busy.append(job)
             if not busy:
                 return self
-            job = busy.pop(0)
+            job = self._ended(busy.pop(0))
+            self.known[job.sha256] = job
+            self.plan.add(job)
             ended += 1
-            result = self.known[job.sha256] = self._result(job)
-            self.plan.add(job, result)
         return self
 
-    def _result(self, job):
+    def _ended(self, job):
         curve = self.score(job.config["texts"], job.config["seed"])
         if isinstance(curve, str):
-            return curve
+            return job.ended(None, curve)
         for epoch in range(1, 4):
             if is_hopeless(curve[:epoch], job.bounds, self.study.maximize):
-                return Result(curve[epoch - 1], curve[:epoch], pruned=True)
-        return Result(curve[-1], curve)
+                return job.ended(Result(curve[epoch - 1], curve[:epoch], pruned=True), None)
+        return job.ended(Result(curve[-1], curve), None)
+
+    @property
+    def states(self):
+        return [trial.state for trial in self.study.trials]
 
 
 def good(texts, seed):
@@ -134,16 +126,14 @@ def test_a_hopeless_trial_is_pruned_and_its_other_seeds_not_run(opened):
 
     runs = Runs(opened(), lambda *args: score(*args), trials=10)
     runs.run(workers=1)
-    pruned = [t for t in runs.study.trials if t.state == TrialState.PRUNED]
-    assert len(pruned) == 4
-    assert all(trial.last_step == 2 for trial in pruned)
+    assert runs.states == [COMPLETE] * 6 + [PRUNED] * 4
+    assert all(trial.last_step == 2 for trial in runs.study.trials[6:])
     assert [seed for number, seed in runs.given if number >= 6] == [0] * 4
-    assert len(runs.over) == len(runs.study.trials) == 10
 
 
 def test_a_trial_that_diverged_is_avoided_not_failed(opened):
     runs = Runs(opened(), lambda texts, seed: "Diverged: nan", trials=3).run()
-    assert [trial.state for trial in runs.study.trials] == [TrialState.PRUNED] * 3
+    assert runs.states == [PRUNED] * 3
     assert runs.study.best is None
 
 
@@ -151,28 +141,28 @@ def test_a_killed_search_goes_on_to_the_wanted_number_with_none_doubled(opened):
     uninterrupted = Runs(opened("whole"), good, trials=6, prune=False).run(workers=3)
     first = Runs(opened("cut"), good, trials=6, prune=False).run(workers=3, most=7)
     then = Runs(opened("cut"), good, trials=6, prune=False, known=first.known).run(workers=3)
-    trials = then.study.trials
-    assert [trial.state for trial in trials] == [COMPLETE] * 6
+    assert then.states == [COMPLETE] * 6
     expected = [(t.params, t.value) for t in uninterrupted.study.trials]
-    assert [(t.params, t.value) for t in trials] == expected
-    done_twice = set(first.given[:7]) & set(then.given)
-    assert not done_twice
+    assert [(t.params, t.value) for t in then.study.trials] == expected
+    assert not set(first.given[:7]) & set(then.given)
     assert Runs(opened("cut"), good, trials=6).run().given == []
     assert len(Runs(opened("cut"), good, trials=8, prune=False).run().given) == 4
 
 
 def test_a_failed_trial_counts_and_is_tried_again_only_if_wanted(opened):
     broken = Runs(opened(), lambda texts, seed: "no disk", trials=2).run(workers=1)
-    assert [trial.state for trial in broken.study.trials] == [FAIL, FAIL]
+    assert broken.states == [FAIL, FAIL]
+    assert [trial.user_attrs["why"] for trial in broken.study.trials] == ["no disk"] * 2
+    assert {job.state for job in broken.known.values()} == {FAILED}
     assert [seed for _, seed in broken.given] == [0, 0]
     assert Runs(opened(), good, trials=2).run().given == []
     study = opened()
     study.retry_failed()
     again = Runs(study, good, trials=2).run()
-    assert [trial.state for trial in study.counted()] == [COMPLETE, COMPLETE]
+    assert again.states == [FAIL, FAIL, COMPLETE, COMPLETE]
+    assert len(study.counted()) == 2
     points = [study.texts(trial) for trial in study.trials]
     assert points[2:] == points[:2]
-    assert [trial.user_attrs["why"] for trial in study.trials[:2]] == ["no disk"] * 2
     assert len(again.given) == 4
 
 
