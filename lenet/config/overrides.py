@@ -83,17 +83,20 @@ def _typed(text: str) -> Any:
     return value
 
 
-def job_name(differs: Mapping[str, Any]) -> str:
-    """`lr=0.1 seed=0`: each value with the last word of its key, or the whole key if two keys
-    end in the same word.
-    """
-    short = {key: key.replace("/", ".").rpartition(".")[2] for key in differs}
-    names = list(short.values())
-    shown = {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in differs.items()}
-    return " ".join(
-        f"{short[key] if names.count(short[key]) == 1 else key}={value}"
-        for key, value in shown.items()
-    )
+def job_name(differs: Mapping[str, Any], between: str = " ") -> str:
+    """`lr=0.1 seed=0`: each value with the short name of its key."""
+    pairs = zip(short_names(list(differs)), map(format_value, differs.values()), strict=True)
+    return between.join(f"{name}={value}" for name, value in pairs)
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last word of each key, or the whole key if two keys end in the same word."""
+    words = [key.replace("/", ".").rpartition(".")[2] for key in keys]
+    return [word if words.count(word) == 1 else key for key, word in zip(keys, words, strict=True)]
+
+
+def format_value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def config_folders() -> list[Path]:

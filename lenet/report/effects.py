@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lenet.report.verdict import Verdict, format_value, interval, short_names
+from lenet.config.overrides import format_value, short_names
+from lenet.report.verdict import Verdict, interval
 
 CLASS = "test/class_accuracy/"
 UNSET = "not set"

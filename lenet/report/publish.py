@@ -42,7 +42,7 @@ def write_files(found: Findings, folder: Path, uri: str | None = None) -> None:
     """Writes report.html, runs.csv and verdict.json to the folder."""
     text = page(found, _pictures(found, uri))
     (folder / "report.html").write_text(text, encoding="utf-8")
-    _without_formulas(found.sweep.runs).to_csv(folder / "runs.csv", index=False)
+    found.sweep.runs.to_csv(folder / "runs.csv", index=False)
     data = json.dumps(_data(found), indent=1, allow_nan=False)
     (folder / "verdict.json").write_text(data + "\n", encoding="utf-8")
 
@@ -73,16 +73,6 @@ def _figures(found: Findings, uri: str | None) -> Iterator[tuple[str, Any]]:
         yield "Both parameters", plots.heat_map(verdict)
     elif len(verdict.axes) >= 2:
         yield "All parameters", plots.parallel_coordinates(verdict)
-
-
-def _without_formulas(runs: pd.DataFrame) -> pd.DataFrame:
-    """A spreadsheet runs text that begins like a formula, and anybody can name a run."""
-
-    def quote(value: Any) -> Any:
-        is_risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-        return f"'{value}" if is_risky else value
-
-    return runs.map(quote).rename(columns=quote)
 
 
 def _data(found: Findings) -> dict[str, Any]:

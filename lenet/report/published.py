@@ -1,13 +1,14 @@
 """A sweep's results compared with the numbers that others published for the same settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from lenet.config.check import metric_of
-from lenet.report.verdict import format_value, interval, is_share, short_names
+from lenet.config.overrides import job_name
+from lenet.report.verdict import interval, is_share
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,17 @@ class Comparison:
     published: float
 
 
-def compare_published(runs: pd.DataFrame, entries: Sequence[Any]) -> list[Comparison]:
+def compare_published(runs: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     """A comparison for each entry that has finished runs, in the order of the entries.
 
     `runs` is a frame from `load_sweep`. An entry is a mapping of a setting's keys and one metric,
-    such as {model: lenet1, test/accuracy: 0.983}; anything else is left out.
+    such as {model: lenet1, test/accuracy: 0.983}.
     """
     found = []
     for entry in entries:
-        try:
-            metric = metric_of(entry)
-        except ValueError:  # the tag of a run may hold anything
-            continue
-        setting = {str(key): value for key, value in entry.items() if key != metric}
-        if not {metric, *setting} <= set(runs.columns):
+        metric = metric_of(entry)
+        setting = {key: value for key, value in entry.items() if key != metric}
+        if not entry.keys() <= set(runs.columns):
             continue
         own = runs[runs["status"] == "FINISHED"]
         for key, value in setting.items():
@@ -49,11 +47,7 @@ def compare_published(runs: pd.DataFrame, entries: Sequence[Any]) -> list[Compar
             continue
         n, mean, sd = len(values), float(values.mean()), float(values.std())
         low, high = map(float, interval(n, mean, sd))
-        names = short_names(list(setting))
-        label = ", ".join(
-            f"{k}={format_value(v)}" for k, v in zip(names, setting.values(), strict=True)
-        )
-        number = float(entry[metric])
+        label, number = job_name(setting, ", "), float(entry[metric])
         found.append(Comparison(label, metric, n, mean, sd, low, high, number))
     return found
 

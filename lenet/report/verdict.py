@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lenet.config.overrides import job_name
 from lenet.report.results import SEED
 
 LEVEL, ALPHA = 0.95, 0.05
@@ -55,7 +56,7 @@ class Verdict:
 def judge(runs: pd.DataFrame, axes: Sequence[str], metric: str, maximize: bool) -> Verdict:
     """The verdict on `runs`, a frame from `load_sweep`. The order of its rows has no influence."""
     varied = [axis for axis in axes if axis != SEED]
-    runs = with_settings(runs, varied)
+    runs = _with_settings(runs, varied)
     done = runs[(runs["status"] == "FINISHED") & np.isfinite(runs[metric].astype(float))]
     seeded = done[SEED].notna()
     newest = done[seeded].drop_duplicates(["setting", SEED], keep="last")
@@ -67,46 +68,20 @@ def judge(runs: pd.DataFrame, axes: Sequence[str], metric: str, maximize: bool) 
     )
 
 
-def with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+def _with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """The runs in the order they started, with `setting` (a key) and `label` (for people)."""
-    names = short_names(axes)
     values = runs[list(axes)].astype(object)
-    rows = values.where(values.notna(), None).values.tolist()
-    labels = [
-        ", ".join(f"{n}={format_value(v)}" for n, v in zip(names, row, strict=True))
-        or "the only setting"
-        for row in rows
-    ]
-    keys = [json.dumps(row, default=str) for row in rows]
+    rows = values.where(values.notna(), None).to_dict("records")
+    labels = [job_name(row, ", ") or "the only setting" for row in rows]
+    keys = [json.dumps(list(row.values()), default=str) for row in rows]
     added = runs.assign(setting=keys, label=labels)
     if SEED not in added:
         added[SEED] = None
     return added.sort_values(["start", "run_id"], ignore_index=True)
 
 
-def short_names(axes: Sequence[str]) -> list[str]:
-    """The last part of each name, or as many parts as make it unique."""
-    parts = [axis.replace("/", ".").split(".") for axis in axes]
-
-    def tail(i: int, count: int) -> str:
-        return ".".join(parts[i][-count:])
-
-    def is_unique(i: int, count: int) -> bool:
-        return all(tail(i, count) != tail(j, count) for j in range(len(axes)) if j != i)
-
-    counts = [range(1, len(part) + 1) for part in parts]
-    return [
-        tail(i, next((n for n in counts[i] if is_unique(i, n)), len(parts[i])))
-        for i in range(len(axes))
-    ]
-
-
 def is_share(metric: str) -> bool:
     return "accuracy" in metric
-
-
-def format_value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _ranking(

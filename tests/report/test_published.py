@@ -10,7 +10,7 @@ import pytest
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
 from lenet.report.findings import analyze
-from lenet.report.publish import publish, write_files
+from lenet.report.publish import write_files
 from lenet.report.published import compare_published
 from lenet.report.text import published_rows, report_lines
 from lenet.tracking import client as store
@@ -69,15 +69,10 @@ def test_one_run_has_no_spread():
         {"model": "lenet9", "test/accuracy": 0.9},  # no such run
         {"nothing": 1, "test/accuracy": 0.9},  # no such column
         {"model": "lenet1", "test/nothing": 0.9},
-        {"model": "lenet1"},
-        {"model": "lenet1", "test/accuracy": "high"},
-        {"model": "lenet1", "test/accuracy": math.nan},
-        {"model": "lenet1", "test/accuracy": 0.9, "val/accuracy": 0.9},
-        *("lenet1", None, 5, [1]),
     ],
     ids=str,
 )
-def test_a_wrong_entry_or_one_without_runs_is_left_out(entry):
+def test_an_entry_without_runs_is_left_out(entry):
     good = {"model": "lenet4", "test/accuracy": 0.989}
     assert [each.label for each in compare_published(RUNS, [entry, good])] == ["model=lenet4"]
 
@@ -110,9 +105,3 @@ def test_terminal_page_and_data_have_the_published_numbers(sweep, tmp_path):
     data = json.loads((tmp_path / "verdict.json").read_text())
     assert [each["published"] for each in data["published"]] == [0.98, 0.99]
     assert data["published"][0]["n"] == 3
-
-
-def test_a_report_without_published_numbers_does_not_mention_them(sweep):
-    run_id, uri = sweep
-    store.connect(uri).set_tag(run_id, "sweep.published", '{"no": "list"}')
-    assert "published" not in publish(run_id, uri)

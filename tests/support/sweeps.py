@@ -52,7 +52,6 @@ def points_of(job: Job, validation: bool = True, epochs: int = EPOCHS) -> list[M
 def make_sweep(
     uri: str,
     jobs: Sequence[Job],
-    told: bool = True,
     status: Callable[[Job], str] = lambda job: "FINISHED",
     points: Callable[[Job], list[Metric]] = points_of,
     objective: str = "val/accuracy",
@@ -60,19 +59,16 @@ def make_sweep(
     error: str = "FloatingPointError: loss is nan in epoch 2",
     artifacts: str | None = None,
 ) -> str:
-    """The parent's id. Without `told` nothing but the parameters says what varies."""
+    """The parent's id."""
     client = store.connect(uri)
     found = client.get_experiment_by_name("sweeps")
     experiment = found.experiment_id if found else client.create_experiment("sweeps", artifacts)
     axes = list(dict.fromkeys(axis for job in jobs for axis in job))
     tags = {"lenet.sweep": "grid", "sweep.axes": json.dumps(axes), "sweep.objective": objective}
-    tags["sweep.direction"] = "minimize" if "loss" in objective else "maximize"
-    parent = client.create_run(experiment, tags=tags if told else {}, run_name=name)
+    parent = client.create_run(experiment, tags=tags, run_name=name)
     parent_id = str(parent.info.run_id)
     for number, job in enumerate(jobs):
-        own = {"mlflow.parentRunId": parent_id}
-        if told:
-            own["sweep.job"] = json.dumps(job)
+        own = {"mlflow.parentRunId": parent_id, "sweep.job": json.dumps(job)}
         run = client.create_run(experiment, tags=own, run_name=" ".join(map(str, job.values())))
         ended = status(job)
         params = {"epochs": EPOCHS, "tracking.run_name": number, "device.threads": 2} | dict(job)
