@@ -21,12 +21,7 @@ from lenet.tracking.read import add_artifacts
 FOLDER = "report"  # among the artifacts of the sweep's run
 
 
-def publish(
-    parent_run_id: str,
-    uri: str | None = None,
-    metric: str | None = None,
-    with_failures: bool = True,
-) -> str:
+def publish(parent_run_id: str, uri: str | None = None, metric: str | None = None) -> str:
     """Logs the report on the sweep's run. Returns: the text to print.
 
     Raises: ReportError, TrackingError.
@@ -35,7 +30,7 @@ def publish(
     with tempfile.TemporaryDirectory() as folder:
         write_files(found, Path(folder), uri)
         place = add_artifacts(parent_run_id, Path(folder), FOLDER, uri)
-    return "\n".join([*report_lines(found, with_failures), f"Page: {place}/report.html"])
+    return "\n".join([*report_lines(found), f"Page: {place}/report.html"])
 
 
 def write_files(found: Findings, folder: Path, uri: str | None = None) -> None:

@@ -11,7 +11,7 @@ from lenet.report.verdict import SAME, UNKNOWN, WORSE, is_share
 
 SETTINGS_ON_SCREEN = 15
 NUMBERS = (0, 2, 3, 4, 5)  # columns of a table
-MOST_LINES = 10  # failures, effects, and levels of a parameter
+MOST_LINES = 10  # effects, and levels of a parameter
 
 
 def format_number(value: float, metric: str) -> str:
@@ -27,7 +27,7 @@ def format_difference(value: float, metric: str) -> str:
     return "0" if float(text) == 0 else text
 
 
-def report_lines(found: Findings, with_failures: bool = True) -> Iterator[str]:
+def report_lines(found: Findings) -> Iterator[str]:
     yield f"\n{headline(found)}"
     yield from aligned(ranking_rows(found, SETTINGS_ON_SCREEN), NUMBERS)
     if (more := len(found.verdict.settings) - SETTINGS_ON_SCREEN) > 0:
@@ -40,12 +40,6 @@ def report_lines(found: Findings, with_failures: bool = True) -> Iterator[str]:
         yield f"  {effect_line(effect, found.verdict.metric)}"
     yield from class_lines(found)
     yield cost_line(found)
-    failed = failures(found)
-    if failed and with_failures:
-        yield "Failed:"
-        yield from (f"  {name}: {reason}" for name, reason in failed[:MOST_LINES])
-        if len(failed) > MOST_LINES:
-            yield f"  and {len(failed) - MOST_LINES} more"
 
 
 def headline(found: Findings) -> str:
@@ -145,11 +139,8 @@ def class_lines(found: Findings) -> Iterator[str]:
 
 
 def cost_line(found: Findings) -> str:
-    seconds = found.sweep.runs["seconds"].dropna()
-    if seconds.empty:
-        return "Cost: unknown."
-    finished = found.verdict.runs["seconds"].dropna()
-    total, median = format_duration(seconds.sum()), format_duration(finished.median())
+    total = format_duration(found.sweep.runs["seconds"].sum())
+    median = format_duration(found.verdict.runs["seconds"].median())
     return f"Cost: {total} in all runs, {median} for a run (median)."
 
 

@@ -48,7 +48,7 @@ class Grid(Sweeper):
             print(session.time_left(todo, jobs))
             if options.dry:
                 return []
-            with session.record("grid", arguments, axes, jobs[0], len(jobs)):
+            with session.record("grid", arguments, axes, jobs[0]):
                 ended: dict[str, Job] = {}
                 for job in session.run(todo, len(todo)):
                     ended[job.sha256] = job

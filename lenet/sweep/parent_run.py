@@ -10,11 +10,10 @@ from lenet.tracking.client import (
     PROCESS_TAG,
     TrackingError,
     experiment_id_of,
-    first_use_lock,
 )
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.provenance import is_alive
-from lenet.tracking.read import Summary, median_seconds, points_of, search
+from lenet.tracking.read import Summary, points_of, search
 
 SWEEP_TAG = "sweep.sha256"
 
@@ -62,15 +61,13 @@ class ParentRun:
 
     def begin(self, name: str, tags: Mapping[str, str], patch: str) -> None:
         """Creates the run, or marks it as running again; this process owns it from now on."""
-        with first_use_lock(self.sha256):  # the same command may be given twice at once
-            self.run_id = self._find()
-            if self.run_id:
-                self.client.update_run(self.run_id, "RUNNING")
-                self._set_tags(tags)
-                return
-            tags = {SWEEP_TAG: self.sha256, **tags}
-            experiment_id = experiment_id_of(self.client, self.experiment)
-            self.run_id = self.client.create_run(experiment_id, None, tags, name).info.run_id
+        if self.run_id:
+            self.client.update_run(self.run_id, "RUNNING")
+            self._set_tags(tags)
+            return
+        tags = {SWEEP_TAG: self.sha256, **tags}
+        experiment_id = experiment_id_of(self.client, self.experiment)
+        self.run_id = self.client.create_run(experiment_id, None, tags, name).info.run_id
         if patch:
             self.client.log_text(self.run_id, patch, "uncommitted.patch")
 
@@ -89,10 +86,6 @@ class ParentRun:
             if run.status == "RUNNING":
                 self.client.set_tag(run.run_id, "error", reason)
                 self.client.set_terminated(run.run_id, "KILLED")
-
-    def median_seconds(self, params: Mapping[str, str]) -> float:
-        """The median time of the experiment's finished runs with these parameters; nan without."""
-        return median_seconds(self.client, self.experiment, params)
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():

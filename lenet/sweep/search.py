@@ -66,8 +66,7 @@ class Search(Sweeper):
                 return None
             study = self._study(url, space, base)
             axes = [*(axis.key for axis in space.axes), "seed"]
-            count = self.trials * len(space.seeds)
-            with session.record(self.sampler, arguments, axes, base, count):
+            with session.record(self.sampler, arguments, axes, base):
                 self._run(study, space, base, axes)
                 failed = [trial for trial in study.counted() if trial.state.name == "FAIL"]
                 session.parent.end("FAILED" if failed else "FINISHED")

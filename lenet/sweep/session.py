@@ -4,11 +4,9 @@ import inspect
 import json
 import math
 import signal
-import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -23,10 +21,9 @@ from lenet.config.check import check_job
 from lenet.config.errors import ConfigError
 from lenet.config.record import config_hash, shown
 from lenet.sweep.display import Progress, time_estimate
-from lenet.sweep.jobs import DONE, FAILED, Job, data_checksums
+from lenet.sweep.jobs import FAILED, Job, data_checksums
 from lenet.sweep.launcher import StreamingLauncher
 from lenet.tracking.job import SweepJob
-from lenet.tracking.objective import is_maximized
 
 if TYPE_CHECKING:
     from lenet.tracking.read import Summary
@@ -114,27 +111,25 @@ class Session:
         return list(self.parent.children())
 
     def time_left(self, todo: Sequence[Job], jobs: Sequence[Job] = ()) -> str:
-        """How long the jobs will take, estimated from those that are done, or from similar runs."""
+        """How long the jobs will take, estimated from similar runs of the experiment."""
+        from lenet.tracking.read import median_seconds
+
         if not todo and any(job.state == FAILED for job in jobs):
             return "Nothing to do: sweep.retry_failed=true tries the failed jobs again."
         if not todo:
             return "Nothing to do: all jobs are done."
-        times = [job.seconds for job in jobs if job.seconds and job.state == DONE]
-        if times:
-            seconds = statistics.median_high(times)
-        elif self.parent:
+        seconds = math.nan
+        if self.parent:
             config = todo[0].config
             like = {"epochs": str(config["epochs"]), "data.name": str(config["data"].get("name"))}
-            seconds = self.parent.median_seconds(like)
-        else:
-            seconds = math.nan
+            seconds = median_seconds(self.parent.client, self.parent.experiment, like)
         return time_estimate(len(todo), seconds, self.launcher.workers)
 
     # ---- While they run --------------------------------------------------------------------------
 
     @contextmanager
     def record(
-        self, kind: str, arguments: Sequence[str], axes: Sequence[str], job: Job, jobs: int
+        self, kind: str, arguments: Sequence[str], axes: Sequence[str], job: Job
     ) -> Iterator[None]:
         """Keeps the sweep's run RUNNING; an error or a signal inside marks it KILLED.
 
@@ -147,10 +142,8 @@ class Session:
         tags = code_state() | {
             SWEEP_KIND_TAG: kind,
             "sweep.axes": json.dumps(axes),
-            "sweep.jobs": str(jobs),
             "sweep.objective": objective or "none",
             "sweep.published": json.dumps(job.config["sweep"]["published"]),
-            "sweep.direction": "maximize" if is_maximized(objective or "") else "minimize",
             PROCESS_TAG: process_identity(),
         }
         file = self.config.hydra.job.config_name
@@ -158,7 +151,7 @@ class Session:
         self.name = " ".join(words)[:250] or "sweep"
         self._axes = list(axes)
         self.parent.begin(self.name, tags, git("diff", "HEAD") or "")
-        before = signal.signal(signal.SIGTERM, _exit)
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             yield
         except BaseException:
@@ -223,11 +216,7 @@ class Session:
             from lenet.tracking.client import TrackingError
 
             try:
-                print(publish(run_id, self.parent.client.tracking_uri, with_failures=False))
+                print(publish(run_id, self.parent.client.tracking_uri))
             except (ReportError, TrackingError) as error:
                 print(f"Warning: no report ({error})", file=sys.stderr)
         print(f"MLflow run {run_id} ({self.name}); compare its jobs with: mlflow ui")
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

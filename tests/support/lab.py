@@ -1,13 +1,16 @@
 """A folder with a tracking store of its own in which run.py is run as a user would."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import torch
+import mlflow
+import pytest
 from mlflow.tracking import MlflowClient
 
 from lenet.data.tensor_files import load
@@ -58,6 +61,44 @@ class Lab:
         for item in self.client.list_artifacts(run.info.run_id, path):
             found += self.artifacts(run, item.path) if item.is_dir else [item.path]
         return found
+
+
+class SweepLab(Lab):
+    """A lab for sweeps, in an experiment of its own."""
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        experiment = f"tracking.experiment={self.folder.name}"
+        return super().start("-m", "data=digits", *PLAIN, experiment, *arguments)
+
+    def runs(self):
+        found = self.client.get_experiment_by_name(self.folder.name)
+        ids = [found.experiment_id] if found else []
+        order = ["attributes.start_time ASC"]
+        return self.client.search_runs(ids, order_by=order) if ids else []
+
+    def family(self):
+        """The one sweep's run, and its jobs'."""
+        runs = self.runs()
+        (parent,) = [run for run in runs if "lenet.sweep" in run.data.tags]
+        found = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert len(found) + 1 == len(runs)
+        return parent, found
+
+    def steps(self, run):
+        history = self.client.get_metric_history(run.info.run_id, "train/loss")
+        return sorted(point.step for point in history)
+
+    def wait_for_training(self, process, among=lambda pid: True):
+        """A job under way, some epochs of which are in the store, and its process."""
+        end = time.monotonic() + 300
+        while time.monotonic() < end and process.poll() is None:
+            for run in self.runs():
+                if "sweep.job" in run.data.tags and run.info.status == "RUNNING":
+                    pid = int(run.data.tags["lenet.process"].split()[1])
+                    if among(pid) and len(self.steps(run)) > 3:
+                        return run, pid
+            time.sleep(0.2)
+        return pytest.fail("no job trains")
 
 
 class Bench(Lab):
@@ -113,7 +154,7 @@ class Bench(Lab):
             "inputs": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
             # Of the code's changes, which whoever works on it may make in the meantime.
             "artifacts": sorted(set(self.artifacts(run)) - {"uncommitted.patch"}),
-            "checkpoint": bits(self.artifact(run_id, "checkpoint.pt")),
+            "checkpoint": checkpoint_bits(self.artifact(run_id, "checkpoint.pt")),
             "model": self.logged_model(run),
         }
 
@@ -126,47 +167,22 @@ class Bench(Lab):
         assert len(outputs) == run.data.params["tracking.model"].count("True")
         if not outputs:
             return None
-        folder = self.folder / "models"
-        uri = f"models:/{outputs[0].model_id}"
-        code = (
-            "import sys, mlflow, hashlib; mlflow.set_tracking_uri(sys.argv[1]);"
-            "m = mlflow.pytorch.load_model(sys.argv[2]);"
-            "print([hashlib.sha256(t.detach().numpy().tobytes()).hexdigest()"
-            " for t in m.state_dict().values()])"
-        )
-        folder.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-c", code, self.uri, uri],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=self.env,
-            cwd=folder,
-        )
-        return done.stdout, outputs[0].step
+        mlflow.set_tracking_uri(self.uri)
+        model = mlflow.pytorch.load_model(f"models:/{outputs[0].model_id}")
+        return as_bits(model.state_dict()), outputs[0].step
 
 
-def bits(path):
+def as_bits(state):
+    """Tensors, numbers and texts in lists and dicts as one text, in which every bit counts."""
+    return json.dumps(state, sort_keys=True, default=lambda t: [str(t.dtype), t.tolist()])
+
+
+def checkpoint_bits(path):
     """The state in a checkpoint, without what tells of the clock."""
     state = load(path)
     for epoch in state["progress"]["history"]:
         del epoch["steps"], epoch["seconds"]
-    leaves = []
-
-    def walk(value, place):
-        if isinstance(value, torch.Tensor):
-            leaves.append((place, str(value.dtype), value.numpy().tobytes()))
-        elif isinstance(value, dict):
-            for key in sorted(value, key=str):
-                walk(value[key], f"{place}.{key}")
-        elif isinstance(value, list | tuple):
-            for number, inner in enumerate(value):
-                walk(inner, f"{place}.{number}")
-        else:
-            leaves.append((place, repr(value)))
-
-    walk(state, "")
-    return leaves
+    return as_bits(state)
 
 
 def assert_same(one, other):

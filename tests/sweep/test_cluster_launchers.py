@@ -18,11 +18,10 @@ import pytest
 
 from lenet.config.errors import ConfigError
 from lenet.sweep.cluster_launchers import Cluster
-from tests.support.lab import PLAIN, Lab
+from tests.support.lab import SweepLab
 from tests.support.servers import Server, free_port, postgres
 
 LONG = 300  # epochs: some seconds, in which a job can be killed
-SMALL = ["data=digits", *PLAIN]
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
@@ -31,7 +30,7 @@ def needs(package: str) -> None:
         pytest.skip(f"needs {package}, which is not installed")
 
 
-class ClusterLab(Lab):
+class ClusterLab(SweepLab):
     """A folder to give sweeps in, and the store that they go to."""
 
     def __init__(self, folder: Path, uri: str, **env: str) -> None:
@@ -40,35 +39,6 @@ class ClusterLab(Lab):
         gone = ("LENET_RUNS", "LENET_DATA")
         self.env = {k: v for k, v in self.env.items() if k not in gone}
         self.env |= {"MLFLOW_TRACKING_URI": uri, **env}
-        self.experiment = f"tracking.experiment={folder.name}"
-
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return super().start("-m", *SMALL, self.experiment, *arguments)
-
-    def run(self, *arguments: str, status: int = 0) -> str:
-        return "".join(super().run(*arguments, status=status))
-
-    def runs(self, parent: bool = False):
-        experiment = self.client.get_experiment_by_name(self.folder.name)
-        ids = [experiment.experiment_id] if experiment else []
-        order = ["attributes.start_time ASC"]
-        found = self.client.search_runs(ids, order_by=order) if ids else []
-        return [run for run in found if ("mlflow.parentRunId" not in run.data.tags) == parent]
-
-    def steps(self, run) -> list[int]:
-        history = self.client.get_metric_history(run.info.run_id, "train/loss")
-        return sorted(point.step for point in history)
-
-    def training(self, among=lambda pid: True, seconds: float = 90):
-        """A job under way, some epochs of which are in the store, and its process."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for run in self.runs():
-                pid = int(run.data.tags["lenet.process"].split()[1])
-                if run.info.status == "RUNNING" and among(pid) and len(self.steps(run)) >= 5:
-                    return run, pid
-            time.sleep(0.2)
-        return pytest.fail("no job trains")
 
 
 def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:
@@ -179,27 +149,25 @@ def test_nothing_is_lost_or_doubled_when_a_ray_node_is_killed(ray_lab, head, ray
     node = Node(ray_env, head.port)
     try:
         process = ray_lab.start(*sweep)
-        stopped, _ = ray_lab.training(node.has)
+        stopped, _ = ray_lab.wait_for_training(process, node.has)
         node.kill()
         out = ended(process)
     finally:
         node.stop()
     assert "[6/6]" in out
-    children = ray_lab.runs()
+    parent, children = ray_lab.family()
     assert [run.info.status for run in children] == ["FINISHED"] * 6, out
     assert len({run.data.tags["sweep.job_sha256"] for run in children}) == 6
     for run in children:
         assert ray_lab.steps(run) == list(range(1, LONG + 1)), run.info.run_name
     resumed = [run.info.run_id for run in children if "resumed" in run.data.tags]
     assert resumed == [stopped.info.run_id]
-    (parent,) = ray_lab.runs(parent=True)
     assert parent.info.status == "FINISHED"
-    assert {r.data.tags["mlflow.parentRunId"] for r in children} == {parent.info.run_id}
     assert {run.data.tags["git.commit"] for run in children} == {parent.data.tags["git.commit"]}
     assert {run.data.params["device.threads"] for run in children} == {"1"}
 
-    assert "6 jobs: 6 done\n" in ray_lab.run(*sweep)
-    assert len(ray_lab.runs()) == 6
+    assert "6 jobs: 6 done\n" in ray_lab.run(*sweep)[0]
+    assert len(ray_lab.family()[1]) == 6
 
 
 @pytest.mark.slow
@@ -208,16 +176,17 @@ def test_a_job_that_ray_gives_up_takes_no_other_along_and_the_same_command_compl
 ):
     sweep = [*on_ray(head), "hydra.launcher.remote.max_retries=0", "seed=10,11", f"epochs={LONG}"]
     process = ray_lab.start(*sweep)
-    stopped, pid = ray_lab.training(head.has)
+    stopped, pid = ray_lab.wait_for_training(process, head.has)
     os.kill(pid, signal.SIGKILL)
     out = ended(process, status=1)
     assert "1 of 2 jobs failed" in out
     assert f"  {stopped.info.run_name}  " in out.partition("Failed jobs:")[2]
-    assert sorted(run.info.status for run in ray_lab.runs()) == ["FINISHED", "KILLED"]
+    assert sorted(run.info.status for run in ray_lab.family()[1]) == ["FINISHED", "KILLED"]
 
-    assert "2 jobs: 1 done, 1 unfinished\n" in ray_lab.run(*sweep)
-    assert [run.info.status for run in ray_lab.runs()] == ["FINISHED"] * 2
-    assert all(ray_lab.steps(run) == list(range(1, LONG + 1)) for run in ray_lab.runs())
+    assert "2 jobs: 1 done, 1 unfinished\n" in ray_lab.run(*sweep)[0]
+    _, children = ray_lab.family()
+    assert [run.info.status for run in children] == ["FINISHED"] * 2
+    assert all(ray_lab.steps(run) == list(range(1, LONG + 1)) for run in children)
 
 
 @pytest.fixture
@@ -231,12 +200,12 @@ def local_lab(tmp_path) -> ClusterLab:
 @pytest.mark.slow
 def test_submitit_runs_a_sweep_with_a_job_that_fails(local_lab):
     sweep = ["hydra/launcher=slurm_local", "optimizer.lr=0.01,1e30,0.02", "epochs=2"]
-    out = local_lab.run(*sweep, status=1)
-    assert "error: 1 of 3 jobs failed" in out
+    out, err = local_lab.run(*sweep, status=1)
+    assert "error: 1 of 3 jobs failed" in err
     assert "  lr=1e+30  Diverged: the training loss is nan" in out.partition("Failed jobs:")[2]
-    statuses = {run.info.run_name: run.info.status for run in local_lab.runs()}
+    parent, children = local_lab.family()
+    statuses = {run.info.run_name: run.info.status for run in children}
     assert statuses == {"lr=0.01": "FINISHED", "lr=1e+30": "FAILED", "lr=0.02": "FINISHED"}
-    (parent,) = local_lab.runs(parent=True)
     assert parent.info.status == "FAILED"
     assert json.loads(parent.data.tags["sweep.axes"]) == ["optimizer.lr"]
 
@@ -244,16 +213,16 @@ def test_submitit_runs_a_sweep_with_a_job_that_fails(local_lab):
 @pytest.mark.slow
 def test_a_job_that_submitit_queues_again_goes_on_with_its_run(local_lab):
     process = local_lab.start("hydra/launcher=slurm_local", "seed=0,1", f"epochs={LONG}")
-    stopped, pid = local_lab.training()
+    stopped, pid = local_lab.wait_for_training(process)
     os.kill(pid, signal.SIGUSR2)  # as at the end of its time
     ended(process)
-    children = local_lab.runs()
+    _, children = local_lab.family()
     assert [run.info.status for run in children] == ["FINISHED"] * 2
     assert [r.info.run_id for r in children if "resumed" in r.data.tags] == [stopped.info.run_id]
     assert all(local_lab.steps(run) == list(range(1, LONG + 1)) for run in children)
 
 
-@pytest.mark.parametrize("uri", ["None", "sqlite:////tmp/a.db", "postgresql://h/db", "runs"])
+@pytest.mark.parametrize("uri", ["None", "sqlite:////tmp/a.db", "postgresql://h/db"])
 def test_a_store_that_only_one_machine_sees_is_refused(uri):
     with pytest.raises(ConfigError, match="expected http://HOST:PORT"):
         Cluster().check_store(uri)
