@@ -1,5 +1,6 @@
 """Weights on disk, and the folder of states from which a training can go on."""
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -7,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from lenet.cli import one_line
+from lenet.cli import first_error_line, one_line
 from lenet.data.tensor_files import CheckpointError, load, save
 from lenet.training.progress import State
 
@@ -23,24 +23,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises: CheckpointError where the file holds no weights of this network; the model is then as
     it was.
     """
-    state, own = load(path), model.state_dict()
-    if not isinstance(state, dict):
-        found = type(state).__name__
-        raise CheckpointError(f"{one_line(path)}: expected a state_dict, found {found}")
-    for name in own | state:
-        expected, found = _shape_of(own.get(name)), _shape_of(state.get(name))
-        if expected != found:
-            shown = one_line(name)[:80]
-            wanted = f"{shown} {expected}" if name in own else f"no {shown}"
-            raise CheckpointError(f"{one_line(path)}: expected {wanted}, found {found}")
-    # A plain dict: the metadata of a state_dict can tell torch to keep the file's own tensors.
-    model.load_state_dict(dict(state))
-
-
-def _shape_of(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return str(tuple(value.shape))
-    return "nothing" if value is None else type(value).__name__
+    state, before = load(path), copy.deepcopy(model.state_dict())
+    try:
+        # A plain dict: the metadata of a state_dict can tell torch to keep the file's own tensors.
+        model.load_state_dict(dict(state))
+    except Exception as error:  # torch has no closed list of errors for a file of another network
+        model.load_state_dict(before)
+        reason = first_error_line(error)
+        raise CheckpointError(
+            f"{one_line(path)}: other weights than the network's ({reason})"
+        ) from None
 
 
 @dataclass

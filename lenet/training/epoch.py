@@ -86,7 +86,7 @@ def take_steps(
         tally.learning_rate = step.optimizer.param_groups[0]["lr"]
         tally.add(*step(inputs, labels), labels)
         at.batches += 1
-        bar.update(len(labels))
+        bar.update()
         if at.step % log_interval == 0:
             tally.add_point(at.step)
             bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
@@ -126,17 +126,12 @@ def _remaining(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]
     return remaining
 
 
-def progress_bar(batches: Loader, at: Progress, epochs: int, is_shown: bool) -> "tqdm[Any]":
-    """A bar that counts images, with their total where the batches know it (a list does not)."""
-    dataset = getattr(batches, "dataset", None)
-    count = getattr(batches, "count", None) if dataset is None else len(dataset)
+def progress_bar(at: Progress, epochs: int, is_shown: bool) -> "tqdm[Any]":
     return tqdm(
-        total=count if isinstance(count, int) else None,
-        initial=at.tally.count + sum(count for _, count in at.tally.since_point),
         desc=f"Epoch {at.epochs + 1}/{epochs}",
-        unit=" images",
-        unit_scale=True,
+        total=at.steps_per_epoch,
+        initial=at.batches,
+        unit=" batches",
         leave=False,
         disable=not is_shown,
-        ncols=90,
     )

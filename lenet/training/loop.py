@@ -3,29 +3,15 @@ with each record.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lenet.training.checkpoints import Checkpoints
 from lenet.training.epoch import Loader, Schedule, Step, progress_bar, take_steps
 from lenet.training.evaluate import Criterion, evaluate
-from lenet.training.progress import Epoch, Progress, State
+from lenet.training.progress import Epoch, Progress
 from lenet.training.state import restore, state_of
-
-
-class Checkpointer(Protocol):
-    """Keeps states of a training. `state` is the one to go on from, or None.
-
-    `is_due` is called after each step, and after each epoch with its number. The last state of a
-    training is always saved.
-    """
-
-    state: State | None
-
-    def is_due(self, epoch: int | None = None) -> bool: ...
-
-    def save(self, state: State) -> None: ...
 
 
 def fit(
@@ -42,7 +28,7 @@ def fit(
     log_interval: int = 100,
     progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    checkpoints: Checkpointer | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[Epoch]:
     """Trains the model on its own device, and yields a record after each epoch.
 
@@ -64,7 +50,7 @@ def fit(
         at = restore(checkpoints.state, step, epochs, len(batches))
     while at.epochs < epochs and not at.is_exhausted(patience):
         stopped = False
-        with progress_bar(batches, at, epochs, is_shown=progress) as bar:
+        with progress_bar(at, epochs, is_shown=progress) as bar:
             for _ in take_steps(step, batches, at, log_interval, bar):
                 stopped, has_ended = stop(), at.batches == len(batches)
                 if checkpoints and not has_ended and (stopped or checkpoints.is_due()):

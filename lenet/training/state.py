@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lenet.cli import first_error_line
 from lenet.training.epoch import Schedule, Step
 from lenet.training.evaluate import Totals
 from lenet.training.progress import Epoch, Progress, State, Tally
@@ -79,7 +80,7 @@ def restore(state: Mapping[str, Any], step: Step, epochs: int, steps_per_epoch: 
     except StateError:
         raise
     except Exception as error:  # torch has no closed list of errors for a file of another network
-        reason = " ".join(str(error).split())[:200]
+        reason = first_error_line(error)
         raise StateError(f"state: expected one of this training ({reason})") from None
     return at
 

@@ -33,22 +33,26 @@ def test_what_torch_saved_is_read(tmp_path, zipped):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (network(outputs=7).state_dict(), "expected 2.weight (3, 5), found (7, 5)"),
-        (nn.Sequential(nn.Linear(4, 5)).state_dict(), "expected 2.weight (3, 5), found nothing"),
-        (network().state_dict() | {"3.bias": torch.ones(2)}, "expected no 3.bias, found (2,)"),
-        ({"0.weight": 3.0}, "expected 0.weight (5, 4), found float"),
-        ([1, 2], "expected a state_dict, found list"),
+        (network(outputs=7).state_dict(), "size mismatch for 2.weight"),
+        (nn.Sequential(nn.Linear(4, 5)).state_dict(), 'Missing key(s) in state_dict: "2.weight"'),
+        (
+            network().state_dict() | {"3.bias": torch.ones(2)},
+            'Unexpected key(s) in state_dict: "3.',
+        ),
+        ([1, 2], "cannot convert dictionary"),
     ],
-    ids=["shape", "missing", "unknown", "number", "list"],
+    ids=["shape", "missing", "unknown", "list"],
 )
-def test_other_weights_are_named_by_their_first_difference(tmp_path, content, line):
+def test_weights_of_another_network_are_refused_in_one_line(tmp_path, content, line):
     path, model = tmp_path / "w.pth", network()
     before = network()
     before.load_state_dict(model.state_dict())
     save(content, path)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, path)
-    assert str(caught.value) == f"{path}: {line}"
+    assert str(caught.value).startswith(f"{path}: other weights than the network's (")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert same(model, before)
 
 

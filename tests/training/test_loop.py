@@ -182,14 +182,13 @@ def test_validation_is_scored_after_each_epoch():
     [DataLoader(TensorDataset(*examples()), batch_size=4), list(Batches(*examples(), 4))],
     ids=["DataLoader", "list"],
 )
-def test_any_batches_will_do(batches, capsys):
-    """Neither has set_epoch, and a list's `count` is no number."""
+def test_any_batches_will_do(batches):
+    """Neither has set_epoch."""
     ours, theirs = small(), small()
-    records = fitted(ours, batches, progress=True)
+    records = fitted(ours, batches)
     by_hand(theirs, batches, 2)
     assert same(weights(ours), weights(theirs))
     assert [record.count for record in records] == [22, 22]
-    assert " images" in capsys.readouterr().err
 
 
 def test_no_batch_is_an_error_before_the_first_epoch():
@@ -380,7 +379,7 @@ def test_a_progress_bar_appears_where_asked_for_and_is_gone_at_the_end(capsys):
     fitted(progress=True, log_interval=2)
     out, err = capsys.readouterr()
     assert out == ""
-    assert all(part in err for part in ("Epoch 1/2", "Epoch 2/2", "/22.0 [", "images/s"))
+    assert all(part in err for part in ("Epoch 1/2", "Epoch 2/2", "/6 [", "batches/s"))
     assert "\n" not in err
     assert err.endswith("\r")
     fitted()
