@@ -88,7 +88,7 @@ LIMITS: dict[str, Any] = {
     "schedule.factors": Annotated[list[NotNegative], Field(min_length=1)],
     "schedule.warmup_epochs": NotNegative,
     "schedule.final_factor": Fraction,
-    "schedule.pct_start": Fraction,
+    "schedule.pct_start": BelowOne,
     "schedule.base_momentum": BelowOne,
     "schedule.max_momentum": BelowOne,
     "schedule.div_factor": Positive,

@@ -87,19 +87,11 @@ def one_cycle(
     """torch's OneCycleLR with its peak at the optimizer's learning rate.
 
     Source: Smith and Topin 2018, super-convergence.
-    Raises: ValueError if `pct_start` leaves no steps in which to fall.
     """
-    total = epochs * steps_per_epoch
-    if pct_start == 1:
-        # torch would divide by zero after the last step, at the end of the training.
-        raise ValueError("pct_start: expected 0 or more and less than 1, got 1")
-    if pct_start * total == 1:
-        # The peak is the first step. torch would divide by the 0 steps before it.
-        pct_start *= 1 - 1e-9
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=total,
+        total_steps=epochs * steps_per_epoch,
         pct_start=pct_start,
         cycle_momentum=cycle_momentum,
         base_momentum=base_momentum,

@@ -202,15 +202,6 @@ class EverySecond(nn.Identity):
         return x[:, :, ::2, ::2]
 
 
-def test_the_derivatives_are_the_mean_over_the_examples():
-    torch.manual_seed(7)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), ScaledTanh(), nn.Flatten(), nn.Linear(32, 3))
-    inputs, labels = torch.rand(3, 1, 6, 6), torch.arange(3)
-    whole = second_backward(model, MAP(1.0), inputs, labels)
-    each = [second_backward(model, MAP(1.0), inputs[[i]], labels[[i]]) for i in range(3)]
-    close(whole, {name: sum(e[name] for e in each) / 3 for name in whole}, 1e-9)
-
-
 def test_a_layer_of_unknown_derivatives_is_named():
     model = nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1))
     with pytest.raises(CurvatureError, match=r"Softmax.*unknown"):
