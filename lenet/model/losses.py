@@ -27,9 +27,6 @@ class MAP(nn.Module):
         loss: Tensor = (total - scores.gather(1, labels[:, None])[:, 0]).mean()
         return loss
 
-    def extra_repr(self) -> str:
-        return f"j={self.j}"
-
 
 class MSE(nn.Module):
     """Squared distance to the target: the sum over the outputs, the mean over the batch.
@@ -50,6 +47,3 @@ class MSE(nn.Module):
             return -scores.gather(1, labels[:, None]).mean()
         targets = torch.full_like(scores, -1.0).scatter(1, labels[:, None], 1.0)
         return (scores - targets).square().sum(dim=1).mean()
-
-    def extra_repr(self) -> str:
-        return f"output={self.output}"

@@ -24,6 +24,9 @@ from lenet.native.plan import Plan, Unsupported, check_images, is_traced
 from lenet.optim.sdlm import SDLM
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+Scales = dict[
+    Tensor, tuple[Tensor, Tensor]
+]  # a parameter's curvature, and what `_scale` made of it
 SGD_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 MOST_CLASSES = 1000
 
@@ -38,15 +41,6 @@ class Loss:
     output: str | None = None  # linear or rbf, if the loss is for one of them only
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The factor 1 / (mu + curvature) of a parameter's learning rate, and what it was made from."""
-
-    scale: Tensor
-    curvature: Tensor
-    key: tuple[int, float]  # the curvature's version, and mu
-
-
 def whole_step(model: nn.Module, criterion: Any, optimizer: Optimizer) -> Step | None:
     """A function of (images, labels) that takes one training step.
 
@@ -59,7 +53,7 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: Optimizer) -> Step |
     if type(optimizer) not in (torch.optim.SGD, SDLM) or len(optimizer.param_groups) != 1:
         return None
     grads: dict[Tensor, Tensor] = {}
-    scales: dict[Tensor, Scale] = {}
+    scales: Scales = {}
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
         head, pairs = _head(model, loss), _pairs(model)
@@ -143,7 +137,7 @@ def _is_supported(images: Tensor, labels: Tensor) -> bool:
 
 
 def _state(
-    model: nn.Module, optimizer: Optimizer, scales: dict[Tensor, Scale]
+    model: nn.Module, optimizer: Optimizer, scales: Scales
 ) -> tuple[Plan, list[Tensor | None], list[Tensor | None] | None] | None:
     """The plan, its parameters, and their momenta (or scales, for SDLM) in the kernels' order.
 
@@ -184,17 +178,14 @@ def _state(
     return None if remaining else (plan, parameters, states if has_states else None)
 
 
-def _scale(
-    p: Tensor, own: dict[str, Tensor], mu: float, scales: dict[Tensor, Scale]
-) -> Tensor | None:
-    """1 / (mu + curvature), computed again when one of them has changed."""
+def _scale(p: Tensor, own: dict[str, Tensor], mu: float, scales: Scales) -> Tensor | None:
+    """1 / (mu + curvature), computed again when the curvature has been measured again."""
     curvature = own.get("curvature")
     if curvature is None:
         return None
-    last, key = scales.get(p), (curvature._version, mu)
-    if last is None or last.curvature is not curvature or last.key != key:
-        last = scales[p] = Scale((curvature + mu).reciprocal_(), curvature, key)
-    return last.scale
+    if p not in scales or scales[p][0] is not curvature:
+        scales[p] = curvature, (curvature + mu).reciprocal_()
+    return scales[p][1]
 
 
 def _is_observed(model: Any, optimizer: Any) -> bool:

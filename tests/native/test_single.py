@@ -107,20 +107,14 @@ def test_a_step_does_not_depend_on_the_image_before():
     assert all(torch.equal(g, p.grad) for g, p in zip(grads, model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("change", ["measured", "in place", "mu"])
-def test_a_changed_curvature_is_used(change):
+def test_a_curvature_that_is_measured_again_is_used():
     model = equipped(network())
     optimizer = SDLM(model.parameters(), lr=1e-3)
     optimizer.measure(model, MAP(), *images(2))
     step = whole_step(model, MAP(), optimizer)
     step(*images())
     for p in model.parameters():
-        if change == "measured":
-            optimizer.state[p]["curvature"] = torch.full_like(p, 1e9)
-        elif change == "in place":
-            optimizer.state[p]["curvature"].fill_(1e9)
-    if change == "mu":
-        optimizer.param_groups[0]["mu"] = 1e9
+        optimizer.state[p]["curvature"] = torch.full_like(p, 1e9)
     before = [p.detach().clone() for p in model.parameters()]
     step(*images())
     changes = zip(before, model.parameters(), strict=True)
