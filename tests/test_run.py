@@ -1,7 +1,6 @@
 """run.py from outside: what a person sees on the screen and finds in MLflow."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -146,19 +145,6 @@ print(hits / data.test.count)
     )
     # mean and std are those of the training images the run saw, all 1,437 of them
     assert float(done.stdout) == pytest.approx(run.data.metrics["test/accuracy"], abs=1e-9)
-
-
-@pytest.mark.slow
-def test_a_model_that_is_not_there_is_one_line(lab, first):
-    done = subprocess.run(
-        [sys.executable, "-m", "lenet", "predict", "0" * 32, "x.png"],
-        capture_output=True,
-        text=True,
-        env=lab.env | {"PYTHONPATH": str(ROOT)},
-        cwd=lab.folder,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.slow
@@ -324,23 +310,3 @@ sys.exit(status)
     assert 0.984 < run.data.metrics["test/accuracy"] < 0.993
     # 1.21 GB were measured: torch, MLflow, the set as bytes, kept for later runs, and the batches.
     assert int(out.rpartition("peak ")[2]) * 1024 < 1.3e9
-
-
-@pytest.mark.parametrize(
-    ("busy_cores", "own", "expected"),
-    [(1.0, None, "20000"), (1.3, None, "20000"), (2.0, None, "1000"), (2.0, "77", "77")],
-)
-def test_threads_spin_for_long_where_no_other_process_is_busy(busy_cores, own, expected):
-    code = f"""
-import os, psutil
-from lenet.training import startup
-psutil.cpu_percent = lambda: 100 * {busy_cores} / os.cpu_count()
-startup.start_run()
-print(os.environ["GOMP_SPINCOUNT"])
-"""
-    env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    env |= {"GOMP_SPINCOUNT": own} if own else {}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=env
-    )
-    assert done.stdout.strip() == expected

@@ -114,10 +114,9 @@ def test_an_mlp_reads_the_784_pixels_inside_the_border():
     assert not torch.equal(model(x), model(inside))
 
 
-@pytest.mark.parametrize(("size", "crop"), [(4, 2), (32, 16), (1, 1)])
-def test_a_crop_that_leaves_nothing_is_refused(size, crop):
-    with pytest.raises(ValueError, match=f"crop: expected less than half of {size} pixels"):
-        MLP(image_size=size, crop=crop)
+def test_a_crop_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="crop: expected less than half of 4 pixels"):
+        MLP(image_size=4, crop=2)
 
 
 def test_the_papers_optimizer_lowers_the_loss():

@@ -1,6 +1,5 @@
 """The default network is the tutorial's, number for number, and the options change it."""
 
-import itertools
 from functools import partial
 
 import pytest
@@ -29,6 +28,9 @@ SHAPES = {
     "fc3.weight": (10, 84),
     "fc3.bias": (10,),
 }
+
+
+AVERAGE = (average_pooling, lambda x: F.avg_pool2d(x, 2))
 
 
 def images(count=3, channels=1, size=32):
@@ -126,26 +128,16 @@ def test_channels_last_images_work():
     assert all(p.grad is not None for p in model.parameters())
 
 
-ACTIVATIONS = {
-    "tanh": (nn.Tanh, torch.tanh),
-    "scaled_tanh": (ScaledTanh, lambda x: 1.7159 * torch.tanh(x * (2 / 3))),
-    "relu": (nn.ReLU, torch.relu),
-    "relu in place": (partial(nn.ReLU, inplace=True), torch.relu),
-    "leaky_relu": (partial(nn.LeakyReLU, 0.2), lambda x: F.leaky_relu(x, 0.2)),
-    "sigmoid": (nn.Sigmoid, torch.sigmoid),
-    "gelu": (nn.GELU, F.gelu),
-}
-POOLINGS = {
-    "avg": (average_pooling, lambda x: F.avg_pool2d(x, 2)),
-    "max": (partial(nn.MaxPool2d, 2), lambda x: F.max_pool2d(x, 2)),
-}
-
-
-@pytest.mark.parametrize(("activation", "pooling"), [*zip(ACTIVATIONS, itertools.cycle(POOLINGS))])
-def test_activation_and_pooling_are_used_in_all_places(activation, pooling):
-    make_activation, squash = ACTIVATIONS[activation]
-    make_pooling, pool = POOLINGS[pooling]
-    model, x = LeNet5(activation=make_activation, pooling=make_pooling), images()
+@pytest.mark.parametrize(
+    ("activation", "squash", "pooling", "pool"),
+    [
+        (nn.ReLU, torch.relu, partial(nn.MaxPool2d, 2), lambda x: F.max_pool2d(x, 2)),
+        (partial(nn.LeakyReLU, 0.2), partial(F.leaky_relu, negative_slope=0.2), *AVERAGE),
+        (ScaledTanh, lambda x: 1.7159 * torch.tanh(x * (2 / 3)), *AVERAGE),
+    ],
+)
+def test_activation_and_pooling_are_used_in_all_places(activation, squash, pooling, pool):
+    model, x = LeNet5(activation=activation, pooling=pooling), images()
     with torch.no_grad():
         assert torch.equal(model(x), by_hand(model.state_dict(), x, squash, pool))
     model(x).sum().backward()
@@ -154,7 +146,7 @@ def test_activation_and_pooling_are_used_in_all_places(activation, pooling):
 
 @pytest.mark.parametrize(
     ("num_classes", "in_channels", "image_size", "side"),
-    [(10, 1, 16, 1), (2, 3, 28, 4), (47, 1, 32, 5), (62, 4, 33, 5), (1, 2, 64, 13)],
+    [(10, 1, 16, 1), (2, 3, 28, 4), (62, 4, 33, 5)],
 )
 def test_classes_channels_and_size_follow_the_data(num_classes, in_channels, image_size, side):
     model = LeNet5(num_classes, in_channels, image_size)
@@ -163,10 +155,9 @@ def test_classes_channels_and_size_follow_the_data(num_classes, in_channels, ima
     assert stages["output"].shape == (2, num_classes)
 
 
-@pytest.mark.parametrize("image_size", [15, 8, 4, 0, -32])
-def test_an_image_too_small_for_s4_is_refused(image_size):
-    with pytest.raises(ValueError, match=rf"image_size: expected 16 or more, got {image_size}$"):
-        LeNet5(image_size=image_size)
+def test_an_image_too_small_for_s4_is_refused():
+    with pytest.raises(ValueError, match="image_size: expected 16 or more, got 15"):
+        LeNet5(image_size=15)
 
 
 def test_stages_have_the_papers_names_and_shapes():

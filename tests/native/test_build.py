@@ -107,9 +107,6 @@ def output(child: "subprocess.Popen[str]") -> str:
     return out
 
 
-# ---- Built once ------------------------------------------------------------------------------
-
-
 def test_all_sources_become_one_library_once_and_the_first_start_says_so(workshop, capfd):
     (workshop.source / "threads.cpp").write_text(THREADS_CPP)
     first = workshop.library()
@@ -148,9 +145,6 @@ def test_a_change_that_the_library_depends_on_builds_another(workshop, monkeypat
     assert answer == (43 if change in (change_header, change_source) else 42)
     # The first stays: another machine that shares the cache may still need it.
     assert len(workshop.compiles) == len(list(workshop.cache.glob("*.so"))) == 2
-
-
-# ---- The cache -------------------------------------------------------------------------------
 
 
 def test_a_broken_library_is_built_again(workshop, monkeypatch):
@@ -211,9 +205,6 @@ def test_the_cache_is_lenet_cache_or_the_users_own(monkeypatch, variable, expect
     assert str(build.cache_folder()) == expected
 
 
-# ---- The compiler ----------------------------------------------------------------------------
-
-
 def test_without_a_compiler_one_line_says_how_to_get_one(workshop, monkeypatch):
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(workshop.folder))
@@ -250,9 +241,6 @@ def test_a_compiler_that_does_not_know_march_gets_mcpu(workshop, monkeypatch):
     monkeypatch.setenv("CXX", str(workshop.script("choosy", choose)))
     assert workshop.library().cdll.answer() == 42
     assert " -mcpu=native " in workshop.compiles[-1]
-
-
-# ---- Threads ---------------------------------------------------------------------------------
 
 
 @linux

@@ -19,9 +19,6 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-# ---- Weights ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("zipped", [True, False], ids=["new format", "format before torch 1.6"])
 def test_what_torch_saved_is_read(tmp_path, zipped):
     model, other = network(), network()
@@ -54,9 +51,6 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path, content, l
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
     assert same(model, before)
-
-
-# ---- States ----------------------------------------------------------------------------------
 
 
 def state(epochs, batches=0):

@@ -120,14 +120,6 @@ def test_a_diverged_models_calibration_is_nan_and_no_crash():
     assert 0 <= score.accuracy <= 1
 
 
-def test_last_short_batch_weighs_by_its_size():
-    """Batches of 4 and 1: a mean of the two means would be 0.625, the mean of five is 0.4."""
-    inputs = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 0], [1, 0]])
-    score = evaluate(Echo(), batches_of(inputs, [0] * 5, 4), lambda logits, _: logits[:, 0].mean())
-    assert score.loss == pytest.approx(0.4)
-    assert score.loss_sum == pytest.approx(2.0)
-
-
 @pytest.mark.parametrize("was_training", [True, False])
 def test_the_model_is_evaluated_in_eval_mode_without_gradients_and_put_back(was_training):
     model = Echo().train(was_training)

@@ -92,9 +92,6 @@ def test_a_figure_renders_and_its_titles_and_classes_do_not_overlap(name):
         assert not any(a.overlaps(b) for a, b in pairwise(boxes))
 
 
-# ---- Curves ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("losses", "val", "scale"),
     [
@@ -123,9 +120,6 @@ def test_epoch_ticks_are_whole_numbers(count):
     assert any(1 <= tick <= count for tick in ticks)
 
 
-# ---- Confusion matrix ------------------------------------------------------------------------
-
-
 def cell_texts(figure):
     return {text.get_position(): text.get_text() for text in figure.axes[0].texts}
 
@@ -145,9 +139,6 @@ def test_the_worst_confusions_are_named_largest_first():
     assert "Most often confused: b → a (3), a → b (2)" in texts(figure)
 
 
-# ---- Accuracy by class -----------------------------------------------------------------------
-
-
 def test_a_class_has_its_accuracy_count_and_wilsons_interval_or_no_samples():
     # 8 of 10 at 95 %: 0.4902 to 0.9433 (Wilson 1927, as tabulated by Newcombe 1998's method 3).
     axes = class_accuracy(score_of([0] * 10, [0] * 8 + [1] * 2, 2), "ab").axes[0]
@@ -156,9 +147,6 @@ def test_a_class_has_its_accuracy_count_and_wilsons_interval_or_no_samples():
     assert list(interval.get_xdata()) == pytest.approx([49.02, 94.33], abs=0.01)
     assert whole.get_linestyle() == "--"
     assert [text.get_text() for text in axes.texts] == ["80.00%   n = 10", "no samples"]
-
-
-# ---- Images ----------------------------------------------------------------------------------
 
 
 def test_samples_stand_under_their_true_class():
@@ -196,9 +184,6 @@ def test_the_heading_says_how_many_mistakes_are_not_shown():
         assert any(part in text for text in texts(mistakes(images_of(7), score, "ab", number)))
     figure = mistakes(images_of(9), random_score(10, 9, 1.1), DIGITS)
     assert "No mistakes: all 9 images are classified correctly." in texts(figure)
-
-
-# ---- Weights and activations -----------------------------------------------------------------
 
 
 def test_zero_is_the_middle_of_one_scale_for_all_filters():

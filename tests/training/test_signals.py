@@ -38,13 +38,6 @@ def test_outside_the_deferred_part_the_first_ends_the_process(number, status):
     assert caught.value.code == interrupt.exit_status == status
 
 
-def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number, _ in SIGNALS]
-    with Interrupt():
-        assert signal.getsignal(signal.SIGINT) is not before[0]
-    assert [signal.getsignal(number) for number, _ in SIGNALS] == before
-
-
 def test_off_the_main_thread_nothing_is_taken_over():
     before = [signal.getsignal(number) for number, _ in SIGNALS]
     seen = []
@@ -67,25 +60,6 @@ def test_a_hangup_that_nohup_has_ignored_stays_so():
             assert not interrupt()
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_a_signal_in_the_middle_of_a_print_is_taken(monkeypatch):
-    """A handler that prints may meet the buffer it interrupted: "reentrant call" ends the run."""
-
-    class Stream:
-        writing = False
-
-        def write(self, text):
-            assert not self.writing, "reentrant call"
-            self.writing = True
-            signal.raise_signal(signal.SIGINT)
-            self.writing = False
-
-    with Interrupt() as interrupt, interrupt.deferred():
-        monkeypatch.setattr(sys, "stderr", Stream())
-        sys.stderr.write("a line")
-        monkeypatch.undo()
-    assert interrupt()
 
 
 CHILD = """

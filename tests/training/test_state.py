@@ -3,7 +3,6 @@
 import io
 import pydoc
 import random
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data.batches import Batches
-from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.training.epoch import Step
@@ -148,9 +146,6 @@ def assert_resumes(make, after=(4, 6, 17)):
         assert [numbers(r) for r in rest] == [numbers(r) for r in records[steps // STEPS :]], steps
 
 
-# ---- The same bits ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_goes_on_bit_for_bit(optimizer):
     assert_resumes(lambda: Training(optimizer, "cosine"))
@@ -259,28 +254,6 @@ def test_a_chain_of_interruptions_is_as_good_as_one():
         assert dict(leaves(again.after(steps))) == dict(leaves(kept.after(steps)))
 
 
-def test_seconds_of_an_epoch_are_its_own_and_add_up_over_a_resume():
-    kept, start = Kept(), time.perf_counter()
-    records = Training().run(kept)
-    assert sum(record.seconds for record in records) < time.perf_counter() - start
-    state = kept.after(8)
-    state["progress"]["tally"]["seconds"] = 100.0
-    start = time.perf_counter()
-    rest, _ = Training().resume(state)
-    seconds = sum(record.seconds for record in rest)
-    assert 100 < seconds < 100 + time.perf_counter() - start
-
-
-def test_a_checkpoint_is_little_larger_than_weights_and_momenta(tmp_path):
-    kept = Kept(is_due=False)
-    images("eager").run(kept)
-    save(kept.after(18), tmp_path / "state.pt")
-    assert (tmp_path / "state.pt").stat().st_size < 2 * 4 * 61_706 + 30_000
-
-
-# ---- Longer ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("optimizer", "steps"), [("sgd", 4), ("adam", 8), ("sdlm", 12)])
 def test_more_epochs_are_the_longer_training_bit_for_bit(optimizer, steps):
     longer = Training(optimizer, "step", epochs=4)
@@ -313,9 +286,6 @@ def test_more_epochs_go_on_at_the_longer_schedules_rate(schedule):
     assert found == rates[8:]
 
 
-# ---- A state of another training -------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def kept():
     kept = Kept()
@@ -336,11 +306,6 @@ def test_what_differs_is_named_in_one_line(kept, training, line):
     with pytest.raises(StateError, match=rf"^state: expected {line}") as caught:
         training.resume(kept.after(8))
     assert "\n" not in str(caught.value)
-
-
-def test_another_number_of_batches_is_named(kept):
-    with pytest.raises(StateError, match=r"^state: expected 7 steps an epoch, found 6$"):
-        Training("adam", "cosine").restore(kept.after(8), steps_per_epoch=7)
 
 
 def test_a_moment_of_another_shape_is_refused(kept):
