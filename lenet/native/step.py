@@ -7,7 +7,6 @@ two steps.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,23 +30,13 @@ SGD_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maxim
 MOST_CLASSES = 1000
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A criterion as single.h has it."""
-
-    kind: int  # 0 cross entropy, 1 maximum a posteriori, 2 squared error
-    smoothing: float = 0.0
-    rubbish: float = 0.0
-    output: str | None = None  # linear or rbf, if the loss is for one of them only
-
-
 def whole_step(model: nn.Module, criterion: Any, optimizer: Optimizer) -> Step | None:
     """A function of (images, labels) that takes one training step.
 
     Returns: the mean loss and the outputs; or None, with nothing changed, where PyTorch must take
     this step. None instead of the function where PyTorch must take all of them.
     """
-    loss = _supported_loss(criterion)
+    loss = _loss_of(criterion)
     if fused_lenet5(model) is None or loss is None:
         return None
     if type(optimizer) not in (torch.optim.SGD, SDLM) or len(optimizer.param_groups) != 1:
@@ -56,7 +45,7 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: Optimizer) -> Step |
     scales: Scales = {}
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        head, pairs = _head(model, loss), _pairs(model)
+        head, pairs = _head(model, criterion, loss), _pairs(model)
         if head is None or not _is_supported(images, labels):
             return None
         if len(images) > 1 and (head.distances or pairs is not None):
@@ -84,23 +73,25 @@ def whole_step(model: nn.Module, criterion: Any, optimizer: Optimizer) -> Step |
     return step
 
 
-def _supported_loss(criterion: Any) -> Loss | None:
-    """None for one that is unknown, or is not the mean over all images of the batch."""
+def _loss_of(criterion: Any) -> dict[str, Any] | None:
+    """The fields of `Head` for this loss, 0 cross entropy, 1 maximum a posteriori or 2 squared
+    error; None for one that is unknown, or is not the mean over all images of the batch.
+    """
     if criterion is F.cross_entropy:
-        return Loss(0)
+        return {"loss": 0}
     if getattr(criterion, "_forward_hooks", None):
         return None
     if type(criterion) is MAP:
-        return Loss(1, rubbish=criterion.j)
+        return {"loss": 1, "rubbish": criterion.j}
     if type(criterion) is MSE:
-        return Loss(2, output=criterion.output)
+        return {"loss": 2}
     if type(criterion) is not nn.CrossEntropyLoss:
         return None
     if criterion.weight is not None or criterion.reduction != "mean":
         return None
     if criterion.ignore_index >= 0:  # a class; a label below 0 is refused by the kernels
         return None
-    return Loss(0, smoothing=float(criterion.label_smoothing))
+    return {"loss": 0, "smoothing": criterion.label_smoothing}
 
 
 def _rule(optimizer: Optimizer) -> Rule:
@@ -110,15 +101,14 @@ def _rule(optimizer: Optimizer) -> Rule:
     return Rule(*(group[name] for name in SGD_OPTIONS))
 
 
-def _head(model: Any, loss: Loss) -> Head | None:
+def _head(model: Any, criterion: Any, loss: dict[str, Any]) -> Head | None:
     """None where the loss is not for this output."""
     output = model._modules["fc3"]
     is_rbf = type(output) is RBF
-    if loss.output not in (None, "rbf" if is_rbf else "linear"):
+    if type(criterion) is MSE and criterion.output != ("rbf" if is_rbf else "linear"):
         return None
-    if not is_rbf:
-        return Head(loss.kind, False, loss.smoothing, loss.rubbish, None)
-    return Head(loss.kind, True, loss.smoothing, loss.rubbish, output.centres.data_ptr())
+    centres = output.centres.data_ptr() if is_rbf else None
+    return Head(**loss, distances=is_rbf, centres=centres)
 
 
 def _pairs(model: Any) -> Tensor | None:

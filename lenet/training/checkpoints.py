@@ -96,8 +96,6 @@ def load_newest(
     for path in paths:
         try:
             state = load(path)
-            if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
-                raise CheckpointError(f"{path}: expected a training's state, found another file")
             check(state)
             return state
         except ValueError as error:

@@ -110,10 +110,3 @@ def test_a_damaged_or_refused_state_is_passed_over_and_removed(tmp_path, capsys)
 
     assert load_newest([first], refuse) is None
     assert newest_first(tmp_path) == []
-
-
-@pytest.mark.parametrize("content", [{"progress": 3}, [1], {}])
-def test_another_file_is_no_state(tmp_path, content, capsys):
-    save(content, tmp_path / "000001-000000000.pt")
-    assert load_newest(newest_first(tmp_path)) is None
-    assert "expected a training's state, found another file" in capsys.readouterr().err

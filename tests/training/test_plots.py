@@ -97,7 +97,6 @@ def test_a_figure_renders_and_its_titles_and_classes_do_not_overlap(name):
     [
         ([1.0, 0.011], None, "linear"),
         ([1.0, 0.009], None, "log"),
-        ([1.0, 0.0], None, "linear"),
         ([1.0, 0.5], [(0.9, 50), (0.002, 50)], "log"),
     ],
 )
@@ -109,15 +108,6 @@ def test_the_best_validation_accuracy_is_named_with_its_first_epoch():
     figure = curves(history_of([1.0] * 4, [(1.0, k) for k in (50, 99, 99, 70)]))
     assert "validation, best 99.00% in epoch 2" in texts(figure)
     assert "train" in texts(curves(history_of([2.0, 1.0])))  # without validation
-
-
-@pytest.mark.parametrize("count", [1, 7])
-def test_epoch_ticks_are_whole_numbers(count):
-    figure = curves(history_of([1.0] * count))
-    figure.draw_without_rendering()
-    ticks = figure.axes[0].get_xticks()
-    assert all(tick == round(tick) for tick in ticks)
-    assert any(1 <= tick <= count for tick in ticks)
 
 
 def cell_texts(figure):

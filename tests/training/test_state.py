@@ -235,23 +235,14 @@ def test_lenet5_goes_on_bit_for_bit_with_either_kernels(kernels):
     assert_resumes(lambda: images(kernels), after=(1, 8))
 
 
-def leaves(value, path=()):
-    """(path, leaf) of everything in a state, tensors as lists."""
-    if isinstance(value, dict | list | tuple):
-        inner = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, one in inner:
-            yield from leaves(one, (*path, key))
-    elif "seconds" not in path:
-        yield path, value.tolist() if isinstance(value, torch.Tensor) else repr(value)
-
-
 def test_a_chain_of_interruptions_is_as_good_as_one():
-    """The states after a resume are those of the whole training."""
-    kept = Kept()
-    Training(schedule="one_cycle").run(kept)
-    _, again = Training(schedule="one_cycle").resume(kept.after(4))
-    for steps in (5, 6, 9, 18):
-        assert dict(leaves(again.after(steps))) == dict(leaves(kept.after(steps)))
+    whole, kept = Training(schedule="one_cycle"), Kept()
+    whole.run(kept)
+    end = whole.end()
+    for steps in (4, 9, 17):
+        resumed = Training(schedule="one_cycle")
+        _, kept = resumed.resume(kept.after(steps))
+        assert_same(resumed.end(), end)
 
 
 @pytest.mark.parametrize(("optimizer", "steps"), [("sgd", 4), ("adam", 8), ("sdlm", 12)])
