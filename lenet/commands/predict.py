@@ -16,7 +16,7 @@ from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
 from lenet.data.tensor_files import load
-from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5, probabilities
+from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
 from lenet.native import equip
 from lenet.training.checkpoints import load_weights
 
@@ -73,7 +73,7 @@ def predict(model: nn.Module, inputs: Inputs, images: Tensor) -> Tensor:
     """
     batch = as_input(images, inputs.image_size, inputs.mean, inputs.std)
     try:
-        shares = probabilities(model(batch))
+        shares = model(batch).softmax(dim=1)
     except RuntimeError as error:
         reason = first_error_line(error)
         shape = list(batch.shape)

@@ -96,14 +96,6 @@ class LeNet5(nn.Module):
         return {"C1": c1, "S2": s2, "C3": c3, "S4": s4, "C5": c5, "F6": f6, "output": output}
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over the last axis. A model returns logits, because cross entropy takes them.
-
-    Shapes: (..., K) -> (..., K), each row summing to 1.
-    """
-    return logits.softmax(dim=-1)
-
-
 def count_parameters(model: nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

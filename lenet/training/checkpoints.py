@@ -31,7 +31,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         model.load_state_dict(before)
         reason = first_error_line(error)
         raise CheckpointError(
-            f"{one_line(path)}: other weights than the network's ({reason})"
+            f"{one_line(path)}: expected the weights of this network ({reason})"
         ) from None
 
 

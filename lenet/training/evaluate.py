@@ -7,7 +7,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lenet.model.lenet5 import probabilities
 from lenet.training.device import device_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -97,7 +96,7 @@ def evaluate(
                 found = low if low < 0 else high
                 raise ValueError(f"labels: expected 0 to {num_classes - 1}, found {found}")
             loss_sum += float(criterion(logits, labels)) * len(labels)
-            confidence, predicted = probabilities(logits).max(dim=1)
+            confidence, predicted = logits.softmax(dim=1).max(dim=1)
             parts.append((labels.cpu(), predicted.cpu(), confidence.float().cpu()))
     finally:
         model.train(was_training)

@@ -12,7 +12,6 @@ from lenet.model.lenet5 import (
     LeNet5,
     average_pooling,
     count_parameters,
-    probabilities,
 )
 from tests.conftest import lenet5_1998
 
@@ -176,12 +175,3 @@ def test_stages_have_the_papers_names_and_shapes():
     assert torch.equal(stages["output"], model(x))
     assert torch.equal(stages["C1"], torch.tanh(model.conv1(x)))
     assert torch.equal(stages["F6"], torch.tanh(model.fc2(stages["C5"])))
-
-
-def test_probabilities_are_over_the_last_axis():
-    """Two axes of one length: a softmax over the wrong one has the same shape."""
-    logits = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
-    p = probabilities(logits)
-    assert p[1].tolist() == [0.5, 0.5]
-    assert float(p[0, 1] / p[0, 0]) == pytest.approx(7.389056)
-    assert probabilities(logits[0]).shape == (2,)

@@ -47,7 +47,7 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path, content, l
     save(content, path)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, path)
-    assert str(caught.value).startswith(f"{path}: other weights than the network's (")
+    assert str(caught.value).startswith(f"{path}: expected the weights of this network (")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
     assert same(model, before)

@@ -13,7 +13,6 @@ from torch import Tensor
 from lenet.commands.demo.wiring import Layer
 from lenet.commands.explain.steps import Step, Term
 from lenet.data.inputs import Inputs
-from lenet.model.lenet5 import probabilities
 
 MAX_TERMS = 25  # one filter over one map has 25; for a longer sum, only the largest are shown
 LARGEST = 10
@@ -29,7 +28,7 @@ def page(steps: Sequence[Step], label: str, inputs: Inputs) -> str:
         image=steps[0].before[0],
         label=label,
         inputs=inputs,
-        probabilities=probabilities(steps[-1].output.flatten()).tolist(),
+        probabilities=steps[-1].output.flatten().softmax(dim=0).tolist(),
         picture=picture,
         weight_pictures=weight_pictures,
         terms_to_show=terms_to_show,
