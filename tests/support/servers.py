@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -172,59 +171,38 @@ class _Listener(ThreadingHTTPServer):
         pass
 
 
-class Postgres:
-    """A running PostgreSQL. `user` runs it where that is not the user of this process."""
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """The address of an empty database in a PostgreSQL of its own. Skips the test without one."""
+    pytest.importorskip("psycopg", reason="needs PostgreSQL's driver")
+    found = [Path(path).resolve() for path in (shutil.which("initdb"),) if path]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    if not found:
+        pytest.skip("needs PostgreSQL: initdb is not on the PATH or in /usr/lib/postgresql")
+    folder, port, as_user = Path(tempfile.mkdtemp(prefix="lenet-pg-")), str(free_port()), []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        as_user = ["runuser", "-u", "nobody", "--"]
+        shutil.chown(folder, "nobody")
 
-    def __init__(self, binaries: Path, user: str | None) -> None:
-        self.binaries, self.user = binaries, user
-        self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="lenet-pg-"))
-        if user:
-            shutil.chown(self.folder, user)
-        data, log = str(self.folder / "data"), str(self.folder / "log")
-        options = f"-p {self.port} -k {self.folder} -h 127.0.0.1 -F"
-        self._run("initdb", "-D", data, "-A", "trust", "-U", "lenet", "-N")
-        self._run("pg_ctl", "-D", data, "-l", log, "-w", "-o", options, "start")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        as_user = ["runuser", "-u", self.user, "--"] if self.user else []
+    def run(program: str, *arguments: str) -> None:
         subprocess.run(
-            [*as_user, str(self.binaries / program), *arguments],
+            [*as_user, str(found[0].with_name(program)), *arguments],
             stdout=subprocess.DEVNULL,  # a pipe would stay open in the server that it starts
             stderr=subprocess.DEVNULL,
-            cwd=self.folder,
+            cwd=folder,
             timeout=120,
             check=True,
         )
 
-    def database(self, name: str) -> str:
-        """The address of a new database."""
-        place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "lenet"]
-        self._run("createdb", *place, name)
-        return f"postgresql+psycopg://lenet:a-secret@127.0.0.1:{self.port}/{name}"
-
-    def close(self) -> None:
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Skips the test where there is no PostgreSQL."""
-    pytest.importorskip("psycopg", reason="needs PostgreSQL's driver")
-    found = [Path(path) for path in (shutil.which("initdb"),) if path]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    if not found:
-        pytest.skip("needs PostgreSQL: initdb is not on the PATH or in /usr/lib/postgresql")
-    user = None
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        users = [each.pw_name for each in pwd.getpwall()]
-        user = next((name for name in ("postgres", "nobody") if name in users), None)
-    server = Postgres(found[0].resolve().parent, user)
+    data, options = str(folder / "data"), f"-p {port} -k {folder} -h 127.0.0.1 -F"
+    run("initdb", "-D", data, "-A", "trust", "-U", "lenet", "-N")
+    run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
     try:
-        yield server
+        run("createdb", "-h", "127.0.0.1", "-p", port, "-U", "lenet", "mlflow")
+        yield f"postgresql+psycopg://lenet:a-secret@127.0.0.1:{port}/mlflow"
     finally:
-        server.close()
+        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -109,9 +109,9 @@ def own_address() -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with postgres() as database:
+    with postgres() as uri:
         folder = tmp_path_factory.mktemp("server")
-        with Server(folder, backend=database.database("mlflow")) as server:
+        with Server(folder, backend=uri) as server:
             yield server
 
 

@@ -243,10 +243,8 @@ def test_eight_runs_that_create_one_sqlite_database_lose_nothing(tmp_path):
 
 @long
 def test_eight_runs_on_postgresql_half_of_them_through_a_server_lose_nothing(tmp_path):
-    with postgres() as database:
-        uri = database.database("mlflow")
-        with Server(tmp_path, backend=uri) as server:
-            write_eight(tmp_path, uri, server.url)
+    with postgres() as uri, Server(tmp_path, backend=uri) as server:
+        write_eight(tmp_path, uri, server.url)
 
 
 def test_a_run_whose_folder_fills_up_continues_and_arrives(tmp_path, expected):
