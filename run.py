@@ -38,7 +38,7 @@ def train(settings: Settings) -> float | None:
     from lenet.training.rng import seed_all
     from lenet.training.signals import Interrupt
 
-    config = settings.config
+    config, epochs = settings.config, settings.epochs
     device = build(config, "device")
     data = build(config, "data").to(device).distorted(build(config, "augment"))
     settings.check_data(data)
@@ -48,8 +48,7 @@ def train(settings: Settings) -> float | None:
     kernels = equip(model, device, config["device"]["kernels"])
     criterion = build(config, "loss")
     optimizer = build(config, "optimizer", model.parameters())
-    length = {"epochs": config["epochs"], "steps_per_epoch": len(data.train)}
-    schedule = build(config, "schedule", optimizer, **length)
+    schedule = build(config, "schedule", optimizer, epochs=epochs, steps_per_epoch=len(data.train))
     print(f"{data.line()} on {device}, {kernels.name} kernels ({kernels.why})")
 
     with Interrupt() as interrupt, build(config, "tracking", settings) as run:
@@ -58,15 +57,18 @@ def train(settings: Settings) -> float | None:
         with profiled(config["profile"]) as recording, interrupt.deferred():
             for record in fit(
                 *(model, data.train, criterion, optimizer),
-                **{key: config[key] for key in ("epochs", "clip_norm", "patience", "log_interval")},
+                epochs=epochs,
                 schedule=schedule,
+                clip_norm=config["clip_norm"],
+                patience=settings.patience,
+                log_interval=settings.log_interval,
                 val=data.val,
                 progress=sys.stderr.isatty(),
                 stop=lambda: interrupt() or run.pruned,
                 checkpoints=checkpoints,
             ):
                 run.log_epoch(record)
-                print(epoch_line(record, config["epochs"]))
+                print(epoch_line(record, epochs))
         run.log_training(model, checkpoints.cost, recording)
         interrupt.exit_if_stopped()
         if not run.pruned:

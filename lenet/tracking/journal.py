@@ -16,8 +16,9 @@ import os
 import shutil
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -166,6 +167,33 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())  # else a power failure could leave an empty run.json
         os.replace(temporary, self.folder / "run.json")
+
+    def log_tags(self, **tags: str | None) -> None:
+        """Sets tags. None removes one."""
+        self.append("tags", tags)
+
+    def log_points(self, values: Mapping[str, float], step: int) -> None:
+        """Adds points, except those that are there already from before a resume."""
+        now = int(time.time() * 1000)
+        new = [
+            [key, float(value), now, step]
+            for key, value in values.items()
+            if (key, step) not in self.points
+        ]
+        if new:
+            self.append("metrics", new)
+
+    def log_status(self, status: str) -> None:
+        end_time = None if status == "RUNNING" else int(time.time() * 1000)
+        self.append("status", [status, end_time])
+
+    def log_text(self, text: str, artifact: str) -> None:
+        self.log_file(lambda path: path.write_text(text, encoding="utf-8"), artifact)
+
+    def log_file(self, make: Callable[[Path], Any], artifact: str) -> None:
+        """Adds a file that `make` writes to the path that it gets."""
+        self.write(self.file(artifact), make)
+        self.append("artifact", artifact)
 
     def file(self, artifact: str) -> Path:
         """Where an artifact lies until it is sent."""

@@ -1,8 +1,8 @@
-"""What is logged of a run: its parameters, tags, metrics, and the network as an MLflow model."""
+"""What is logged of a run: its configuration, tags, metrics, and the network as an MLflow model."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,49 @@ from lenet.config.record import flatten
 from lenet.data.sets import Data
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.tracking.client import PARENT_TAG
+from lenet.tracking.client import PARENT_TAG, PROCESS_TAG
 from lenet.tracking.job import JOB_TAG
-from lenet.tracking.past import data_tags
+from lenet.tracking.journal import Journal
+from lenet.tracking.past import Past, data_tags
+from lenet.tracking.provenance import code_state, environment, git, process_identity
 from lenet.tracking.settings import Settings
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
 
-def as_yaml(value: Any) -> str:
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
-
-
-def params_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration as MLflow's parameters. Where a job belongs is in its tags instead."""
+def log_start(journal: Journal, settings: Settings) -> None:
+    """The first entries of a new run."""
+    config = settings.public_config
+    # Where a job belongs is in its tags instead.
     own = {key: value for key, value in config.items() if key not in ("sweep", "job")}
-    return {key: str(value) for key, value in flatten(own).items()}
+    journal.append("params", {key: str(value) for key, value in flatten(own).items()})
+    journal.log_text(environment(), "environment.txt")
+    journal.log_tags(**code_state())
+    if patch := git("diff", "HEAD"):
+        journal.log_text(patch, "uncommitted.patch")
+    _log_config(journal, settings)  # last: a run with a config.yaml can be resumed
+
+
+def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
+    """The first entries of a run that is gone on with."""
+    count = int(past.tags.get("resumed", "0")) + 1
+    tags = {PROCESS_TAG: process_identity(), "resumed": str(count)}
+    if trial := sweep_tags(settings).get("trial"):  # a new one if it is repeated
+        tags["trial"] = trial
+    journal.log_tags(error=None, pruned=None, **tags)
+    journal.log_status("RUNNING")
+    if settings.epochs != past.epochs:
+        _log_config(journal, settings)  # MLflow's parameters can't change
+
+
+def _log_config(journal: Journal, settings: Settings) -> None:
+    journal.log_tags(**{"config.sha256": settings.sha256})
+    journal.log_text(_yaml(settings.public_overrides), "overrides.yaml")
+    journal.log_text(_yaml(settings.public_config), "config.yaml")
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def sweep_tags(settings: Settings) -> dict[str, str]:

@@ -21,7 +21,6 @@ from lenet.tracking import records
 from lenet.tracking.client import resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal
-from lenet.tracking.logbook import Logbook
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
 from lenet.tracking.past import data_tags
 from lenet.tracking.provenance import process_identity
@@ -116,16 +115,15 @@ class Run:
         start = time.perf_counter()
         resumed = self.past.journal if self.past else None
         self.journal = resumed or Journal.create(self.root, self._facts())
-        self.log = Logbook(self.journal)
         self._sender = Sender(self.journal, self.uri, may_exist=resumed is not None)
         try:
             if self.past and resumed:
                 resumed.describe(uri=resolved(self.uri))
-                self.log.resume(self.settings, self.past)
+                records.log_resume(resumed, self.settings, self.past)
                 for record in self.past.history:  # its last points may not be recorded yet
                     self._add_epoch(record)
             else:
-                self.log.start(self.settings)
+                records.log_start(self.journal, self.settings)
             self._sender.start()
             if not self._sender.wait_for_run(START_SECONDS):
                 print(
@@ -154,7 +152,7 @@ class Run:
     def log_setup(
         self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
     ) -> None:
-        self.log.tag(**records.setup_tags(data, model, device, kernels))
+        self.journal.log_tags(**records.setup_tags(data, model, device, kernels))
         self.journal.append("data", records.dataset_of(data))
 
     @_recording
@@ -168,7 +166,7 @@ class Run:
             return
         if is_hopeless(self.curve, job.bounds, is_maximized(name)):
             self.pruned = True
-            self.log.tag(pruned=str(record.epoch))
+            self.journal.log_tags(pruned=str(record.epoch))
             print(
                 f"Pruned after epoch {record.epoch}: {name} {self.curve[-1]:.4f}, other trials had "
                 f"{job.bounds[record.epoch - 1]:.4f}; resume={self.id} trains it to its end"
@@ -178,12 +176,12 @@ class Run:
         """Of a stopped epoch only the points that the whole epoch will have too."""
         for step, loss in record.steps:
             if record.complete or step % self.settings.log_interval == 0:
-                self.log.points({"train/loss_step": loss}, step)
+                self.journal.log_points({"train/loss_step": loss}, step)
         if not record.complete:
             return
         self.history.append(record)
         values = records.epoch_metrics(record) | records.best_metrics(self.history)
-        self.log.points(values, record.epoch)
+        self.journal.log_points(values, record.epoch)
         if self.settings.objective in values:
             self.curve.append(values[self.settings.objective])
 
@@ -192,12 +190,14 @@ class Run:
         self, model: nn.Module, checkpoint_seconds: float, recording: profile | None = None
     ) -> None:
         """The end of the training: the weights' hash, and what the profiler recorded, if it did."""
-        self.log.tag(**{"weights.sha256": records.weights_sha256(model)})
+        self.journal.log_tags(**{"weights.sha256": records.weights_sha256(model)})
         self.checkpoint_seconds = checkpoint_seconds
         if recording:
             table = recording.key_averages().table("self_cpu_time_total", row_limit=25)
-            self.log.text(table, "profile/table.txt")
-            self.log.file(lambda p: recording.export_chrome_trace(str(p)), "profile/trace.json")
+            self.journal.log_text(table, "profile/table.txt")
+            self.journal.log_file(
+                lambda p: recording.export_chrome_trace(str(p)), "profile/trace.json"
+            )
 
     def log_test(self, model: nn.Module, data: Data, score: Score) -> None:
         """The score on the test set, and with it what shows the trained network."""
@@ -211,7 +211,7 @@ class Run:
 
     @_recording
     def _log_score(self, score: Score) -> None:
-        self.log.points(records.test_metrics(score), len(self.history))
+        self.journal.log_points(records.test_metrics(score), len(self.history))
 
     @_recording
     def _log_pictures(self, model: Any, data: Data, score: Score) -> None:
@@ -219,7 +219,7 @@ class Run:
         from lenet.training.plots import gallery  # late: matplotlib takes a second to import
 
         for name, figure in gallery(model, data, self.history, score):
-            self.log.file(figure.savefig, f"pictures/{name}.png")
+            self.journal.log_file(figure.savefig, f"pictures/{name}.png")
 
     def checkpoint_arguments(
         self, data: Data
@@ -260,19 +260,19 @@ class Run:
         elif error is not None:
             status = "FAILED"
         if error is not None:
-            self.log.tag(error=f"{type(error).__name__}: {first_error_line(error)}")
+            self.journal.log_tags(error=f"{type(error).__name__}: {first_error_line(error)}")
         if status == "FAILED":
             self._log_error(error)
         elif self.checkpoint_seconds is not None:
             self._log_seconds(was_stopped=error is not None)
-        self.log.status(status)
+        self.journal.log_status(status)
         self._sender.finish_run(self.wait)
         if self.past and not self.past.journal and status == "FINISHED":
             print(rerun_verdict(self.past.run_id, self.id, self.uri))
 
     @_recording
     def _log_error(self, error: BaseException | None) -> None:
-        self.log.text("".join(traceback.format_exception(error)), "error.txt")
+        self.journal.log_text("".join(traceback.format_exception(error)), "error.txt")
 
     def _log_seconds(self, was_stopped: bool) -> None:
         """Where the time went. A run that was stopped logs it when it is resumed and ends."""
@@ -286,7 +286,7 @@ class Run:
                 "seconds/logging": self.seconds,
                 "seconds/checkpoints": self.checkpoint_seconds or 0.0,
             }
-            self.log.points(seconds, len(self.history))
+            self.journal.log_points(seconds, len(self.history))
         training = max(0.0, training - before)
         rest = max(0.0, elapsed - training - self.seconds)
         print(

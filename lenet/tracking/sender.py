@@ -5,7 +5,6 @@ import shlex
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -218,8 +217,8 @@ def send(folder: Path, seconds: float) -> str:
     try:
         statuses = [value[0] for kind, value in journal.entries if kind == "status"]
         if not statuses or statuses[-1] == "RUNNING":
-            journal.append("tags", {"error": LOST})
-            journal.append("status", ["KILLED", int(time.time() * 1000)])
+            journal.log_tags(error=LOST)
+            journal.log_status("KILLED")
         sender.start()
         if not sender.finish(seconds):
             problem = sender.refusal or sender.problem or "no answer in time"

@@ -43,7 +43,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(run, tmp_path):
 
 def test_what_was_sent_leaves_no_folder(run, tmp_path):
     with run:
-        run.log.text("text", "name.txt")
+        run.journal.log_text("text", "name.txt")
         assert len(list((tmp_path / "waiting").iterdir())) == 1
     assert list((tmp_path / "waiting").iterdir()) == []
 
