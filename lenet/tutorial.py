@@ -80,16 +80,10 @@ def get_data_loaders(
 
 
 def visualize_samples(loader: Batches, classes: Sequence[str], num_samples: int = 8) -> "Figure":
-    """Draws the first images of the first batch in a row, and prints their true classes.
-
-    Raises: ValueError where the loader has no batch.
-    """
+    """Draws the first images of the first batch in a row, and prints their true classes."""
     from lenet.training.plots.images import samples
 
-    batch = next(iter(loader), None)
-    if batch is None:
-        raise ValueError("loader: expected at least one batch, got none")
-    images, labels = (part[:num_samples] for part in batch)
+    images, labels = (part[:num_samples] for part in next(iter(loader)))
     print("GroundTruth:", " ".join(str(classes[label]) for label in labels.tolist()))
     return samples(images, labels, classes, num_samples, columns=num_samples)
 

@@ -133,16 +133,11 @@ def png():
     return file.getvalue()
 
 
-def ink():
-    return (255 - np.asarray(drawn((240, 240)))).tobytes()
-
-
 def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
-    body = ink()
+    ink = (255 - np.asarray(drawn((240, 240)))).tobytes()
     asked = f"{url}/api/look/drawing?network=1&network=0"
-    found = requests.post(asked, data=body, timeout=30).json()
+    found = requests.post(asked, data=ink, timeout=30).json()
     assert [each["network"] for each in found["looks"]] == [1, 0]
-    assert np.array(found["image"]).shape == (28, 28)
     for each in found["looks"]:
         assert each["class"] == int(np.argmax(each["probabilities"]))
     picture = requests.post(f"{url}/api/look/picture?network=0", data=png(), timeout=30).json()
@@ -196,14 +191,10 @@ def test_no_file_outside_the_page_is_served(url, path):
     assert answer.json()["error"].endswith("Not Found")
 
 
-def test_all_files_of_the_page_are_served_and_name_no_other_server(url):
-    page = requests.get(url, timeout=30)
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+def test_the_page_names_no_other_server_and_may_ask_none(url):
+    assert "default-src 'self'" in requests.get(url, timeout=30).headers["content-security-policy"]
     for path in server.PAGE.iterdir():
-        answer = requests.get(f"{url}/{path.name}", timeout=30)
-        assert answer.content == path.read_bytes()
-        kind = {".js": "javascript", ".css": "css", ".html": "html"}[path.suffix]
-        assert kind in answer.headers["content-type"]
+        assert requests.get(f"{url}/{path.name}", timeout=30).content == path.read_bytes()
         assert not re.search(r"(?:https?:)?//[\w-]+\.\w", path.read_text())
 
 

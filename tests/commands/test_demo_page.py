@@ -20,7 +20,7 @@ ONE = [(0.5, 0.15), (0.5, 0.85)]
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory, mnist_root):
     bench = Bench(tmp_path_factory.mktemp("demo"))
-    bench.env["LENET_DATA"] = str(mnist_root)
+    bench.env |= {"LENET_DATA": str(mnist_root), "OMP_NUM_THREADS": "1"}
     bench.run("experiment=fast", "tracking.pictures=false")
     bench.run("experiment=fast", "epochs=1", "seed=1", "tracking.pictures=false")
     return bench
@@ -117,7 +117,7 @@ def test_a_7_is_read_while_it_is_drawn(opened):
     draw(page, SEVEN, lift=False)
     reads(page, "7")
     page.mouse.up()
-    page.wait_for_selector("#status:text-matches('^Seen \\\\d+ ms after')")
+    page.wait_for_selector("#status:text-matches('^Answered \\\\d+ ms after')")
     assert all(old != pixels(page, f"#layer-{n}") for old, n in zip(before, layers, strict=True))
     shares = page.locator("#probabilities .percent").all_inner_texts()
     assert sum(float(share.split()[0]) for share in shares) == pytest.approx(100, abs=0.6)
@@ -195,7 +195,8 @@ def test_the_arrow_keys_move_through_a_layer_and_on_to_the_next_map(opened):
 def test_an_image_of_the_test_set_can_be_put_on_the_pad(opened):
     page = opened(tab="#test")
     page.wait_for_selector("#images button")
-    total = int(re.match(r"(\d+) of 10,000 images; 9", page.inner_text("#found"))[1])
+    found = r"(\d+) of 10,000 images\. Accuracy on the whole set: 9\d\.\d\d %\."
+    total = int(re.fullmatch(found, page.inner_text("#found"))[1])
     assert 30 < total < 200
     texts = page.locator("#images button").all_inner_texts()
     rows = [re.fullmatch(r"(\d) read as (\d)\n([\d.]+) %", text).groups() for text in texts]

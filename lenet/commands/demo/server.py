@@ -50,6 +50,7 @@ def make_app(networks: Sequence[Network]) -> FastAPI:
 
 
 async def refuse(_: Request, error: Exception) -> Response:
+    """The error in one line."""
     status, text = 400, str(error)
     if isinstance(error, StarletteError):
         status, text = error.status_code, error.detail

@@ -43,7 +43,7 @@ const look = newest(async (began = null) => {
       $("invitation").hidden = true;
     }
     show(found.looks);
-    if (began !== null) told(`Seen ${Math.round(performance.now() - began)} ms after the pen moved`);
+    if (began !== null) told(`Answered ${Math.round(performance.now() - began)} ms after the pen moved`);
   } catch (error) {
     fail(error.message);
     if (subject === asked && asked.picture) subject = onPad(); // the picture that the pad shows now

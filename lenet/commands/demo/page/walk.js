@@ -1,4 +1,4 @@
-// The test set: which images the network reads wrong, and how sure it is of them.
+// The test set: which images the network reads wrong, and with what confidence.
 
 import { get } from "./api.js";
 import { element, percent } from "./text.js";
@@ -56,8 +56,9 @@ export class Walk {
       return;
     }
     if (asked !== this.asked) return; // the filters have changed meanwhile
-    const share = `${(100 * found.accuracy).toFixed(2)} % of the test set is read right`;
-    this.found.textContent = `${found.count.toLocaleString("en")} of ${found.of.toLocaleString("en")} images; ${share}.`;
+    const [count, all] = [found.count, found.of].map((n) => n.toLocaleString("en"));
+    const accuracy = (100 * found.accuracy).toFixed(2);
+    this.found.textContent = `${count} of ${all} images. Accuracy on the whole set: ${accuracy} %.`;
     this.images.append(...found.images.map((row) => this.image(row)));
     this.more.hidden = this.images.childElementCount >= found.count;
   }
