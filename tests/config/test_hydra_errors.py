@@ -2,23 +2,54 @@
 line on standard error, with exit status 2 and nothing left behind.
 """
 
+import io
+import os
 import shutil
 import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import run
 from lenet.config.hydra_errors import one_line_errors
-from tests.config.command_server import ROOT, Answer, Commands
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # a warning of Hydra ends no run
 
 
-@pytest.fixture(scope="module")
-def commands():
-    if sys.platform != "linux":
-        pytest.skip("the command server forks a process that has imported torch")
-    with Commands() as server:
-        yield server
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    out: str
+    err: str
+    left: list[str]  # what is in the working folder afterwards
+
+
+def answer_to(*arguments):
+    """What `python run.py *arguments` answers, without training."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory() as folder,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        for name in ("LENET_DATA", "LENET_RUNS", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HYDRA_FULL_ERROR", "0")  # run.main changes it
+        patch.setattr(sys, "argv", ["run.py", *arguments])
+        patch.setattr(run, "train", lambda settings: None)
+        try:
+            run.main()
+        except SystemExit as end:
+            status = end.code or 0
+        left = os.listdir(folder)
+    return Answer(status, out.getvalue(), err.getvalue(), left)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +57,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("given")
 
 
-def is_one_line(answer: Answer) -> bool:
+def is_one_line(answer):
     return (
         (answer.status, answer.out, answer.left) == (2, "", [])
         and answer.err.startswith("error: ")
@@ -65,15 +96,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("line", "message"), REFUSED.items(), ids=[line[:40] for line in REFUSED])
-def test_a_wrong_command_line_is_answered_in_one_line(commands, line, message):
-    answer = commands.answer(*line.split(" "))
+def test_a_wrong_command_line_is_answered_in_one_line(line, message):
+    answer = answer_to(*line.split(" "))
     assert is_one_line(answer), answer
     assert answer.err.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize("run_id", ["12345678", "1234e567"])
-def test_a_run_id_that_looks_like_a_number_stays_a_text(commands, run_id):
-    answer = commands.answer("--cfg", "job", f"resume={run_id}")
+def test_a_run_id_that_looks_like_a_number_stays_a_text(run_id):
+    answer = answer_to("--cfg", "job", f"resume={run_id}")
     assert f"resume: '{run_id}'" in answer.out
 
 
@@ -86,8 +117,8 @@ def test_a_run_id_that_looks_like_a_number_stays_a_text(commands, run_id):
         "optimizer.lr=0.1 +tags.idea=wide",
     ],
 )
-def test_a_right_command_line_is_accepted(commands, line):
-    answer = commands.answer(*line.split(" "))
+def test_a_right_command_line_is_accepted(line):
+    answer = answer_to(*line.split(" "))
     assert (answer.status, answer.err) == (0, "")
     assert answer.out
 
@@ -116,9 +147,9 @@ OVERRIDES = st.builds(
 
 
 @given(st.sampled_from([[], ["-m"]]), st.lists(OVERRIDES, min_size=1, max_size=3))
-def test_any_command_line_is_a_configuration_or_one_line(commands, flags, overrides):
+def test_any_command_line_is_a_configuration_or_one_line(flags, overrides):
     dry = ["sweep.dry=true"] if flags else []
-    answer = commands.answer(*flags, *overrides, *dry)
+    answer = answer_to(*flags, *overrides, *dry)
     assert answer.status == 0 or is_one_line(answer), answer
 
 
@@ -135,10 +166,10 @@ REFUSED_FILES = {
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED_FILES.values(), ids=list(REFUSED_FILES))
-def test_a_wrong_file_is_answered_in_one_line(commands, tmp_path, content, message):
+def test_a_wrong_file_is_answered_in_one_line(tmp_path, content, message):
     path = tmp_path / "fuzz.yaml"
     path.write_text(content)
-    answer = commands.answer("-cd", str(tmp_path), "-cn", "fuzz")
+    answer = answer_to("-cd", str(tmp_path), "-cn", "fuzz")
     assert is_one_line(answer), answer
     assert (f"{path}{message}" if message.startswith(", line") else message) in answer.err
 
@@ -157,13 +188,13 @@ LINES = (
     st.lists(st.sampled_from(LINES), min_size=1, max_size=3),
     st.sampled_from(["", "optimizer", "experiment"]),
 )
-def test_any_file_is_a_configuration_or_one_line(commands, folder, lines, group):
+def test_any_file_is_a_configuration_or_one_line(folder, lines, group):
     shutil.rmtree(folder)
     (folder / group).mkdir(parents=True)
     head = [] if group else ["defaults: [config, _self_]", "sweep: {dry: true}"]
     (folder / group / "fuzz.yaml").write_text("\n".join([*head, *lines]))
     chosen = [f"{group}=fuzz"] if group else ["-cn", "fuzz"]
-    answer = commands.answer("-cd", str(folder), *chosen)
+    answer = answer_to("-cd", str(folder), *chosen)
     assert answer.status == 0 or is_one_line(answer), answer
 
 
