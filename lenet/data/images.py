@@ -1,6 +1,5 @@
 """From the bytes of images to what a network reads."""
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -48,10 +47,8 @@ def pixel_statistics(images: Tensor) -> tuple[float, float]:
 
     They come from the counts of the 256 levels, which is exact and needs no copy of the images.
     """
-    counts = np.zeros(256)
-    for part in images.split(CHUNK):
-        counts += np.bincount(part.numpy().reshape(-1), minlength=256)
-    levels = np.arange(256) / 255
-    mean = np.average(levels, weights=counts)
-    std = np.sqrt(np.average((levels - mean) ** 2, weights=counts))
-    return round(float(mean), 4), round(float(std), 4) or 1.0
+    counts = torch.bincount(images.flatten(), minlength=256).double() / images.numel()
+    levels = torch.arange(256).double() / 255
+    mean = levels @ counts
+    std = ((levels - mean) ** 2 @ counts).sqrt()
+    return round(mean.item(), 4), round(std.item(), 4) or 1.0
