@@ -74,7 +74,8 @@ def one_line_errors() -> Iterator[None]:
         if _WANTS_TRACEBACK or line is None:
             raise
         print(f"error: {one_line(clip(line, 500))}", file=sys.stderr)
-        sys.exit(_FAILURE if isinstance(error, ArithmeticError) or no_memory(error) else MISTAKE)
+        has_failed = no_memory(error) or (isinstance(error, ArithmeticError) and is_own(error))
+        sys.exit(_FAILURE if has_failed else MISTAKE)
 
 
 def _check_arguments(arguments: list[str]) -> list[str]:

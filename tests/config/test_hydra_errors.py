@@ -134,7 +134,7 @@ KEYS = (
     *("seed", "epochs", "note", "tags", "tags.a", "data", "data.root", "data.classes", "sweep.zip"),
     *("optimizer", "optimizer.lr", "optimizer.betas", "optimizer._target_", "optimizer@foo"),
     *("model/activation", "model.activation", "device._convert_", "experiment", "debug", "nope"),
-    *("hydra", "hydra.mode", "hydra.run.dir", "hydra.sweeper.params", "hydra/launcher", "hydra.x"),
+    *("hydra", "hydra.mode", "hydra.sweeper.params", "hydra/launcher", "hydra.x"),
     *(".", "a.b.c", "data..root", "data[root]", "optimizer/", "/optimizer", "//", "データ", ""),
 )
 OVERRIDES = st.builds(
@@ -179,7 +179,7 @@ LINES = (
     *("note: *nope", 'note: "\\0"', "note: !!binary aGk=", "note: !!python/name:os.system", "---"),
     *("note: !!timestamp 2020-01-01", "tags: !!set {a, b}", "note: ${", "note: ${note}", "? [a]"),
     *("optimizer: 3", "optimizer: {_target_: os.system}", "optimizer: {_args_: [1]}", "%YAML 9"),
-    *("hydra: 3", "hydra: {run: {dir: x}}", "hydra: {mode: MULTIRUN}", "hydra: {help: 3}"),
+    *("hydra: 3", "hydra: {mode: MULTIRUN}", "hydra: {help: 3}"),
     *("defaults: 3", "defaults: [fuzz]", "defaults: [{a: b}]", "# @package foo", "\tepochs: 3"),
 )
 
