@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from lenet.cli import command_parser, one_line
+from lenet.cli import aligned, command_parser, one_line
 from lenet.data.known_sets import EMNIST_SPLITS
 from lenet.data.sets import SET_NAMES, Data, load
 
@@ -38,8 +38,8 @@ def describe(data: Data) -> str:
         f"  SHA-256    {data.sha256}",
         f"  classes    {len(inputs.classes)}, with training and test images of each:",
     ]
-    width = max(map(len, inputs.classes))
+    rows = []
     for k, name in enumerate(inputs.classes):
-        train, test = (int((part.labels == k).sum()) for part in (data.train, data.test))
-        lines.append(f"    {name:<{width}} {train:>7,} {test:>7,}")
-    return "\n".join(lines)
+        counts = [int((part.labels == k).sum()) for part in (data.train, data.test)]
+        rows.append([f"    {name}", *(f"{count:>7,}" for count in counts)])
+    return "\n".join(lines + aligned(rows))

@@ -4,7 +4,15 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 
-from lenet.cli import RUN_ID, add_uri, command_parser, format_duration, number_from, one_line
+from lenet.cli import (
+    RUN_ID,
+    add_uri,
+    aligned,
+    command_parser,
+    format_duration,
+    number_from,
+    one_line,
+)
 from lenet.tracking.client import PARENT_TAG, connect, translated
 from lenet.tracking.read import Summary, resolve_run, search
 
@@ -50,16 +58,12 @@ def find_runs(
 
 def table(runs: Sequence[Summary], now: float) -> list[str]:
     """A header, and a line of at most 80 characters for each run."""
-    lines = [_line("id", "name", "status", "age", "val", "test")]
+    rows = [["id", "name", "status", "age", "val", "test"]]
     for run in runs:
         name = one_line(run.name)
         name = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 3]}..."
         scores = [run.metrics.get(f"{part}/accuracy") for part in ("val", "test")]
         shown = ["-" if score is None else f"{score:.2%}" for score in scores]
         age = format_duration(max(0, now - run.start / 1000))
-        lines.append(_line(run.run_id[:8], name, run.status.lower(), age, *shown))
-    return lines
-
-
-def _line(run_id: str, name: str, status: str, age: str, val: str, test: str) -> str:
-    return f"{run_id:<8}  {name:<{NAME_WIDTH}}  {status:<9}  {age:>7}  {val:>7}  {test:>7}"
+        rows.append([run.run_id[:8], name, run.status.lower(), age, *shown])
+    return aligned(rows, right={3, 4, 5})

@@ -42,7 +42,7 @@ def test_the_newest_run_comes_first_and_a_line_fits_80_columns(uri, capsys):
     head, *lines = listed(capsys, uri)
     assert head.split() == ["id", "name", "status", "age", "val", "test"]
     assert [line[10:15].strip() for line in lines] == ["alone", "xxxxx", "job o", "a swe"]
-    assert {len(line) for line in lines} == {80}
+    assert max(map(len, lines)) <= 80
     assert lines[2].split()[-2:] == ["98.00%", "98.89%"]
     assert lines[1].split()[1:3] == ["x" * 29 + "...", "failed"]
     assert lines[1].split()[-2:] == ["50.00%", "-"]

@@ -4,7 +4,6 @@ It also walks through the test set, and compares two networks. Only browsers on 
 open it.
 """
 
-import argparse
 import contextlib
 import os
 import socket
@@ -24,13 +23,8 @@ def main(argv: Sequence[str]) -> int:
     note = "default: %(default)s; 0 takes a free port"
     parser.add_argument("--port", type=number_from(0, 65535), default=8000, metavar="N", help=note)
     options = parser.parse_args(argv)
-    with contextlib.suppress(KeyboardInterrupt):
-        serve(options)
-    return 0
-
-
-def serve(options: argparse.Namespace) -> None:
-    with _listen(options.port) as listening:  # first, because networks take seconds to load
+    with contextlib.suppress(KeyboardInterrupt), _listen(options.port) as listening:
+        # Only now, because networks take seconds to load.
         import torch
         import uvicorn
 
@@ -45,6 +39,7 @@ def serve(options: argparse.Namespace) -> None:
         app, wait = make_app(networks), 1  # seconds for open requests after Ctrl-C
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait)
         uvicorn.Server(settings).run(sockets=[listening])
+    return 0
 
 
 def _listen(port: int) -> socket.socket:
