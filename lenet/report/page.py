@@ -36,13 +36,16 @@ def page(found: Findings, pictures: Iterable[tuple[str, bytes]]) -> str:
     )
     metric = found.verdict.metric
     sentences = "".join(f"<p>{html.escape(line)}</p>\n" for line in verdict_sentences(found))
-    effects = [("parameter", "what it does")]
-    effects += [tuple(effect_line(e, metric).split(": ", 1)) for e in found.effects]  # type: ignore[misc]
-    failed = failures(found)
-    published = "".join(
+    effects = [effect_line(effect, metric).partition(": ")[::2] for effect in found.effects]
+    sections = [
         _section("Compared with published numbers", published_rows(compared), {0, 2, 3, 4, 5, 6})
         for compared in by_metric(found.compared)
-    )
+    ]
+    sections += [
+        _section("Main effects", [("parameter", "what it does"), *effects]),
+        _section("Classes", _class_rows(found.classes), range(1, 99)),
+        _section("Failed runs", [("run", "reason"), *failures(found)]),
+    ]
     return PAGE.substitute(
         title=html.escape(one_line(found.sweep.name) or found.sweep.run_id),
         run_id=html.escape(found.sweep.run_id),
@@ -50,11 +53,8 @@ def page(found: Findings, pictures: Iterable[tuple[str, bytes]]) -> str:
         cost=html.escape(cost_line(found)),
         judgement=sentences,
         ranking=_table(ranking_rows(found, SETTINGS_ON_PAGE), numbers={0, 2, 3, 4, 5}),
-        published=published,
-        effects=_section("Main effects", effects) if found.effects else "",
-        classes=_section("Classes", _class_rows(found.classes), numbers=range(1, 99)),
-        failures=_section("Failed runs", [("run", "reason"), *failed]) if failed else "",
         pictures=images,
+        sections="\n".join(sections),
     )
 
 
@@ -66,8 +66,6 @@ def _section(title: str, rows: Sequence[tuple[str, ...]], numbers: Collection[in
 
 def _class_rows(classes: pd.DataFrame) -> list[tuple[str, ...]]:
     """The best setting's accuracy, and the differences of the others from it in points."""
-    if classes.empty:
-        return []
     rows: list[tuple[str, ...]] = [("setting", *map(str, classes.index))]
     for place, (label, column) in enumerate(classes.items()):
         texts = [(format_difference if place else format_number)(v, "accuracy") for v in column]

@@ -5,7 +5,7 @@ time, so a `Parcel` looks for that run before it starts the job.
 """
 
 import functools
-import importlib.util
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -189,40 +189,29 @@ class Ray(Cluster):
     ) -> None:
         self.init, self.remote, self.jobs = init, remote, jobs
         self.threads = max(1, int(self.remote.get("num_cpus") or 1))
-        _require("ray", "ray")
+        self.ray = _imported("ray", "ray")
 
     def open(self) -> None:
-        import ray
-
         try:
-            ray.init(**self.init)
+            self.ray.init(**self.init)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"hydra.launcher.init: {first_error_line(error)}") from None
-        self._call: Any = ray.remote(**self.remote)(lambda parcel: parcel())
+        self._call = self.ray.remote(**self.remote)(lambda parcel: parcel())
+        room = self.ray.cluster_resources().get("CPU", 1) // (self.remote.get("num_cpus") or 1)
+        self.at_once = self.jobs or max(1, int(room))
 
     def close(self, running: Iterable[Any]) -> None:
-        import ray
-
-        ray.shutdown()
-
-    @property
-    def at_once(self) -> int:  # type: ignore[override]  # nodes come and go
-        import ray
-
-        room = ray.cluster_resources().get("CPU", 1) // (self.remote.get("num_cpus") or 1)
-        return self.jobs or max(1, int(room))
+        self.ray.shutdown()
 
     def submit(self, parcels: Sequence[Parcel]) -> Sequence[Any]:
         return [self._call.remote(parcel) for parcel in parcels]
 
     def wait(self, running: Mapping[int, Any]) -> Iterator[Outcome]:
-        import ray
-
-        ready = ray.wait(list(running.values()))[0]
+        ready = self.ray.wait(list(running.values()))[0]
         for index, handle in [item for item in running.items() if item[1] in ready]:
             try:
-                yield ray.get(handle)
-            except ray.exceptions.RayError as error:
+                yield self.ray.get(handle)
+            except self.ray.exceptions.RayError as error:
                 yield Outcome(index, error=first_error_line(error), is_lost=True)
 
 
@@ -242,14 +231,14 @@ class Slurm(Cluster):
         self.is_remote = cluster == "slurm"
         self.threads = max(1, int(self.parameters.get("cpus_per_task") or 1))
         self.at_once = jobs
-        _require("submitit", "slurm")
+        self.submitit = _imported("submitit", "slurm")
 
     def open(self) -> None:
-        import submitit
-
         timeouts = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
         try:
-            self._executor = submitit.AutoExecutor(self.folder, cluster=self.cluster, **timeouts)
+            self._executor = self.submitit.AutoExecutor(
+                self.folder, cluster=self.cluster, **timeouts
+            )
             self._executor.update_parameters(**self.parameters)
         except (RuntimeError, TypeError, NameError, ValueError) as error:
             raise ConfigError(f"hydra.launcher: {first_error_line(error)}") from None
@@ -262,15 +251,13 @@ class Slurm(Cluster):
         return self._executor.submit_array(parcels)
 
     def wait(self, running: Mapping[int, Any]) -> Iterator[Outcome]:
-        import submitit
-
         pause = 10.0 if self.is_remote else 0.2
         while not (done := [item for item in running.items() if item[1].done()]):
             time.sleep(pause)
         for index, job in done:
             try:
                 yield job.result()
-            except submitit.core.utils.UncompletedJobError as error:
+            except self.submitit.core.utils.UncompletedJobError as error:
                 yield Outcome(index, error=_reason(str(error)), is_lost=True)
 
 
@@ -281,7 +268,11 @@ def _reason(text: str) -> str:
     return (trace or before).strip().split("\n")[-1 if trace else 0][:500]
 
 
-def _require(package: str, extra: str) -> None:
-    """Raises: ConfigError where it is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"hydra/launcher={extra}: needs {package}; pip install -e '.[{extra}]'")
+def _imported(package: str, extra: str) -> Any:
+    """The package. Raises: ConfigError where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"hydra/launcher={extra}: needs {package}; pip install -e '.[{extra}]'"
+        ) from None

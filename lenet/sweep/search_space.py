@@ -14,6 +14,8 @@ try:
 except ImportError:
     raise ConfigError("hydra/sweeper: a search needs Optuna; pip install -e '.[sweep]'") from None
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -22,7 +24,7 @@ class Axis:
     """
 
     typed: str
-    distribution: CategoricalDistribution | FloatDistribution | IntDistribution
+    distribution: Distribution
 
     @property
     def key(self) -> str:
@@ -102,9 +104,7 @@ def read_axis(override: Override) -> Axis:
         raise ConfigError(f"{override.input_line}: {error}") from None
 
 
-def _distribution(
-    override: Override,
-) -> CategoricalDistribution | FloatDistribution | IntDistribution:
+def _distribution(override: Override) -> Distribution:
     value = override.value()
     tags: set[str] = getattr(value, "tags", set())
     if odd := tags - {"log"}:

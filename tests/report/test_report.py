@@ -1,10 +1,8 @@
 """The verdict on a sweep, compared with one computed by hand, and the report about it."""
 
-import html.parser
 import json
 import math
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -12,13 +10,12 @@ import pytest
 from scipy import special
 
 from lenet.__main__ import main as lenet
-from lenet.report import plots
 from lenet.report.effects import class_differences, main_effects
 from lenet.report.findings import ReportError, analyze
 from lenet.report.publish import write_files
 from lenet.report.results import load_curves, load_sweep
 from lenet.report.text import format_difference, format_number, report_lines
-from lenet.report.verdict import BEST, NO_RUN, SAME, UNKNOWN, WORSE, judge
+from lenet.report.verdict import BEST, NO_RUN, UNKNOWN, WORSE, judge
 from lenet.tracking.client import TrackingError
 from tests.conftest import copy_store
 from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
@@ -97,15 +94,6 @@ def test_other_seeds_are_compared_by_welch():
     assert found["verdict"] == WORSE
 
 
-def test_p_values_are_multiplied_by_the_comparisons_with_the_best():
-    rng = np.random.default_rng(0)
-    verdict = judged({k: list(rng.normal(0.9, 0.01, 5)) for k in range(6)})
-    assert verdict.comparisons == 5
-    rows = verdict.settings[verdict.settings["verdict"] != BEST]
-    expected = np.minimum(1, rows["p"] * 5)
-    assert np.allclose(rows["p_corrected"], expected)
-
-
 @pytest.mark.slow
 def test_the_truly_best_setting_is_seldom_ruled_out():
     """The best by next to nothing: in at most 5 % of sweeps, plus the error of 100 sweeps."""
@@ -174,20 +162,12 @@ def test_the_order_of_rows_makes_no_difference():
 
 
 def test_a_main_effect_is_the_mean_over_all_the_rest_and_its_share_of_the_squares():
-    rows = [
-        (a, b, s, 0.9 + 0.02 * a + 0.001 * b + 0.0001 * s)
-        for a in (0, 1)
-        for b in (0, 1)
-        for s in (0, 1)
-    ]
-    runs = pd.concat(runs_of({a: [m]}, {a: [s]}).assign(b=b) for a, b, s, m in rows).reset_index(
-        drop=True
-    )
-    runs["start"] = pd.to_datetime(range(len(runs)), unit="s", utc=True)
+    measures = np.array([0.9, 0.9001, 0.901, 0.9011, 0.92, 0.9201, 0.921, 0.9211])
+    runs = runs_of({0: measures[:4], 1: measures[4:]}, {0: [0, 1, 0, 1], 1: [0, 1, 0, 1]})
+    runs["b"] = [0, 0, 1, 1] * 2
     verdict = judge(runs, ["optimizer.lr", "b", "seed"], METRIC, True)
     first, second = main_effects(verdict)
     assert (first.name, second.name) == ("lr", "b")
-    measures = np.array([m for *_, m in rows])
     assert list(first.levels["mean"]) == pytest.approx([measures[:4].mean(), measures[4:].mean()])
     total = ((measures - measures.mean()) ** 2).sum()
     assert first.share == pytest.approx(8 * 0.01**2 / total)
@@ -278,44 +258,28 @@ def test_the_command_prints_and_logs_page_table_and_data(uri, parent, artifacts,
     assert [len(data["settings"]), data["metric"], len(data["failed"])] == [4, METRIC, 1]
 
 
-class Tags(html.parser.HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.found, self.links = set(), []
-
-    def handle_starttag(self, tag, attributes):
-        self.found.add(tag)
-        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
-
-
 def test_the_page_needs_no_other_file_and_runs_no_script(uri, parent, tmp_path):
     write_files(analyze(parent, uri), tmp_path, uri)
     text = (tmp_path / "report.html").read_text()
-    tags = Tags()
-    tags.feed(text)
-    assert not tags.found & {"script", "link", "iframe", "object", "form"}
-    assert tags.links
-    assert all(link.startswith("data:image/png;base64,") for link in tags.links)
+    assert not re.findall("<(script|link|iframe|object|form)", text)
+    links = re.findall('(?:src|href)="([^"]{1,30})', text)
+    assert links
+    assert all(link.startswith("data:image/png;base64,") for link in links)
     assert "http://" not in text.replace("http-equiv", "")
     assert "https://" not in text
 
 
 def test_every_shape_of_sweep_gets_a_page(uri, tmp_path):
-    words = grid(model__activation=["relu", "tanh"], a=[1, 2], b=["[1, 2]", None], seed=[0, 1])
-    for number_of, jobs in enumerate(
-        (
-            grid(seed=range(4)),
-            grid(optimizer__momentum=[0.5, 0.9]),
-            words,
-            [{"optimizer.lr": 0.9**k, "optimizer.momentum": 0.9} for k in range(40)],
-        )
+    for jobs in (
+        grid(seed=range(4)),
+        grid(optimizer__momentum=[0.5, 0.9]),
+        grid(model__activation=["x" * 200, "tanh"], a=[1, 2], b=["[1, 2]", None], seed=[0, 1]),
+        [{"optimizer.lr": 0.9**k, "optimizer.momentum": 0.9} for k in range(40)],
     ):
-        folder = tmp_path / str(number_of)
-        folder.mkdir()
         found = analyze(make_sweep(uri, jobs), uri)
-        write_files(found, folder, uri)
+        write_files(found, tmp_path, uri)
         assert "\n".join(report_lines(found))
-        assert json.loads((folder / "verdict.json").read_text())["settings"]
+        assert json.loads((tmp_path / "verdict.json").read_text())["settings"]
 
 
 def test_a_verdict_on_the_test_set_is_exploratory(uri):
@@ -369,25 +333,3 @@ def test_numbers_are_percent_where_they_are_shares():
     )
     assert (format_difference(0.0123, METRIC), format_difference(-1e-9, METRIC)) == ("+1.23", "0")
     assert format_number(math.nan, METRIC) == "-"
-
-
-def test_pictures_of_extreme_values_draw(tmp_path):
-    values = {"x" * 200: [0.1, 0.1], "y": [1.0, 0.0], "z": [0.5, 0.5]}
-    verdict = judged(values)
-    for figure in (
-        plots.ranking(verdict),
-        plots.effects(main_effects(verdict), METRIC),
-    ):
-        figure.savefig(tmp_path / "a.png")
-
-
-@pytest.mark.slow
-def test_five_hundred_runs_are_reported_in_seconds(uri, tmp_path):
-    momentum = [0.0, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.93, 0.95, 0.98]
-    rates = [0.001 * 2**k for k in range(10)]
-    jobs = grid(optimizer__lr=rates, optimizer__momentum=momentum, seed=range(5))
-    parent = make_sweep(uri, jobs)
-    start = time.process_time()
-    write_files(analyze(parent, uri), tmp_path, uri)
-    assert time.process_time() - start < 60, "an order of magnitude more than it takes"
-    assert SAME in set(analyze(parent, uri).verdict.settings["verdict"])

@@ -23,23 +23,19 @@ def state_of(*runs):
 
 
 @pytest.mark.parametrize(
-    ("status", "state"), [("FINISHED", DONE), ("FAILED", FAILED), ("KILLED", UNFINISHED)]
+    ("run", "state"),
+    [
+        (run_of(0, "FINISHED"), DONE),
+        (run_of(0, "FAILED"), FAILED),
+        (run_of(0, "FAILED", None), FAILED),
+        (run_of(0, "KILLED"), UNFINISHED),
+        (run_of(0, "KILLED", pruned="2"), PRUNED),
+        (run_of(0, "KILLED", None), NEW),  # it had no data yet, so there is nothing to continue
+        (run_of(0, "FINISHED", "other digits"), NEW),
+    ],
 )
-def test_a_job_has_the_state_of_its_run(status, state):
-    assert state_of(run_of(0, status)) == (state, "r")
-
-
-def test_a_run_that_was_pruned_is_not_unfinished():
-    assert state_of(run_of(0, "KILLED", pruned="2")) == (PRUNED, "r")
-
-
-@pytest.mark.parametrize(("status", "data"), [("FINISHED", "other digits"), ("KILLED", None)])
-def test_a_job_with_other_data_or_killed_before_it_had_any_is_new(status, data):
-    assert state_of(run_of(0, status, data)) == (NEW, None)
-
-
-def test_a_job_that_failed_before_it_had_data_has_failed():
-    assert state_of(run_of(0, "FAILED", None)) == (FAILED, "r")
+def test_a_job_has_the_state_of_its_run_on_the_same_data(run, state):
+    assert state_of(run) == (state, None if state == NEW else "r")
 
 
 def test_of_two_runs_of_a_job_the_finished_one_counts_else_the_newest():
