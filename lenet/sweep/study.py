@@ -171,14 +171,16 @@ class Trial:
     def is_ready(self) -> bool:
         return bool(self.waiting) and not (self.bounds and self.running)
 
-    def add(self, job: Job) -> None:
-        """Takes a job that has ended."""
+    def add(self, job: Job) -> int:
+        """Takes a job that has ended. Returns: how many of the others need not be run."""
         self.bounds = []
         if job.state == DONE and job.result is not None and isfinite(job.result):
             self.results[job.config["seed"]] = job.result
-            return
+            return 0
+        dropped = len(self.waiting)
         self.waiting.clear()
         self.failure = self.failure or job
+        return dropped
 
 
 class Plan:
@@ -224,9 +226,7 @@ class Plan:
         trial = self._under_way[job.trial]
         trial.running -= 1
         self._ended[job.sha256] = job
-        waiting = len(trial.waiting)
-        trial.add(job)
-        dropped = waiting - len(trial.waiting)
+        dropped = trial.add(job)
         self._end_if_over(trial)
         return dropped
 

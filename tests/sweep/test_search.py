@@ -101,13 +101,6 @@ def test_a_failed_trial_is_tried_again_only_when_asked(sweep, jobs, capsys):
     assert len(jobs.family()[1]) == 1, "the failed run is continued"
 
 
-def test_a_point_that_was_drawn_before_is_not_run_again(sweep, jobs):
-    choice = "optimizer.lr=0.01,0.02"
-    sweep("hydra/sweeper=random", *OBJECTIVE, choice, "hydra.sweeper.trials=6")
-    assert [trial.state for trial in trials_of(jobs)] == [COMPLETE] * 6
-    assert len(jobs.ran) == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

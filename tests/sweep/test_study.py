@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from lenet.sweep.jobs import FAILED, Job
+from lenet.sweep.jobs import Job
 from lenet.sweep.search_space import Axis
 from lenet.sweep.study import STARTUP, Plan, Study
 from lenet.tracking.objective import Result, is_hopeless
@@ -147,23 +147,6 @@ def test_a_killed_search_goes_on_to_the_wanted_number_with_none_doubled(opened):
     assert not set(first.given[:7]) & set(then.given)
     assert Runs(opened("cut"), good, trials=6).run().given == []
     assert len(Runs(opened("cut"), good, trials=8, prune=False).run().given) == 4
-
-
-def test_a_failed_trial_counts_and_is_tried_again_only_if_wanted(opened):
-    broken = Runs(opened(), lambda texts, seed: "no disk", trials=2).run(workers=1)
-    assert broken.states == [FAIL, FAIL]
-    assert [trial.user_attrs["why"] for trial in broken.study.trials] == ["no disk"] * 2
-    assert {job.state for job in broken.known.values()} == {FAILED}
-    assert [seed for _, seed in broken.given] == [0, 0]
-    assert Runs(opened(), good, trials=2).run().given == []
-    study = opened()
-    study.retry_failed()
-    again = Runs(study, good, trials=2).run()
-    assert again.states == [FAIL, FAIL, COMPLETE, COMPLETE]
-    assert len(study.counted()) == 2
-    points = [study.texts(trial) for trial in study.trials]
-    assert points[2:] == points[:2]
-    assert len(again.given) == 4
 
 
 def test_a_point_drawn_twice_is_run_once(opened):

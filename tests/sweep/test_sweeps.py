@@ -36,7 +36,7 @@ def test_a_sweep_trains_its_jobs_side_by_side_and_reports(lab):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(lab, number):
     command = ["epochs=40", "seed=range(3)", "hydra.launcher.workers=2"]
     process = lab.start(*command)
