@@ -34,12 +34,12 @@ def compare_published(runs: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) 
     such as {model: lenet1, test/accuracy: 0.983}.
     """
     found = []
+    finished = runs[runs["status"] == "FINISHED"]
     for entry in entries:
-        metric = metric_of(entry)
-        setting = {key: value for key, value in entry.items() if key != metric}
         if not entry.keys() <= set(runs.columns):
             continue
-        own = runs[runs["status"] == "FINISHED"]
+        metric, own = metric_of(entry), finished
+        setting = {key: value for key, value in entry.items() if key != metric}
         for key, value in setting.items():
             own = own[own[key].astype(str) == str(value)]
         values = own[metric].astype(float).dropna()

@@ -33,9 +33,8 @@ class Verdict:
     is worse), difference_low, difference_high, p, p_corrected, seconds (a run), runs, unfinished.
 
     `runs` holds the runs that count: finished ones with a finite value, the newest of each seed.
-    `replaced` counts older runs of the same seed. `best` is the label of the setting that the
-    others are compared with, or None where no setting has two runs. Each p value was multiplied
-    by `comparisons`.
+    `best` is the label of the setting that the others are compared with, or None where no setting
+    has two runs. Each p value was multiplied by `comparisons`.
     """
 
     metric: str
@@ -45,7 +44,6 @@ class Verdict:
     runs: pd.DataFrame
     best: str | None
     comparisons: int
-    replaced: int
 
     @property
     def no_worse(self) -> list[str]:
@@ -58,14 +56,10 @@ def judge(runs: pd.DataFrame, axes: Sequence[str], metric: str, maximize: bool) 
     varied = [axis for axis in axes if axis != SEED]
     runs = _with_settings(runs, varied)
     done = runs[(runs["status"] == "FINISHED") & np.isfinite(runs[metric].astype(float))]
-    seeded = done[SEED].notna()
-    newest = done[seeded].drop_duplicates(["setting", SEED], keep="last")
-    counted = pd.concat([newest, done[~seeded]]).sort_index()
+    counted = done.drop_duplicates(["setting", SEED], keep="last")
     table = _ranking(runs, counted, varied, metric, maximize)
     table, best, comparisons = _against_best(table, counted, metric, maximize)
-    return Verdict(
-        metric, maximize, varied, table, counted, best, comparisons, len(done) - len(counted)
-    )
+    return Verdict(metric, maximize, varied, table, counted, best, comparisons)
 
 
 def _with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
@@ -74,10 +68,8 @@ def _with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     rows = values.where(values.notna(), None).to_dict("records")
     labels = [job_name(row, ", ") or "the only setting" for row in rows]
     keys = [json.dumps(list(row.values()), default=str) for row in rows]
-    added = runs.assign(setting=keys, label=labels)
-    if SEED not in added:
-        added[SEED] = None
-    return added.sort_values(["start", "run_id"], ignore_index=True)
+    named = runs.assign(setting=keys, label=labels)
+    return named.sort_values(["start", "run_id"], ignore_index=True)
 
 
 def is_share(metric: str) -> bool:
@@ -157,7 +149,7 @@ def compare(best: pd.Series, other: pd.Series, comparisons: int = 1) -> tuple:
     More is better. `low` and `high` bound the difference; like p they are corrected, so that all
     intervals of a sweep hold together with 95 % confidence.
     """
-    shared = best.index.dropna().intersection(other.index.dropna())
+    shared = best.index.intersection(other.index)
     paired = len(shared) >= max(2, min(len(best), len(other)) / 2)
     if paired:
         best, other = best[shared], other[shared]
