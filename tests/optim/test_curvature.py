@@ -67,15 +67,6 @@ def test_gauss_newton_is_autograds_diagonal(criterion):
     close(found, slow_gauss_newton(model, criterion, inputs, labels))
 
 
-def test_with_one_hidden_layer_and_squared_error_the_papers_way_is_exact():
-    torch.manual_seed(2)
-    model = nn.Sequential(nn.Linear(7, 5), ScaledTanh(), nn.Linear(5, 3))
-    inputs, labels = torch.randn(9, 7), torch.arange(9) % 3
-    found = second_backward(model, MSE(), inputs, labels)
-    close(found, slow_gauss_newton(model, MSE(), inputs, labels))
-    close(found, gauss_newton(model, MSE(), inputs, labels))
-
-
 def test_for_f6_and_c5_of_the_papers_network_its_way_is_exact():
     """With equation 8 the Hessian by F6's states is diagonal, so nothing is lost down to C5."""
     model = paper()

@@ -289,8 +289,9 @@ def kept():
     [
         ({"model": lambda: network(9)}, r"one of this training \(.*size mismatch for 0\.weight"),
         ({"epochs": 1}, r"1 epochs at most, found 8 steps$"),
+        ({"batches": batches_of(18)}, r"5 steps an epoch, found 6$"),
     ],
-    ids=["network", "epochs"],
+    ids=["network", "epochs", "batches"],
 )
 def test_what_differs_is_named_in_one_line(kept, training, line):
     training = Training(**{"optimizer": "adam", "schedule": "cosine", **training})
