@@ -1,7 +1,4 @@
-"""The connection to the tracking store, MLflow's server or database, and its errors in one line.
-
-MLflow is imported here first: its settings must be in the environment before that.
-"""
+"""The connection to the tracking store, MLflow's server or database, and its errors in one line."""
 
 import getpass
 import hashlib
@@ -14,27 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# No retries of MLflow's own: a repeated request whose answer was lost would make a second run.
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds; MLflow's default is 120
-os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-
 import mlflow
 import requests
 from filelock import FileLock, Timeout
-from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from lenet.cli import first_error_line
 from lenet.config.record import masked
-
-__all__ = ["Metric", "MlflowClient", "MlflowException", "Run", "RunTag"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"

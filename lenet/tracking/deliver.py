@@ -10,29 +10,22 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lenet.tracking import registry
-from lenet.tracking.client import (
-    ID_TAG,
-    PROCESS_TAG,
-    Metric,
-    MlflowClient,
-    RunTag,
-    TrackingError,
-    experiment_id_of,
-)
-from lenet.tracking.journal import Entry, Journal
-from lenet.tracking.provenance import is_alive
-
-# isort: split
-# After lenet.tracking.client, which sets what MLflow reads as it starts.
 from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
     LoggedModelOutput,
     LoggedModelStatus,
+    Metric,
     Param,
+    RunTag,
 )
+from mlflow.tracking import MlflowClient
+
+from lenet.tracking import registry
+from lenet.tracking.client import ID_TAG, PROCESS_TAG, TrackingError, experiment_id_of
+from lenet.tracking.journal import Entry, Journal
+from lenet.tracking.provenance import is_alive
 
 MAX_METRICS, MAX_PARAMS, MAX_CHARACTERS = 1000, 100, 6000  # of one request
 LOST = "its process ended without setting a status"

@@ -15,15 +15,15 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
 from lenet.config.record import masked
 from lenet.tracking import registry
 from lenet.tracking.client import (
     PARENT_TAG,
     SWEEP_KIND_TAG,
-    MlflowClient,
-    MlflowException,
-    Run,
-    RunTag,
     TrackingError,
     Unreachable,
     connect,

@@ -18,9 +18,8 @@ from lenet.native import Chosen
 from lenet.tracking.client import PARENT_TAG, PROCESS_TAG
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.journal import Journal
-from lenet.tracking.past import Past, data_tags
 from lenet.tracking.provenance import code_state, environment, git, process_identity
-from lenet.tracking.settings import Settings
+from lenet.tracking.settings import Past, Settings, data_tags
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 

@@ -4,8 +4,11 @@ import json
 import re
 from collections.abc import Mapping
 
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
 from lenet.cli import one_line
-from lenet.tracking.client import MlflowClient, MlflowException, TrackingError
+from lenet.tracking.client import TrackingError
 
 CHAMPION = "champion"
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model; MLflow links its page to versions by it

@@ -23,11 +23,10 @@ from lenet.config.overrides import config_folders, explicit_overrides
 from lenet.config.record import config_hash
 from lenet.tracking.client import PROCESS_TAG, TrackingError
 from lenet.tracking.journal import Facts, Journal, unfinished
-from lenet.tracking.past import Past
 from lenet.tracking.provenance import is_alive
 from lenet.tracking.read import Summary, fetched, read_run, read_text, resolve_run, text_of
 from lenet.tracking.sender import waiting_root
-from lenet.tracking.settings import Settings
+from lenet.tracking.settings import Past, Settings
 from lenet.tracking.stored_config import merge_configs, read_config
 from lenet.tracking.trained import stored_state
 from lenet.training.checkpoints import load_newest, newest_first

@@ -22,10 +22,9 @@ from lenet.tracking.client import resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
-from lenet.tracking.past import data_tags
 from lenet.tracking.provenance import process_identity
 from lenet.tracking.sender import Sender, waiting_root
-from lenet.tracking.settings import Settings
+from lenet.tracking.settings import Settings, data_tags
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 

@@ -9,12 +9,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from mlflow.tracking import MlflowClient
+
 from lenet.config.record import masked
 from lenet.tracking.client import (
     PARENT_TAG,
     REFUSALS,
     ROOT,
-    MlflowClient,
     TrackingError,
     connect,
     home,

@@ -11,8 +11,8 @@ from lenet.config.errors import ConfigError
 from lenet.data.inputs import Inputs
 from lenet.data.sets import Data
 from lenet.tracking.client import ROOT, TrackingError
-from lenet.tracking.past import check_data
 from lenet.tracking.read import fetched, read_run, read_text
+from lenet.tracking.settings import check_data
 from lenet.tracking.stored_config import check_targets, merge_configs, read_config
 from lenet.training.checkpoints import load_newest
 from lenet.training.progress import State
