@@ -186,11 +186,12 @@ def initialise(network: nn.Module, how: Initialisation) -> None:
                 nn.init.constant_(layer.coefficient, 0.5)
 
 
-def _draw(how: str, weight: Tensor, bias: Tensor, fan_in: int) -> None:
+def _draw(how: str, weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
     bound = 2.4 / fan_in if how == "lecun1998" else fan_in**-0.5
     nn.init.uniform_(weight, -bound, bound)
-    bias_bound = bound if how == "lecun1998" else 0.0
-    nn.init.uniform_(bias, -bias_bound, bias_bound)
+    if bias is not None:
+        bias_bound = bound if how == "lecun1998" else 0.0
+        nn.init.uniform_(bias, -bias_bound, bias_bound)
 
 
 # ---- Helpers for pages that draw the network -----------------------------------------------------
