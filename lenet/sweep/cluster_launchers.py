@@ -92,20 +92,12 @@ class Parcel:
 
 def _use_checkout(sender: str, here: str) -> None:
     """Makes Hydra read the configuration groups of this machine's checkout, not the sender's."""
-
-    def moved(path: str) -> str:
-        is_inside = path == sender or path.startswith(sender + os.sep)
-        return here + path[len(sender) :] if is_inside else path
-
-    if sender == here:
-        return
-    if GlobalHydra.instance().is_initialized():
-        for source in GlobalHydra.instance().config_loader().get_sources():
-            source.path = moved(source.path)
+    for source in GlobalHydra.instance().config_loader().get_sources():
+        source.path = source.path.replace(sender, here)
     runtime: Any = HydraConfig.get().runtime
     with read_write(runtime), open_dict(runtime):
         for info in runtime.config_sources:
-            info.path = moved(info.path)
+            info.path = info.path.replace(sender, here)
 
 
 # ---- Launchers -------------------------------------------------------------------------------
