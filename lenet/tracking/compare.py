@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lenet.cli import one_line
+from lenet.cli import aligned, one_line
 from lenet.config.errors import clip
 from lenet.tracking.client import TrackingError
 from lenet.tracking.provenance import environment_differences
@@ -148,12 +148,8 @@ def _part(title: str, head: Row, rows: list[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    cut = [[_short(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cut) for i in range(3)]
-    return [
-        "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in cut
-    ]
+    lines = aligned([[_short(cell) for cell in row] for row in rows])
+    return [f"  {line}" for line in lines]
 
 
 def _short(cell: str) -> str:
