@@ -1,6 +1,6 @@
 """What is read from the tracking store: runs, sweeps, their points and artifacts.
 
-Also the little that commands add to runs of before: tags and artifacts.
+Also the little that commands add to earlier runs: tags and artifacts.
 """
 
 import math

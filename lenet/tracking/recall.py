@@ -9,7 +9,7 @@ from lenet.tracking.settings import Settings
 
 @contextmanager
 def recall(settings: Settings) -> Iterator[Settings]:
-    """The settings themselves, or those of the run of before that they name, with it as `past`.
+    """The settings themselves, or those of the earlier run that they name, with it as `past`.
     Enter it within `hydra.main`.
 
     Raises: ConfigError where two runs are named, or the command line changes what can't change;

@@ -38,7 +38,7 @@ def log_start(journal: Journal, settings: Settings) -> None:
 
 
 def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
-    """The first entries of a run that is gone on with."""
+    """The first entries of a resumed run."""
     count = int(past.tags.get("resumed", "0")) + 1
     tags = {PROCESS_TAG: process_identity(), "resumed": str(count)}
     if trial := sweep_tags(settings).get("trial"):  # a new one if it is repeated

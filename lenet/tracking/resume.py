@@ -1,8 +1,8 @@
-"""Runs of before: to go on with one (`resume=RUN`), or to do one again (`rerun=RUN`).
+"""Earlier runs: to resume one (`resume=RUN`), or to repeat one (`rerun=RUN`).
 
 To resume a run is to
 1. find it: its folder on this machine, and what the store has of it,
-2. take its configuration, of which only a few keys may be given anew,
+2. take its configuration, of which the command line may change only a few keys,
 3. take its last good checkpoint,
 4. note which points MLflow has already.
 
@@ -36,7 +36,7 @@ from lenet.training.state import StateError, progress_of
 
 @contextmanager
 def resume(settings: Settings) -> Iterator[Settings]:
-    """The settings to go on with the run that `settings.resume` names."""
+    """The settings to resume the run that `settings.resume` names."""
     run_id = resolve_run(str(settings.resume), settings.uri)
     journal, stored = _find(run_id, settings)
     try:
@@ -66,7 +66,7 @@ def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Se
 
 
 def repeat(settings: Settings) -> Settings:
-    """The settings to do the run again that `settings.rerun` names."""
+    """The settings to repeat the run that `settings.rerun` names."""
     run_id = resolve_run(str(settings.rerun), settings.uri)
     run = read_run(run_id, settings.uri)
     stored = read_config(read_text(run_id, "config.yaml", settings.uri))
@@ -125,7 +125,7 @@ def _text(journal: Journal, name: str, uri: str | None) -> str:
         with fetched(run_id, name, uri) as path:
             if path is not None:
                 return text_of(path)
-    raise TrackingError(f"{journal.folder.name}: it was killed before it began; start it anew")
+    raise TrackingError(f"{journal.folder.name}: it was killed before it began; start it again")
 
 
 def _tags_and_status(journal: Journal, run: Summary | None) -> tuple[dict[str, str], str | None]:

@@ -48,7 +48,7 @@ def _recording(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Run:
-    """One MLflow run. Entering starts it, or goes on with the run of before that the settings name;
+    """One MLflow run. Entering starts it, or resumes the earlier run that the settings name;
     leaving sets its status.
 
     The status is FINISHED; KILLED after Ctrl-C, SIGTERM and the like, after a broken pipe
@@ -56,7 +56,7 @@ class Run:
     becomes the tag `error`.
 
     Everything that is recorded is written to a folder of the run below `folder`, and sent from
-    there to the store at `uri` while the training goes on. On leaving, a store that fails gets
+    there to the store at `uri` during the training. On leaving, a store that fails gets
     `wait` seconds. What it has not taken by then stays in the folder, and a line says how to send
     it.
 
@@ -172,7 +172,7 @@ class Run:
             )
 
     def _add_epoch(self, record: Epoch) -> None:
-        """Of a stopped epoch only the points that the whole epoch will have too."""
+        """A stopped epoch gets only those points that the whole epoch will have too."""
         for step, loss in record.steps:
             if record.complete or step % self.settings.log_interval == 0:
                 self.journal.log_points({"train/loss_step": loss}, step)

@@ -1,4 +1,4 @@
-"""Sends a run's journal to MLflow: in a thread beside the training, or later."""
+"""Sends a run's journal to MLflow: in a thread during the training, or later."""
 
 import os
 import shlex
@@ -198,7 +198,7 @@ class Sender(threading.Thread):
                 file=sys.stderr,
             )
         for run_id in self.marked_dead:
-            print(f"The process of run {run_id} has died; resume={run_id} goes on with the run")
+            print(f"The process of run {run_id} has died; resume={run_id} continues the run")
 
     def stop(self) -> None:
         """Sends nothing more after the request that is under way."""

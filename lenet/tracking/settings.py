@@ -1,4 +1,4 @@
-"""What a run is made from: its configuration, and the run of before that it goes on from."""
+"""What a run is made from: its configuration, and the earlier run that it resumes or repeats."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ MAX_NAME = 250  # characters
 
 @dataclass(frozen=True)
 class Past:
-    """A run of before, as much of it as the run that follows needs.
+    """An earlier run, as much of it as the new one needs.
 
-    A run to go on with has a `journal`; if it reached a checkpoint, also a `state` and its whole
-    epochs as `history`. A run that is done again has none of these. `epochs` is the number that was
-    configured before.
+    A run to resume has a `journal`; if it reached a checkpoint, also a `state` and its whole epochs
+    as `history`. A run to repeat has none of these. `epochs` is the number that was configured
+    before.
     """
 
     run_id: str
@@ -60,7 +60,7 @@ class Past:
 @dataclass(frozen=True)
 class Settings:
     """A checked configuration, the overrides that it was composed from, and when the run started
-    (seconds since 1970, imports included). `past` is the run of before that is resumed or repeated.
+    (seconds since 1970, imports included). `past` is the earlier run that it resumes or repeats.
     """
 
     config: Mapping[str, Any]
@@ -127,7 +127,7 @@ class Settings:
         return self.config["tracking"]["uri"]
 
     def check_data(self, data: "Data") -> None:
-        """Raises: ConfigError where the run of before had other data."""
+        """Raises: ConfigError where the earlier run had other data."""
         if self.past:
             self.past.check(data)
 
