@@ -40,11 +40,13 @@ def main(argv: Sequence[str]) -> int:
     missing: dict[str, str] = {}
     for threads in sorted({count or torch.get_num_threads() for count in options.threads}):
         for batch in options.batches:
-            print(f"{threads} threads, batch size {batch} ...", file=sys.stderr)
+            print(f"threads {threads}, batch size {batch} ...", file=sys.stderr)
             how = options.variants, options.rounds, options.seconds
             found, refused = measure(data, batch, threads, *how)
             rounds += found
             missing |= refused
+    if not rounds:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in missing.items()))
     speeds = pd.DataFrame(rounds)
     lines = [
         f"Training LeNet-5 on {machine()}; {data.line()}",
