@@ -126,7 +126,14 @@ def add_uri(parser: argparse.ArgumentParser) -> None:
 
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
     note = "write to this folder instead of logging on the run"
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help=note)
+    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)
+
+
+def path_of(text: str) -> Path:
+    """A type for argparse: a path. An empty one is refused, because it would mean this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 def number_from(least: float, most: float, kind: type[int | float] = int) -> Callable[[str], Any]:

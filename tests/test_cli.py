@@ -212,3 +212,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(command, tmp
     run = ["f" * 32] if command == "evaluate" else []
     assert main([command, *run, "--output", str(tmp_path / "file" / "x")]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/file/x: Not a directory\n"
+
+
+def test_an_empty_path_is_no_folder_to_write_to(capsys):
+    assert main(["evaluate", "f" * 32, "--output", ""]) == 2
+    assert capsys.readouterr().err.startswith("error: argument --output: expected a path, got ''")

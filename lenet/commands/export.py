@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lenet.cli import add_run_id, add_uri, command_parser, one_line
+from lenet.cli import add_run_id, add_uri, command_parser, one_line, path_of
 from lenet.data.inputs import Inputs
 
 OPSET = 18
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     parser = command_parser(__name__, __doc__, "latest --onnx lenet5.onnx")
     add_run_id(parser)
     note = "the file to write"
-    parser.add_argument("--onnx", metavar="FILE", type=Path, required=True, help=note)
+    parser.add_argument("--onnx", metavar="FILE", type=path_of, required=True, help=note)
     add_uri(parser)
     parser.add_argument("--no-check", action="store_true", help="do not run it on the test set")
     options = parser.parse_args(argv)

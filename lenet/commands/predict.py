@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lenet.cli import MISTAKE, RUN_ID, command_parser, first_error_line, one_line, tell
+from lenet.cli import MISTAKE, RUN_ID, command_parser, first_error_line, one_line, path_of, tell
 from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.inputs import Inputs
 from lenet.data.pictures import read_picture
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns: 0, or 2 if any of the pictures could not be read."""
     parser = command_parser(__name__, __doc__, "lenet5.pth --show seven.jpg")
     add_network(parser, "source")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=path_of)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     options = parser.parse_args(argv)
     model, inputs = load_network(options.source, options.activation, options.pooling)

@@ -6,7 +6,7 @@ To send records twice does not double them.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, tell
+from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, path_of, tell
 from lenet.tracking.client import TrackingError
 from lenet.tracking.journal import Facts, JournalError, unfinished
 from lenet.tracking.sender import send, waiting_root
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     note = f"a waiting run: {RUN_ID} (default: all that wait)"
     parser.add_argument("runs", metavar="RUN_ID", nargs="*", help=note)
     note = "the folder of the waiting runs (default: $LENET_RUNS, or outputs)"
-    parser.add_argument("--folder", type=Path, metavar="FOLDER", help=note)
+    parser.add_argument("--folder", type=path_of, metavar="FOLDER", help=note)
     note = "how long to try for each run (default: %(default)g)"
     parser.add_argument(
         "--wait", type=number_from(0, 10**9, float), default=60.0, metavar="SECONDS", help=note

@@ -8,10 +8,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from lenet.cli import command_parser, number_from
+from lenet.cli import command_parser, number_from, path_of
 
 VARIANTS = {
     "eager": "PyTorch's own kernels",
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", 0.4, "S", "length of one measurement", number_from(0.001, 60, float))
     add("--root", os.environ.get("LENET_DATA", "data"), "FOLDER", "where MNIST is")
     note = "write benchmark.txt and benchmark.png to this folder"
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help=note)
+    parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)
     return parser
 
 

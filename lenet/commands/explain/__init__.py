@@ -5,9 +5,8 @@ nothing from the internet.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from lenet.cli import add_run_id, add_uri, command_parser, one_line
+from lenet.cli import add_run_id, add_uri, command_parser, one_line, path_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     note = "number of the test image (default: %(default)s, the first)"
     parser.add_argument("--image", type=int, default=0, metavar="N", help=note)
     note = "the page (default: %(default)s)"
-    parser.add_argument("--output", type=Path, default="explain.html", metavar="FILE", help=note)
+    parser.add_argument("--output", type=path_of, default="explain.html", metavar="FILE", help=note)
     add_uri(parser)
     options = parser.parse_args(argv)
 
