@@ -86,7 +86,11 @@ class Search(Sweeper):
         Raises: ConfigError where another end is no configuration, or there is no objective.
         """
         texts = {axis.key: axis.ends[0] for axis in space.axes}
-        base = self.session.compose_job(space.overrides(texts))
+        try:
+            base = self.session.compose_job(space.overrides(texts))
+        except ConfigError as error:
+            hint = "; whole numbers are int(interval(LOW, HIGH))"
+            raise ConfigError(f"{error}{hint * ('valid integer' in str(error))}") from None
         if base.config["objective"] is None:
             raise ConfigError(
                 "objective=null: a search needs a measure to choose by; take val/accuracy or "

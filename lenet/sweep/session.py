@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lenet.config.check import check_job
+from lenet.config.check import check_job, check_value
 from lenet.config.errors import ConfigError
 from lenet.config.record import config_hash, shown
 from lenet.sweep.display import Progress, time_estimate
@@ -63,6 +63,7 @@ class Session:
 
     def overrides(self, params: Mapping[str, Any], arguments: Sequence[str]) -> list[Override]:
         """The sweep's overrides, first those of its file. Starts the launcher's workers."""
+        check_value("hydra.sweeper.params", dict[str, Any], params)
         if not self.options.dry:
             self.launcher.warm_up()
         lines = [*(f"{key}={value}" for key, value in params.items()), *arguments]
@@ -71,6 +72,12 @@ class Session:
     def compose_job(self, overrides: Sequence[str], differs: Mapping[str, Any] = {}) -> Job:
         """Raises: ConfigError where the overrides make no configuration."""
         cfg = self._loader.load_sweep_config(self.config, list(overrides))
+        for key in ("sweeper", "launcher"):  # Hydra has made its own already (hydra#2946)
+            if cfg.hydra[key] != self.config.hydra[key]:
+                raise ConfigError(
+                    f"hydra.{key}: what varies sets it, where it comes too late; "
+                    f"give it for the whole sweep: hydra/{key}=..."
+                )
         composed = cloudpickle.dumps(cfg)  # 0.1 MB; to compose it again would take 0.08 s
         config = check_job(cfg)
         return Job(differs, config, config_hash(config), composed)

@@ -134,7 +134,7 @@ KEYS = (
     *("seed", "epochs", "note", "tags", "tags.a", "data", "data.root", "data.classes", "sweep.zip"),
     *("optimizer", "optimizer.lr", "optimizer.betas", "optimizer._target_", "optimizer@foo"),
     *("model/activation", "model.activation", "device._convert_", "experiment", "debug", "nope"),
-    *("hydra", "hydra.mode", "hydra/launcher", "hydra.x"),
+    *("hydra", "hydra.mode", "hydra.sweeper.params", "hydra/launcher", "hydra.x"),
     *(".", "a.b.c", "data..root", "data[root]", "optimizer/", "/optimizer", "//", "データ", ""),
 )
 OVERRIDES = st.builds(

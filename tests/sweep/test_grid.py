@@ -122,6 +122,7 @@ def test_a_dry_sweep_makes_no_store(sweep, jobs, capsys):
         (["optimizer.lr=0.1,-1"], "optimizer.lr=-1"),
         (["seed=0,1", "sweep.on_error=maybe"], "sweep.on_error=maybe"),
         (["hydra/launcher=local", "hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
+        (["seed=0,1", "hydra.sweeper.params=true"], "hydra.sweeper.params=true: should be"),
     ],
 )
 def test_a_mistake_ends_a_sweep_before_a_job_runs(sweep, jobs, arguments, message):
@@ -129,3 +130,13 @@ def test_a_mistake_ends_a_sweep_before_a_job_runs(sweep, jobs, arguments, messag
         sweep(*arguments)
     assert "\n" not in str(error.value)
     assert jobs.ran == []
+
+
+def test_what_varies_may_not_set_the_launcher(sweep, tmp_path):
+    """Hydra has made its own by then, and would not say so."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    for name, workers in (("a", 1), ("b", 2)):
+        own = f"# @package _global_\nhydra:\n  launcher:\n    workers: {workers}\n"
+        (tmp_path / "own" / "experiment" / f"{name}.yaml").write_text(own)
+    with pytest.raises(ConfigError, match="what varies sets it, where it comes too late"):
+        sweep("hydra/launcher=local", f"hydra.searchpath=[file://{tmp_path}/own]", "experiment=a,b")

@@ -108,6 +108,7 @@ def test_a_failed_trial_is_tried_again_only_when_asked(sweep, jobs, capsys):
         ([*SMALL, "objective=test/accuracy", LR], "the test set is scored once, at the end"),
         (OBJECTIVE, "a search needs something to vary"),
         ([*OBJECTIVE, "optimizer.momentum=interval(0,1)"], "optimizer.momentum=1"),
+        ([*OBJECTIVE, "epochs=interval(1,8)"], r"whole numbers are int\(interval\(LOW, HIGH\)\)"),
         ([*OBJECTIVE, LR, "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0"),
         ([*OBJECTIVE, LR, "sweep.zip=[seed]"], "sweep.zip: a search has no values"),
         ([*OBJECTIVE, LR, "hydra.sweeper.storage=foo://me:secret@host"], r"foo://me:\*\*\*@host"),
