@@ -18,7 +18,7 @@ from lenet.cli import first_error_line, stop_printing
 from lenet.data.sets import Data
 from lenet.native import Chosen
 from lenet.tracking import records
-from lenet.tracking.client import resolved
+from lenet.tracking.client import TrackingError, resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
@@ -265,7 +265,11 @@ class Run:
         elif self.checkpoint_seconds is not None:
             self._log_seconds(was_stopped=error is not None)
         self.journal.log_status(status)
-        self._sender.finish_run(self.wait)
+        is_safe = self._sender.finish_run(self.wait)
+        if not is_safe and error is None:
+            raise TrackingError(
+                f"records of run {self.id} are lost: neither MLflow nor {self.folder} has them all"
+            )
         if self.past and not self.past.journal and status == "FINISHED":
             print(rerun_verdict(self.past.run_id, self.id, self.uri))
 

@@ -163,9 +163,9 @@ class Sender(threading.Thread):
         self.join(seconds)
         return not self.is_alive() and self.refusal is None
 
-    def finish_run(self, seconds: float) -> None:
+    def finish_run(self, seconds: float) -> bool:
         """Waits until everything is sent, up to `seconds` for a store that fails; says where the
-        run is; closes the journal.
+        run is; closes the journal. Returns: whether MLflow or the journal has every record.
         """
         is_sent = False
         try:
@@ -183,6 +183,7 @@ class Sender(threading.Thread):
                 self._print_end(is_sent)
             finally:
                 self.journal.close(remove=is_sent)
+        return is_sent or self.journal.is_whole
 
     def _print_end(self, is_sent: bool) -> None:
         facts, folder = self.journal.facts, self.journal.folder

@@ -48,6 +48,19 @@ def test_what_was_sent_leaves_no_folder(run, tmp_path):
     assert list((tmp_path / "waiting").iterdir()) == []
 
 
+def test_records_that_neither_the_store_nor_the_disk_takes_fail_the_run(run, tmp_path):
+    def end_badly():
+        with run:
+            (tmp_path / "mlflow.db").write_text("no database")
+            (run.folder / "journal.jsonl").unlink()
+            (run.folder / "journal.jsonl").mkdir()  # nothing can be appended to it
+            run.journal.log_tags(mine="lost")
+
+    run.wait = 0.0
+    with pytest.raises(TrackingError, match=r"^records of run \w+ are lost"):
+        end_badly()
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
