@@ -70,7 +70,7 @@ def test_a_job_whose_worker_is_killed_goes_on_next_time(lab):
 
 @pytest.mark.slow
 def test_a_sweep_that_is_running_is_not_started_again(lab):
-    command = ["epochs=60", "seed=range(4)"]
+    command = ["epochs=5000", "seed=range(2)"]  # longer than the second command needs to start
     process = lab.start(*command)
     lab.wait_for_training(process)
     _, err = lab.run(*command, status=2)
