@@ -9,7 +9,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
+from lenet.config.limits import Text
 from lenet.config.overrides import columns_of, differing
 from lenet.sweep.display import failure_table, job_counts, job_table
 from lenet.sweep.jobs import FAILED, NEW, UNFINISHED, Job, match_runs, sha256_of
@@ -34,6 +36,7 @@ class Grid(Sweeper):
     def sweep(self, arguments: list[str]) -> list[Job]:
         """All jobs in their final states. Raises: SweepFailed where one of them failed."""
         session, options = self.session, self.session.options
+        check_value("hydra.sweeper.params", dict[Text, Any], self.params)
         overrides = session.overrides(self.params, arguments)
         axes, points = expand(overrides, list(options.zip))
         jobs = [session.compose_job(each, differing(each, axes)) for each in points]

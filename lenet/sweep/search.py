@@ -89,8 +89,9 @@ class Search(Sweeper):
         try:
             base = self.session.compose_job(space.overrides(texts))
         except ConfigError as error:
-            hint = "; whole numbers are int(interval(LOW, HIGH))"
-            raise ConfigError(f"{error}{hint * ('valid integer' in str(error))}") from None
+            if "valid integer" not in str(error):
+                raise
+            raise ConfigError(f"{error}; whole numbers are int(interval(LOW, HIGH))") from None
         if base.config["objective"] is None:
             raise ConfigError(
                 "objective=null: a search needs a measure to choose by; take val/accuracy or "

@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lenet.config.check import check_job, check_value
+from lenet.config.check import check_job
 from lenet.config.errors import ConfigError
 from lenet.config.record import config_hash, shown
 from lenet.sweep.display import Progress, time_estimate
@@ -63,7 +63,6 @@ class Session:
 
     def overrides(self, params: Mapping[str, Any], arguments: Sequence[str]) -> list[Override]:
         """The sweep's overrides, first those of its file. Starts the launcher's workers."""
-        check_value("hydra.sweeper.params", dict[str, Any], params)
         if not self.options.dry:
             self.launcher.warm_up()
         lines = [*(f"{key}={value}" for key, value in params.items()), *arguments]
