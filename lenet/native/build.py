@@ -94,7 +94,10 @@ def find_compiler() -> Compiler:
 
     Raises: BuildError if there is none.
     """
-    given = shlex.split(os.environ.get("CXX", ""))
+    try:
+        given = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BuildError(f"CXX: expected a C++ compiler ({error})") from None
     paths = map(shutil.which, given[:1] or ("c++", "g++", "clang++"))
     path = next(filter(None, paths), None)
     if path is None and given:

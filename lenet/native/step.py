@@ -23,9 +23,8 @@ from lenet.native.plan import Plan, Unsupported, check_images, is_traced
 from lenet.optim.sdlm import SDLM
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
-Scales = dict[
-    Tensor, tuple[Tensor, Tensor]
-]  # a parameter's curvature, and what `_scale` made of it
+# By parameter: its curvature, and what `_scale` made of it.
+Scales = dict[Tensor, tuple[Tensor, Tensor]]
 SGD_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 MOST_CLASSES = 1000
 

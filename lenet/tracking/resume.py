@@ -154,8 +154,8 @@ def _last_state(journal: Journal, config: Mapping[str, Any], uri: str | None) ->
 
 def check_state(state: State, config: Mapping[str, Any]) -> None:
     """Raises: StateError where the checkpoint is of another configuration."""
-    epochs = state.get("epochs")
-    known = state.get("config_sha256")
+    found = state if isinstance(state, dict) else {}  # anybody may have written it
+    epochs, known = found.get("epochs"), found.get("config_sha256")
     same = isinstance(epochs, int) and known == config_hash({**config, "epochs": epochs})
     if not same or epochs > config["epochs"]:
         raise StateError("checkpoint: expected one of this configuration, found another's")

@@ -218,6 +218,7 @@ def test_without_a_compiler_one_line_says_how_to_get_one(workshop, monkeypatch):
     ("cxx", "expected"),
     [
         ("no-such -m64", "CXX: expected a C++ compiler, found no command no-such"),
+        ("g++ 'a", "CXX: expected a C++ compiler (No closing quotation)"),
         ("false", "false: expected a compiler like g++ or clang (exit status 1)"),
     ],
 )

@@ -258,6 +258,7 @@ def test_what_is_no_id_is_refused(run_id, stored):
 @pytest.mark.parametrize(
     "state",
     [
+        [],
         {"progress": {}},
         {"progress": {}, "epochs": "ten"},
         {"progress": {}, "epochs": 10, "config_sha256": "0" * 64},
