@@ -17,7 +17,7 @@ def test_an_experiment_trains_for_one_short_epoch(name, tmp_path, mnist_root):
     bench.run(f"experiment={name}", *short)
     (run,) = bench.runs()
     assert run.info.status == "FINISHED"
-    assert run.data.tags["dataset"] == "mnist"
+    assert run.data.tags["lenet.dataset"] == "mnist"
     # Chance is 0.1. One short epoch need not learn, but it must not diverge.
     assert 0.05 < run.data.metrics["test/accuracy"] <= 1
     assert run.data.metrics["train/loss"] < 100

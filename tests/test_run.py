@@ -64,14 +64,14 @@ def test_tags_tell_code_data_machine_and_what_the_user_said(first):
     tags = first[0].data.tags
     assert tags["idea"] == "wide"
     assert tags["mlflow.note.content"] == "a first look"
-    assert tags["dataset"] == "digits"
-    assert len(tags["dataset.sha256"]) == len(tags["dataset.val_sha256"]) == 64
-    assert len(tags["config.sha256"]) == 64
-    assert tags["model.parameters"] == "61706"
+    assert tags["lenet.dataset"] == "digits"
+    assert len(tags["lenet.dataset.sha256"]) == len(tags["lenet.dataset.val_sha256"]) == 64
+    assert len(tags["lenet.config.sha256"]) == 64
+    assert tags["lenet.model.parameters"] == "61706"
     chosen = equip(LeNet5())
-    assert tags["kernels"] == chosen.name
-    assert tags["kernels.why"] == chosen.why
-    assert tags["host"]
+    assert tags["lenet.kernels"] == chosen.name
+    assert tags["lenet.kernels.why"] == chosen.why
+    assert tags["lenet.host"]
 
 
 def test_every_metric_of_the_contract_is_there_and_they_agree(lab, first):
@@ -186,10 +186,10 @@ def test_a_wrong_value_leaves_no_run(lab, overrides):
 def test_the_run_tells_which_kernels_it_had_and_why(lab):
     out, err = lab.run(*QUICK, "model/activation=gelu")
     tags = lab.runs()[-1].data.tags
-    assert tags["kernels"] == "eager"
-    assert tags["kernels.why"] == "the activation is GELU(approximate='none')"
-    assert err == f"Eager PyTorch instead of the native kernels: {tags['kernels.why']}\n"
-    assert f"eager kernels ({tags['kernels.why']})" in out
+    assert tags["lenet.kernels"] == "eager"
+    assert tags["lenet.kernels.why"] == "the activation is GELU(approximate='none')"
+    assert err == f"Eager PyTorch instead of the native kernels: {tags['lenet.kernels.why']}\n"
+    assert f"eager kernels ({tags['lenet.kernels.why']})" in out
 
 
 def in_its_second_epoch(lab, *arguments):
@@ -207,7 +207,7 @@ def test_divergence_ends_as_failed_with_the_reason(lab):
     assert err.startswith("error: the training loss is ")
     assert err.count("\n") == 1
     assert run.info.status == "FAILED"
-    assert "at optimizer step" in run.data.tags["error"]
+    assert "at optimizer step" in run.data.tags["lenet.error"]
     assert "error.txt" in lab.artifacts(run)
 
 
@@ -298,7 +298,7 @@ sys.exit(status)
     )
     out, run = done.stdout, lab.runs()[-1]
     assert "mnist: 60,000 training images, 10,000 test images" in out
-    assert run.data.tags["dataset"] == "mnist"
+    assert run.data.tags["lenet.dataset"] == "mnist"
     assert 0.984 < run.data.metrics["test/accuracy"] < 0.993
     # 1.21 GB were measured: torch, MLflow, the set as bytes, kept for later runs, and the batches.
     assert int(out.rpartition("peak ")[2]) * 1024 < 1.3e9

@@ -1,4 +1,4 @@
-"""List runs, the newest first: id, name, status, age, validation and test accuracy."""
+"""List this lab's runs, the newest first: id, name, status, age, accuracies."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lenet.cli import (
     number_from,
     one_line,
 )
-from lenet.tracking.client import PARENT_TAG, connect, translated
+from lenet.tracking.client import PARENT_TAG, connect, is_own, translated
 from lenet.tracking.read import Summary, resolve_run, search
 
 STATUSES = ("finished", "running", "failed", "killed", "scheduled")
@@ -53,7 +53,7 @@ def find_runs(
             raise ValueError(f"--experiment {experiment}: expected one of {', '.join(ids)}")
         chosen = [ids[experiment]] if experiment else list(ids.values())
         found = search(client, chosen, " and ".join(wanted), "DESC", page=min(count, 100))
-        return [Summary.of(run) for run in islice(found, count)]
+        return [Summary.of(run) for run in islice(filter(is_own, found), count)]
 
 
 def table(runs: Sequence[Summary], now: float) -> list[str]:

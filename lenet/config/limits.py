@@ -98,7 +98,7 @@ LIMITS: dict[str, Any] = {
     "device.kernels": Literal["auto", "native", "eager", "compile"],
     "checkpoint.epochs": Count | None,
     "checkpoint.seconds": Positive | None,
-    "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)],
+    "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)] | Size | None,
     "tracking.register_as": ModelName | None,
     "tracking.wait": NotNegative,
 }

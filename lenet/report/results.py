@@ -68,26 +68,26 @@ def load_curves(
 def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
     """Raises: TrackingError."""
     parent, children = read_family(parent_run_id, uri)
-    axes = json.loads(parent.tags.get("sweep.axes", "[]"))
+    axes = json.loads(parent.tags.get("lenet.sweep.axes", "[]"))
     metrics = sorted({name for child in children for name in child.metrics})
     parameters = sorted({name for child in children for name in child.params})
     facts = ["run_id", "name", "status", "error", "pruned", "start"]
     columns = dict.fromkeys([*facts, *axes, "seconds", *metrics, *parameters])
     rows = [_row(child, axes) for child in children]
-    objective = parent.tags.get("sweep.objective", "none")
+    objective = parent.tags.get("lenet.sweep.objective", "none")
     return Sweep(
         run_id=parent.run_id,
         name=parent.name,
         axes=axes,
         objective=None if objective == "none" else objective,
-        published=json.loads(parent.tags.get("sweep.published", "[]")),
+        published=json.loads(parent.tags.get("lenet.sweep.published", "[]")),
         metrics=metrics,
         runs=pd.DataFrame(rows, columns=list(columns)),
     )
 
 
 def _row(child: Summary, axes: Sequence[str]) -> dict[str, Any]:
-    job = json.loads(child.tags.get("sweep.job", "{}"))
+    job = json.loads(child.tags.get("lenet.sweep.job", "{}"))
     end = (child.end - child.start) / 1000 if child.end else float("nan")
     return {
         **{name: parse_value(text) for name, text in child.params.items()},
@@ -95,8 +95,8 @@ def _row(child: Summary, axes: Sequence[str]) -> dict[str, Any]:
         "run_id": child.run_id,
         "name": child.name,
         "status": child.status,
-        "error": child.tags.get("error", ""),
-        "pruned": "pruned" in child.tags,
+        "error": child.tags.get("lenet.error", ""),
+        "pruned": "lenet.pruned" in child.tags,
         "start": pd.Timestamp(child.start, unit="ms", tz="UTC"),
         "seconds": child.metrics.get("seconds/total", end),
         **{axis: _comparable(job.get(axis)) for axis in axes},

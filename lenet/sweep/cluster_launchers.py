@@ -74,7 +74,7 @@ class Parcel:
         begun = [
             run
             for run in parent.children(cfg.job.sha256)
-            if "dataset.sha256" in run.tags
+            if "lenet.dataset.sha256" in run.tags
             and (run.run_id == cfg.resume or run.run_id not in self.earlier_runs)
         ]
         if begun and begun[-1].status == "FINISHED":

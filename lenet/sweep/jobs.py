@@ -76,20 +76,20 @@ def match_runs(
                 state=_state_of(run),
                 run_id=run.run_id,
                 seconds=run.metrics.get("seconds/total"),
-                reason=run.tags.get("error"),
+                reason=run.tags.get("lenet.error"),
             )
         found.append(job)
     return found
 
 
 def _state_of(run: "Summary") -> str:
-    if "pruned" in run.tags:
+    if "lenet.pruned" in run.tags:
         return PRUNED
     return {"FINISHED": DONE, "FAILED": FAILED}.get(run.status, UNFINISHED)
 
 
 def _is_still_valid(run: "Summary", job: Job, data_sha256: Callable[[Job], str]) -> bool:
-    recorded = run.tags.get("dataset.sha256")
+    recorded = run.tags.get("lenet.dataset.sha256")
     return recorded == data_sha256(job) if recorded else run.status == "FAILED"
 
 

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from lenet.tracking.client import (
+    ERROR_TAG,
     PARENT_TAG,
     PROCESS_TAG,
     TrackingError,
     experiment_id_of,
+    find_experiment,
 )
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.provenance import is_alive
 from lenet.tracking.read import Summary, points_of, search
+from lenet.tracking.variables import adopt_run, chosen_experiment, context_tags, given_run
 
-SWEEP_TAG = "sweep.sha256"
+SWEEP_TAG = "lenet.sweep.sha256"
 
 
 class ParentRun:
@@ -24,9 +27,11 @@ class ParentRun:
     Raises: TrackingError where the store doesn't answer, or another process runs the sweep.
     """
 
-    def __init__(self, client: Any, experiment: str, sha256: str = "", run_id: str = "") -> None:
+    def __init__(
+        self, client: Any, experiment: str | int | None, sha256: str = "", run_id: str = ""
+    ) -> None:
         self.client = client
-        self.experiment = experiment
+        self.experiment = chosen_experiment(experiment)
         self.sha256 = sha256
         self.run_id = run_id or self._find()
 
@@ -65,9 +70,12 @@ class ParentRun:
             self.client.update_run(self.run_id, "RUNNING")
             self._set_tags(tags)
             return
-        tags = {SWEEP_TAG: self.sha256, **tags}
-        experiment_id = experiment_id_of(self.client, self.experiment)
-        self.run_id = self.client.create_run(experiment_id, None, tags, name).info.run_id
+        tags = {**context_tags(), SWEEP_TAG: self.sha256, **tags}
+        if given := given_run():
+            self.run_id = adopt_run(self.client, given, tags)
+        else:
+            experiment_id = experiment_id_of(self.client, self.experiment)
+            self.run_id = self.client.create_run(experiment_id, None, tags, name).info.run_id
         if patch:
             self.client.log_text(self.run_id, patch, "uncommitted.patch")
 
@@ -84,7 +92,7 @@ class ParentRun:
         """Ends the run of a job whose process or machine died before it could."""
         for run in self.children(job_sha256):
             if run.status == "RUNNING":
-                self.client.set_tag(run.run_id, "error", reason)
+                self.client.set_tag(run.run_id, ERROR_TAG, reason)
                 self.client.set_terminated(run.run_id, "KILLED")
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:
@@ -93,7 +101,7 @@ class ParentRun:
 
     def _search(self, wanted: str) -> list[Summary]:
         """All runs of the experiment that match, oldest first."""
-        there = self.client.get_experiment_by_name(self.experiment)
+        there = find_experiment(self.client, self.experiment)
         runs = search(self.client, [there.experiment_id], wanted) if there else ()
         return [Summary.of(run) for run in runs]
 

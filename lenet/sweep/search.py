@@ -3,7 +3,6 @@
 import shlex
 import statistics
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.plugins.sweeper import Sweeper
@@ -49,6 +48,7 @@ class Search(Sweeper):
     def sweep(self, arguments: list[str]) -> float | None:
         """The best trial's value. Raises: SweepFailed where a trial failed."""
         from lenet.sweep.search_space import read_space
+        from lenet.tracking.client import is_there
 
         session = self.session
         for option in fields(self):
@@ -61,7 +61,7 @@ class Search(Sweeper):
         with session.connect(base, self._sha256(space, base)):
             url = self.storage or _beside_store(base.config["tracking"]["uri"])
             if session.options.dry:
-                has_begun = session.parent and (self.storage or Path(url[10:]).is_file())
+                has_begun = session.parent and is_there(url)
                 self._print_state(self._study(url, space, base) if has_begun else None, space, base)
                 return None
             study = self._study(url, space, base)
@@ -176,8 +176,8 @@ class Search(Sweeper):
             f"Best of {len(study.counted())} trials: {best.number}, {objective} {best.value:.6g} "
             f"({runs}; the best of many trials is partly luck)\n  {command}"
         )
-        tags = {f"best.{key}": text for key, text in texts.items()}
-        tags |= {"best.trial": str(best.number), "best.command": command}
+        tags = {f"lenet.best.{key}": text for key, text in texts.items()}
+        tags |= {"lenet.best.trial": str(best.number), "lenet.best.command": command}
         self.session.parent.note(tags, {objective: float(best.value or 0)})
 
     def _command(self, overrides: list[str]) -> str:
@@ -196,7 +196,5 @@ def _beside_store(uri: str | None) -> str:
     """The URL of search.db, in the folder of mlflow.db."""
     from lenet.tracking import client as store
 
-    database = store.resolved(uri)
-    file = database.removeprefix("sqlite:///")
-    folder = Path(file).parent if file != database else store.home()
-    return f"sqlite:///{folder / 'search.db'}"
+    database = store.sqlite_file(store.resolved(uri))
+    return store.sqlite_uri((database.parent if database else store.home()) / "search.db")

@@ -147,9 +147,9 @@ class Session:
         objective = job.config["objective"]
         tags = code_state() | {
             SWEEP_KIND_TAG: kind,
-            "sweep.axes": json.dumps(axes),
-            "sweep.objective": objective or "none",
-            "sweep.published": json.dumps(job.config["sweep"]["published"]),
+            "lenet.sweep.axes": json.dumps(axes),
+            "lenet.sweep.objective": objective or "none",
+            "lenet.sweep.published": json.dumps(job.config["sweep"]["published"]),
             PROCESS_TAG: process_identity(),
         }
         file = self.config.hydra.job.config_name

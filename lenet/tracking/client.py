@@ -7,15 +7,18 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
 import requests
 from filelock import FileLock, Timeout
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from lenet.cli import first_error_line
 from lenet.config.record import masked
@@ -23,6 +26,7 @@ from lenet.config.record import masked
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
 PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
+ERROR_TAG, PRUNED_TAG = "lenet.error", "lenet.pruned"
 FIRST_USE_SECONDS = 60.0  # to wait for another process that creates the database
 REFUSALS = (MlflowException, requests.HTTPError)  # the latter for artifacts
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -47,25 +51,38 @@ def home() -> Path:
 
 def own_uri() -> str:
     """The address of the database that is used if no other is given."""
-    return f"sqlite:///{home() / 'mlflow.db'}"
+    return sqlite_uri(home() / "mlflow.db")
+
+
+def sqlite_uri(file: Path) -> str:
+    """The address of an SQLite database; SQLAlchemy writes some characters as percent codes."""
+    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
 
 
 def resolved(uri: str | None) -> str:
     """The store's full address, which means the same in every folder."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or own_uri()
-    database = _database(uri)
-    return f"sqlite:///{database.absolute()}" if database else uri
+    database = sqlite_file(uri)
+    return _moved(uri, database.absolute()) if database else uri
 
 
-def _database(uri: str) -> Path | None:
-    """The file of an SQLite address."""
-    path = uri.removeprefix("sqlite:///")
-    return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite address, None for any other address."""
+    with suppress(ArgumentError):
+        url = make_url(uri)
+        is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+        return Path(str(url.database)) if is_file and "uri" not in url.query else None
+    return None
+
+
+def _moved(uri: str, file: Path) -> str:
+    """The same address with another file."""
+    return make_url(uri).set(database=str(file)).render_as_string(hide_password=False)
 
 
 def is_there(uri: str | None) -> bool:
     """Whether the store can hold any run: not if its database does not exist yet."""
-    database = _database(resolved(uri))
+    database = sqlite_file(resolved(uri))
     return database is None or database.is_file()
 
 
@@ -76,7 +93,7 @@ def connect(uri: str | None = None, create: bool = True) -> MlflowClient:
     Raises: TrackingError where the store can't be used, Unreachable where it does not answer.
     """
     uri = resolved(uri)
-    database = _database(uri)
+    database = sqlite_file(uri)
     if database and not create and not database.is_file():
         raise TrackingError(f"tracking.uri={uri}: no such database, so no runs to read")
     if uri.startswith("http") and not urlsplit(uri).hostname:
@@ -98,12 +115,15 @@ def _connect_to_database(uri: str, database: Path | None) -> MlflowClient:
     from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 1  # instead of 10, which take 102 seconds
+    # It takes percent codes for names: it would make a folder `a%2520b` beside the folder `a%20b`.
+    utils._make_parent_dirs_if_sqlite = lambda db_uri: None
     with first_use_lock(uri):
         if database and not database.exists():
             database.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
-                _ask(f"sqlite:///{folder}/new.db")
-                os.replace(f"{folder}/new.db", database)
+                new = Path(folder, "new.db")
+                _ask(_moved(uri, new))
+                os.replace(new, database)
         return _ask(uri)
 
 
@@ -120,13 +140,36 @@ def first_use_lock(uri: str) -> FileLock:
     return FileLock(path, timeout=FIRST_USE_SECONDS)
 
 
-def experiment_id_of(client: MlflowClient, name: str) -> str:
-    """The experiment's id; it is created if there is none.
+def is_own(run: Run) -> bool:
+    """Whether it is a run or a sweep of this lab: a store may hold other projects."""
+    return ID_TAG in run.data.tags or SWEEP_KIND_TAG in run.data.tags
 
-    Raises: TrackingError where the experiment is deleted.
+
+def find_experiment(client: MlflowClient, experiment: str | int) -> Experiment | None:
+    """The experiment of that name, or with that number as its id.
+
+    Raises: TrackingError where no experiment has the id.
     """
-    found = client.get_experiment_by_name(name)
+    if isinstance(experiment, str):
+        return client.get_experiment_by_name(experiment)
+    try:
+        return client.get_experiment(str(experiment))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise TrackingError(
+            f"tracking.experiment={experiment}: no experiment has this id"
+        ) from None
+
+
+def experiment_id_of(client: MlflowClient, experiment: str | int) -> str:
+    """The experiment's id; one with a new name is created.
+
+    Raises: TrackingError where no experiment has the id, or it is deleted.
+    """
+    found = find_experiment(client, experiment)
     if found is None:
+        name = str(experiment)
         own = client.tracking_uri == own_uri()
         location = (home() / "mlruns").as_uri() if own else None
         try:
@@ -139,7 +182,8 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
                 raise
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"experiment {name!r} is deleted; restore it or give another name (tracking.experiment)"
+            f"experiment {found.name!r} is deleted; restore it, or give another name: "
+            "tracking.experiment=..."
         )
     return str(found.experiment_id)
 

@@ -13,8 +13,9 @@ from lenet.tracking.read import Summary, fetched, read_run, set_tags
 Row = tuple[str, str, str]
 # Tags that can explain a difference: code, machine, data and network.
 MADE_OF = (
-    *("git.commit", "git.dirty", "host", "device", "kernels", "kernels.why"),
-    *("dataset", "dataset.sha256", "dataset.val_sha256", "model", "model.parameters"),
+    *("mlflow.source.git.commit", "lenet.git.dirty", "lenet.host", "lenet.device"),
+    *("lenet.kernels", "lenet.kernels.why", "lenet.dataset", "lenet.dataset.sha256"),
+    *("lenet.dataset.val_sha256", "lenet.model", "lenet.model.parameters"),
 )
 NONE = "-"
 
@@ -42,7 +43,7 @@ class Difference:
 def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) -> Difference:
     ignored = ("tracking.", "resume", "rerun")
     settings = [row for row in _rows(a.params, b.params) if not row[0].startswith(ignored)]
-    tags = [{key: run.tags[key] for key in MADE_OF if key in run.tags} for run in (a, b)]
+    tags = [{_key(tag): run.tags[tag] for tag in MADE_OF if tag in run.tags} for run in (a, b)]
     names = sorted(name for name in a.points.keys() | b.points.keys() if not is_timed(name))
     points = [
         {(step, name): repr(value) for name in names for step, value in run.points.get(name, ())}
@@ -55,8 +56,15 @@ def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) ->
         ends=[(name, *_digits(*(each.get(name, NONE) for each in last))) for name in names],
         first=_first(_rows(*points)),
         points=len(points[0] | points[1]),
-        weights=(a.tags.get("weights.sha256", NONE), b.tags.get("weights.sha256", NONE)),
+        weights=(
+            a.tags.get("lenet.weights.sha256", NONE),
+            b.tags.get("lenet.weights.sha256", NONE),
+        ),
     )
+
+
+def _key(tag: str) -> str:
+    return tag.removeprefix("lenet.").removeprefix("mlflow.source.")
 
 
 def _rows(a: Mapping[Any, str], b: Mapping[Any, str]) -> list[tuple[Any, str, str]]:
@@ -95,11 +103,11 @@ def read(run_id: str, uri: str | None = None) -> tuple[Summary, str]:
 
 
 def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
-    """Whether a repeated run came out the same, in a few lines; also as its tag `rerun.same`."""
+    """Whether a repeated run came out the same, in a few lines; also its tag `lenet.rerun.same`."""
     try:
         (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
-        set_tags(run_id, {"rerun.same": str(difference.same_bits).lower()}, uri)
+        set_tags(run_id, {"lenet.rerun.same": str(difference.same_bits).lower()}, uri)
     except TrackingError as error:
         return f"Not compared yet ({error}); later: python -m lenet diff {before} {run_id}"
     return verdict(before, difference)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -23,9 +24,10 @@ from mlflow.entities import (
 from mlflow.tracking import MlflowClient
 
 from lenet.tracking import registry
-from lenet.tracking.client import ID_TAG, PROCESS_TAG, TrackingError, experiment_id_of
+from lenet.tracking.client import ERROR_TAG, ID_TAG, PROCESS_TAG, TrackingError, experiment_id_of
 from lenet.tracking.journal import Entry, Journal
 from lenet.tracking.provenance import is_alive
+from lenet.tracking.variables import adopt_run
 
 MAX_METRICS, MAX_PARAMS, MAX_CHARACTERS = 1000, 100, 6000  # of one request
 LOST = "its process ended without setting a status"
@@ -35,15 +37,17 @@ def start_run(client: MlflowClient, journal: Journal, may_exist: bool) -> str:
     """MLflow's id of the journal's run. With `may_exist` an earlier try may have created it, and
     its answer was lost.
 
-    Raises: TrackingError where its experiment is deleted.
+    Raises: TrackingError where its experiment is deleted, or the run that it adopts is taken.
     """
     facts = journal.facts
+    tags = {ID_TAG: facts.id, PROCESS_TAG: facts.process, **facts.tags}
+    if facts.adopts:
+        return adopt_run(client, facts.adopts, tags)
     experiment_id = experiment_id_of(client, facts.experiment)
     if may_exist:
         wanted = f"tags.`{ID_TAG}` = '{facts.id}'"
         for run in client.search_runs([experiment_id], wanted, max_results=1):
             return str(run.info.run_id)
-    tags = {ID_TAG: facts.id, PROCESS_TAG: facts.process, **facts.tags}
     run = client.create_run(experiment_id, facts.start_time, tags, facts.name)
     return str(run.info.run_id)
 
@@ -145,7 +149,8 @@ def _send_model(client: MlflowClient, journal: Journal, run_id: str, step: int) 
     if not (folder / "MLmodel").exists():  # an earlier process sent it
         return
     model = client.create_logged_model(experiment_id, "model", run_id, params=run.data.params)
-    about = Model.load(str(folder))
+    # Not Model.load: it takes a path with a percent code for a URI.
+    about = Model.from_dict(yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")))
     about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
     about.artifact_path = model.artifact_location
     about.save(str(folder / "MLmodel"))
@@ -186,7 +191,7 @@ def mark_dead_runs(client: MlflowClient, but: str | None) -> list[str]:
         process = run.data.tags.get(PROCESS_TAG, "")
         is_ours = process.startswith(f"{platform.node()} ") and run.info.run_id != but
         if is_ours and not is_alive(process):
-            client.set_tag(run.info.run_id, "error", LOST)
+            client.set_tag(run.info.run_id, ERROR_TAG, LOST)
             client.set_terminated(run.info.run_id, "KILLED")
             killed.append(run.info.run_id)
     return killed

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-JOB_TAG = "sweep.job_sha256"
+JOB_TAG = "lenet.sweep.job_sha256"
 
 
 @dataclass(frozen=True)

@@ -42,17 +42,19 @@ class JournalError(ValueError):
 @dataclass(frozen=True)
 class Facts:
     """What identifies a run. `id` is the name of its folder, `run_id` MLflow's id once there is
-    one; `uri` is the address of the store, `start_time` in milliseconds.
+    one; `uri` is the address of the store, `start_time` in milliseconds. `adopts` is a run that
+    exists in MLflow, to be used instead of a new one.
     """
 
     uri: str | None
     name: str
-    experiment: str = ""
+    experiment: str | int = ""
     start_time: int = 0
     process: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     id: str = ""
     run_id: str | None = None
+    adopts: str | None = None
 
     @staticmethod
     def read(folder: Path) -> "Facts":
@@ -168,9 +170,9 @@ class Journal:
             os.fsync(file.fileno())  # else a power failure could leave an empty run.json
         os.replace(temporary, self.folder / "run.json")
 
-    def log_tags(self, **tags: str | None) -> None:
+    def log_tags(self, tags: Mapping[str, str | None]) -> None:
         """Sets tags. None removes one."""
-        self.append("tags", tags)
+        self.append("tags", dict(tags))
 
     def log_points(self, values: Mapping[str, float], step: int) -> None:
         """Adds points, except those that are there already from before a resume."""

@@ -62,16 +62,16 @@ def git(*arguments: str) -> str | None:
 
 
 def code_state() -> dict[str, str]:
-    """The tags `git.commit` and `git.dirty`; empty outside a checkout.
+    """The tags `mlflow.source.git.commit` and `lenet.git.dirty`; empty outside a checkout.
 
     A job on a machine without a checkout has them from the machine that sent it.
     """
     status = git("status", "--porcelain")
     if status is None:
         commit, _, dirty = os.environ.get("LENET_COMMIT", "").rpartition(" ")
-        return {"git.commit": commit, "git.dirty": dirty} if dirty else {}
+        return {"mlflow.source.git.commit": commit, "lenet.git.dirty": dirty} if dirty else {}
     commit = (git("rev-parse", "HEAD") or "none yet").strip()
-    return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+    return {"mlflow.source.git.commit": commit, "lenet.git.dirty": str(bool(status)).lower()}
 
 
 def process_identity() -> str:

@@ -22,11 +22,13 @@ from mlflow.tracking import MlflowClient
 from lenet.config.record import masked
 from lenet.tracking import registry
 from lenet.tracking.client import (
+    ID_TAG,
     PARENT_TAG,
     SWEEP_KIND_TAG,
     TrackingError,
     Unreachable,
     connect,
+    find_experiment,
     is_passing,
     reason,
     translated,
@@ -98,8 +100,7 @@ def resolve_run(run: str, uri: str | None = None, sweep: bool = False) -> str:
 
 
 def _latest(client: MlflowClient, sweep: bool) -> str:
-    runs = _newest(client, f"tags.`{SWEEP_KIND_TAG}` LIKE '%'" if sweep else "")
-    for run in runs if sweep else _without_sweeps(runs):
+    for run in _newest(client, f"tags.`{SWEEP_KIND_TAG if sweep else ID_TAG}` LIKE '%'"):
         return str(run.info.run_id)
     kind, where = "sweep" if sweep else "run", masked(client.tracking_uri)
     raise TrackingError(f"latest: there is no {kind} yet in {where}")
@@ -124,8 +125,8 @@ def recent(count: int, uri: str | None = None) -> list[Summary]:
     """
     client = connect(uri, create=False)
     with translated(client):
-        runs = _newest(client, "attributes.status = 'FINISHED'")
-        return [Summary.of(run) for run in islice(_without_sweeps(runs), count)]
+        runs = _newest(client, f"attributes.status = 'FINISHED' and tags.`{ID_TAG}` LIKE '%'")
+        return [Summary.of(run) for run in islice(runs, count)]
 
 
 def _newest(client: MlflowClient, wanted: str) -> Iterator[Run]:
@@ -152,11 +153,6 @@ def search(
         yield from found
         if not (token := found.token):
             return
-
-
-def _without_sweeps(runs: Iterator[Run]) -> Iterator[Run]:
-    """MLflow's filters can't ask for runs without a tag."""
-    return (run for run in runs if SWEEP_KIND_TAG not in run.data.tags)
 
 
 def read_run(run_id: str, uri: str | None = None) -> Summary:
@@ -266,9 +262,9 @@ def read_points(
         ]
 
 
-def median_seconds(client: MlflowClient, experiment: str, params: Mapping[str, str]) -> float:
+def median_seconds(client: MlflowClient, experiment: str | int, params: Mapping[str, str]) -> float:
     """Of the newest hundred finished runs with these parameters; nan if there are none."""
-    there = client.get_experiment_by_name(experiment)
+    there = find_experiment(client, experiment)
     if there is None:
         return math.nan
     wanted = ["attributes.status = 'FINISHED'"]

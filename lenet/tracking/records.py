@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,24 @@ from lenet.config.record import flatten
 from lenet.data.sets import Data
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.tracking.client import PARENT_TAG, PROCESS_TAG
+from lenet.tracking.client import ERROR_TAG, PARENT_TAG, PROCESS_TAG, PRUNED_TAG
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.journal import Journal
 from lenet.tracking.provenance import code_state, environment, git, process_identity
 from lenet.tracking.settings import Past, Settings, data_tags
+from lenet.tracking.variables import context_tags
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
+
+
+def start_tags(settings: Settings, users: Mapping[str, Any], note: str | None) -> dict[str, str]:
+    """The tags that a new run begins with: MLflow's own, the user's, and where the run belongs."""
+    tags = context_tags() | {key: str(value) for key, value in users.items()}
+    if note:
+        tags["mlflow.note.content"] = note
+    if settings.past:
+        tags["lenet.rerun.of"] = settings.past.run_id
+    return tags | {"lenet.host": platform.node()} | sweep_tags(settings)
 
 
 def log_start(journal: Journal, settings: Settings) -> None:
@@ -31,7 +43,7 @@ def log_start(journal: Journal, settings: Settings) -> None:
     own = {key: value for key, value in config.items() if key not in ("sweep", "job")}
     journal.append("params", {key: str(value) for key, value in flatten(own).items()})
     journal.log_text(environment(), "environment.txt")
-    journal.log_tags(**code_state())
+    journal.log_tags(code_state())
     if patch := git("diff", "HEAD"):
         journal.log_text(patch, "uncommitted.patch")
     _log_config(journal, settings)  # last: a run with a config.yaml can be resumed
@@ -39,18 +51,18 @@ def log_start(journal: Journal, settings: Settings) -> None:
 
 def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
     """The first entries of a resumed run."""
-    count = int(past.tags.get("resumed", "0")) + 1
-    tags = {PROCESS_TAG: process_identity(), "resumed": str(count)}
-    if trial := sweep_tags(settings).get("trial"):  # a new one if it is repeated
-        tags["trial"] = trial
-    journal.log_tags(error=None, pruned=None, **tags)
+    count = int(past.tags.get("lenet.resumed", "0")) + 1
+    tags = {PROCESS_TAG: process_identity(), "lenet.resumed": str(count)}
+    if trial := sweep_tags(settings).get("lenet.trial"):  # a new one if it is repeated
+        tags["lenet.trial"] = trial
+    journal.log_tags({ERROR_TAG: None, PRUNED_TAG: None, **tags})
     journal.log_status("RUNNING")
     if settings.epochs != past.epochs:
         _log_config(journal, settings)  # MLflow's parameters can't change
 
 
 def _log_config(journal: Journal, settings: Settings) -> None:
-    journal.log_tags(**{"config.sha256": settings.sha256})
+    journal.log_tags({"lenet.config.sha256": settings.sha256})
     journal.log_text(_yaml(settings.public_overrides), "overrides.yaml")
     journal.log_text(_yaml(settings.public_config), "config.yaml")
 
@@ -64,8 +76,12 @@ def sweep_tags(settings: Settings) -> dict[str, str]:
     job = settings.job
     if job is None:
         return {}
-    tags = {PARENT_TAG: job.parent, "sweep.job": json.dumps(settings.differs), JOB_TAG: job.sha256}
-    return tags if job.trial is None else tags | {"trial": str(job.trial)}
+    tags = {
+        PARENT_TAG: job.parent,
+        "lenet.sweep.job": json.dumps(settings.differs),
+        JOB_TAG: job.sha256,
+    }
+    return tags if job.trial is None else tags | {"lenet.trial": str(job.trial)}
 
 
 def setup_tags(
@@ -77,12 +93,12 @@ def setup_tags(
         device_name = torch.cuda.get_device_name(device)
     return {
         **data_tags(data),
-        "dataset": data.name,
-        "model": type(model).__name__,
-        "model.parameters": str(count_parameters(model)),
-        "device": device_name,
-        "kernels": kernels.name,
-        "kernels.why": kernels.why,
+        "lenet.dataset": data.name,
+        "lenet.model": type(model).__name__,
+        "lenet.model.parameters": str(count_parameters(model)),
+        "lenet.device": device_name,
+        "lenet.kernels": kernels.name,
+        "lenet.kernels.why": kernels.why,
     }
 
 

@@ -14,7 +14,10 @@ CHAMPION = "champion"
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model; MLflow links its page to versions by it
 MODEL_TAG = "lenet.model_id"  # of a version; MLflow does not always return the model's id
 REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
-SAME_IMAGES = ("dataset.sha256", "dataset.val_sha256")  # only then two scores can be compared
+SAME_IMAGES = (
+    "lenet.dataset.sha256",
+    "lenet.dataset.val_sha256",
+)  # only then two scores can be compared
 
 
 def register(

@@ -125,7 +125,8 @@ def _text(journal: Journal, name: str, uri: str | None) -> str:
         with fetched(run_id, name, uri) as path:
             if path is not None:
                 return text_of(path)
-    raise TrackingError(f"{journal.folder.name}: it was killed before it began; start it again")
+    run_id = journal.facts.run_id or journal.facts.id
+    raise TrackingError(f"{run_id}: no run of this lab that has begun; start it again")
 
 
 def _tags_and_status(journal: Journal, run: Summary | None) -> tuple[dict[str, str], str | None]:

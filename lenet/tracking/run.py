@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch import nn
 from torch.profiler import profile
 
@@ -18,13 +19,14 @@ from lenet.cli import first_error_line, stop_printing
 from lenet.data.sets import Data
 from lenet.native import Chosen
 from lenet.tracking import records
-from lenet.tracking.client import TrackingError, resolved
+from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, TrackingError, resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal
 from lenet.tracking.objective import Result, is_hopeless, is_maximized
 from lenet.tracking.provenance import process_identity
 from lenet.tracking.sender import Sender, waiting_root
 from lenet.tracking.settings import Settings, data_tags
+from lenet.tracking.variables import chosen_experiment, given_run, start_monitor
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
@@ -53,7 +55,7 @@ class Run:
 
     The status is FINISHED; KILLED after Ctrl-C, SIGTERM and the like, after a broken pipe
     (`run.py | head`), or if the run was `pruned`; FAILED after any other exception, whose text
-    becomes the tag `error`.
+    becomes the tag `lenet.error`.
 
     Everything that is recorded is written to a folder of the run below `folder`, and sent from
     there to the store at `uri` during the training. On leaving, a store that fails gets
@@ -68,7 +70,7 @@ class Run:
         self,
         settings: Settings,
         uri: str | None = None,
-        experiment: str = "lenet5",
+        experiment: str | int | None = None,
         run_name: str | None = None,
         tags: Mapping[str, Any] | None = None,
         note: str | None = None,
@@ -81,9 +83,9 @@ class Run:
         self.settings = settings
         self.past = settings.past
         self.uri = uri
-        self.experiment = experiment
+        self.experiment = chosen_experiment(experiment)
         self.name = run_name or settings.name
-        self.tags = dict(tags or {})
+        self.tags = tags or {}
         self.note = note
         self.pictures, self.model = pictures, model  # whether to log them
         self.register_as = register_as
@@ -94,6 +96,7 @@ class Run:
         self.pruned = False
         self.history: list[Epoch] = []  # whole epochs, those before a resume included
         self.curve: list[float] = []  # the objective after each of them
+        self._monitor: SystemMetricsMonitor | None = None
 
     @property
     def folder(self) -> Path:
@@ -125,11 +128,10 @@ class Run:
                 records.log_start(self.journal, self.settings)
             self._sender.start()
             if not self._sender.wait_for_run(START_SECONDS):
-                print(
-                    f"Warning: the tracking server does not take this run yet "
-                    f"({self._sender.problem}); its records wait in {self.folder}",
-                    file=sys.stderr,
-                )
+                why = f"the tracking server does not take this run yet ({self._sender.problem})"
+                print(f"Warning: {why}; its records wait in {self.folder}", file=sys.stderr)
+            elif run_id := self.journal.facts.run_id:
+                self._monitor = start_monitor(run_id, self._sender.uri, resumed is not None)
         except BaseException:
             self.journal.close(remove=resumed is None)
             raise
@@ -138,20 +140,16 @@ class Run:
 
     def _facts(self) -> Facts:
         process = process_identity()
-        tags = {key: str(value) for key, value in self.tags.items()}
-        tags |= {"host": process.split()[0], **records.sweep_tags(self.settings)}
-        if self.note:
-            tags["mlflow.note.content"] = self.note
-        if self.past:
-            tags["rerun.of"] = self.past.run_id
+        tags = records.start_tags(self.settings, self.tags, self.note)
         uri, start_time = resolved(self.uri), int(self.settings.started * 1000)
-        return Facts(uri, self.name, self.experiment, start_time, process, tags)
+        adopts = None if self.settings.job else given_run()  # it may be the run of a whole sweep
+        return Facts(uri, self.name, self.experiment, start_time, process, tags, adopts=adopts)
 
     @_recording
     def log_setup(
         self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
     ) -> None:
-        self.journal.log_tags(**records.setup_tags(data, model, device, kernels))
+        self.journal.log_tags(records.setup_tags(data, model, device, kernels))
         self.journal.append("data", records.dataset_of(data))
 
     @_recording
@@ -165,7 +163,7 @@ class Run:
             return
         if is_hopeless(self.curve, job.bounds, is_maximized(name)):
             self.pruned = True
-            self.journal.log_tags(pruned=str(record.epoch))
+            self.journal.log_tags({PRUNED_TAG: str(record.epoch)})
             print(
                 f"Pruned after epoch {record.epoch}: {name} {self.curve[-1]:.4f}, other trials had "
                 f"{job.bounds[record.epoch - 1]:.4f}; resume={self.id} trains it to its end"
@@ -189,7 +187,7 @@ class Run:
         self, model: nn.Module, checkpoint_seconds: float, recording: profile | None = None
     ) -> None:
         """The end of the training: the weights' hash, and what the profiler recorded, if it did."""
-        self.journal.log_tags(**{"weights.sha256": records.weights_sha256(model)})
+        self.journal.log_tags({"lenet.weights.sha256": records.weights_sha256(model)})
         self.checkpoint_seconds = checkpoint_seconds
         if recording:
             table = recording.key_averages().table("self_cpu_time_total", row_limit=25)
@@ -259,11 +257,14 @@ class Run:
         elif error is not None:
             status = "FAILED"
         if error is not None:
-            self.journal.log_tags(error=f"{type(error).__name__}: {first_error_line(error)}")
+            line = f"{type(error).__name__}: {first_error_line(error)}"
+            self.journal.log_tags({ERROR_TAG: line})
         if status == "FAILED":
             self._log_error(error)
         elif self.checkpoint_seconds is not None:
             self._log_seconds(was_stopped=error is not None)
+        if self._monitor:
+            self._monitor.finish()
         self.journal.log_status(status)
         is_safe = self._sender.finish_run(self.wait)
         if not is_safe and error is None:

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
 from lenet.tracking.client import (
+    ERROR_TAG,
     PARENT_TAG,
     REFUSALS,
     ROOT,
@@ -219,7 +220,7 @@ def send(folder: Path, seconds: float) -> str:
     try:
         statuses = [value[0] for kind, value in journal.entries if kind == "status"]
         if not statuses or statuses[-1] == "RUNNING":
-            journal.log_tags(error=LOST)
+            journal.log_tags({ERROR_TAG: LOST})
             journal.log_status("KILLED")
         sender.start()
         if not sender.finish(seconds):

@@ -134,7 +134,10 @@ class Settings:
 
 def data_tags(data: "Data") -> dict[str, str]:
     """The tags that two runs on the same data have in common."""
-    return {"dataset.sha256": data.sha256, "dataset.val_sha256": data.val_sha256 or "none"}
+    return {
+        "lenet.dataset.sha256": data.sha256,
+        "lenet.dataset.val_sha256": data.val_sha256 or "none",
+    }
 
 
 def check_data(run_id: str, tags: Mapping[str, str], data: "Data") -> None:
@@ -143,6 +146,6 @@ def check_data(run_id: str, tags: Mapping[str, str], data: "Data") -> None:
         expected = tags.get(tag, found)
         if expected != found:
             raise ConfigError(
-                f"data: run {run_id} had {tags.get('dataset')} with {tag} "
+                f"data: run {run_id} had {tags.get('lenet.dataset')} with {tag} "
                 f"{expected[:12]}..., here it is {data.name} with {found[:12]}..."
             )

@@ -5,13 +5,20 @@ import time
 import pytest
 
 from lenet.__main__ import main
-from lenet.tracking.client import PARENT_TAG, SWEEP_KIND_TAG, connect
+from lenet.tracking.client import ID_TAG, PARENT_TAG, SWEEP_KIND_TAG, connect
 
 RUNS = (  # experiment, name, tags, status, accuracies on validation and test set
     ("lenet5", "a sweep", {SWEEP_KIND_TAG: "grid"}, "FINISHED", ()),
-    ("lenet5", "job of the sweep", {PARENT_TAG: "a sweep"}, "FINISHED", (0.98, 0.9889)),
-    ("other", "x" * 60, {}, "FAILED", (0.5,)),
-    ("lenet5", "alone", {}, "RUNNING", ()),
+    (
+        "lenet5",
+        "job of the sweep",
+        {PARENT_TAG: "a sweep", ID_TAG: "1"},
+        "FINISHED",
+        (0.98, 0.9889),
+    ),
+    ("other", "x" * 60, {ID_TAG: "2"}, "FAILED", (0.5,)),
+    ("lenet5", "alone", {ID_TAG: "3"}, "RUNNING", ()),
+    ("lenet5", "another project's", {}, "FINISHED", (0.7,)),
 )
 
 

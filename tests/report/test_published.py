@@ -89,7 +89,7 @@ def sweep(empty_store, tmp_path):
     jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
     run_id = make_sweep(uri, jobs, artifacts=str(tmp_path / "artifacts"))
     tag = json.dumps(PRINTED)
-    store.connect(uri).set_tag(run_id, "sweep.published", tag)
+    store.connect(uri).set_tag(run_id, "lenet.sweep.published", tag)
     return run_id, uri
 
 

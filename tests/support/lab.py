@@ -93,7 +93,7 @@ class SweepLab(Lab):
         end = time.monotonic() + 300
         while time.monotonic() < end and process.poll() is None:
             for run in self.runs():
-                if "sweep.job" in run.data.tags and run.info.status == "RUNNING":
+                if "lenet.sweep.job" in run.data.tags and run.info.status == "RUNNING":
                     pid = int(run.data.tags["lenet.process"].split()[1])
                     if among(pid) and len(self.steps(run)) > 3:
                         return run, pid
@@ -149,8 +149,8 @@ class Bench(Lab):
             "status": run.info.status,
             "params": {k: v for k, v in run.data.params.items() if k not in ("resume", "rerun")},
             "points": points,
-            "tags": sorted(run.data.tags.keys() - {"resumed"}),
-            "weights": run.data.tags["weights.sha256"],
+            "tags": sorted(run.data.tags.keys() - {"lenet.resumed"}),
+            "weights": run.data.tags["lenet.weights.sha256"],
             "inputs": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
             # Of the code's changes, which whoever works on it may make in the meantime.
             "artifacts": sorted(set(self.artifacts(run)) - {"uncommitted.patch"}),

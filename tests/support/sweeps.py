@@ -64,11 +64,15 @@ def make_sweep(
     found = client.get_experiment_by_name("sweeps")
     experiment = found.experiment_id if found else client.create_experiment("sweeps", artifacts)
     axes = list(dict.fromkeys(axis for job in jobs for axis in job))
-    tags = {"lenet.sweep": "grid", "sweep.axes": json.dumps(axes), "sweep.objective": objective}
+    tags = {
+        "lenet.sweep": "grid",
+        "lenet.sweep.axes": json.dumps(axes),
+        "lenet.sweep.objective": objective,
+    }
     parent = client.create_run(experiment, tags=tags, run_name=name)
     parent_id = str(parent.info.run_id)
     for number, job in enumerate(jobs):
-        own = {"mlflow.parentRunId": parent_id, "sweep.job": json.dumps(job)}
+        own = {"mlflow.parentRunId": parent_id, "lenet.sweep.job": json.dumps(job)}
         run = client.create_run(experiment, tags=own, run_name=" ".join(map(str, job.values())))
         ended = status(job)
         params = {"epochs": EPOCHS, "tracking.run_name": number, "device.threads": 2} | dict(job)
@@ -78,7 +82,7 @@ def make_sweep(
             run.info.run_id,
             metrics=points(job) if ended == "FINISHED" else points(job)[:4],
             params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag("error", error)] if ended == "FAILED" else [],
+            tags=[RunTag("lenet.error", error)] if ended == "FAILED" else [],
         )
         if ended != "RUNNING":
             client.set_terminated(run.info.run_id, ended)

@@ -68,7 +68,7 @@ class Jobs:
             curve = list(self.curve(cfg))
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
-            self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}")
+            self.client.set_tag(run_id, "lenet.error", f"{type(error).__name__}: {error}")
             self.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
             raise
         for epoch, value in enumerate(curve, 1):
@@ -79,8 +79,8 @@ class Jobs:
 
     def _new_run(self, cfg: DictConfig) -> str:
         tags = {"mlflow.parentRunId": cfg.job.parent, JOB_TAG: cfg.job.sha256}
-        tags["dataset.sha256"] = digits_sha256()
-        experiment = store.experiment_id_of(self.client, cfg.tracking.experiment)
+        tags["lenet.dataset.sha256"] = digits_sha256()
+        experiment = store.experiment_id_of(self.client, "lenet5")
         return str(self.client.create_run(experiment, tags=tags).info.run_id)
 
     def family(self) -> tuple[Run, list[Run]]:

@@ -157,13 +157,15 @@ def test_nothing_is_lost_or_doubled_when_a_ray_node_is_killed(ray_lab, head, ray
     assert "[6/6]" in out
     parent, children = ray_lab.family()
     assert [run.info.status for run in children] == ["FINISHED"] * 6, out
-    assert len({run.data.tags["sweep.job_sha256"] for run in children}) == 6
+    assert len({run.data.tags["lenet.sweep.job_sha256"] for run in children}) == 6
     for run in children:
         assert ray_lab.steps(run) == list(range(1, LONG + 1)), run.info.run_name
-    resumed = [run.info.run_id for run in children if "resumed" in run.data.tags]
+    resumed = [run.info.run_id for run in children if "lenet.resumed" in run.data.tags]
     assert resumed == [stopped.info.run_id]
     assert parent.info.status == "FINISHED"
-    assert {run.data.tags["git.commit"] for run in children} == {parent.data.tags["git.commit"]}
+    assert {run.data.tags["mlflow.source.git.commit"] for run in children} == {
+        parent.data.tags["mlflow.source.git.commit"]
+    }
     assert {run.data.params["device.threads"] for run in children} == {"1"}
 
     assert "6 jobs: 6 done\n" in ray_lab.run(*sweep)[0]
@@ -207,7 +209,7 @@ def test_submitit_runs_a_sweep_with_a_job_that_fails(local_lab):
     statuses = {run.info.run_name: run.info.status for run in children}
     assert statuses == {"lr=0.01": "FINISHED", "lr=1e+30": "FAILED", "lr=0.02": "FINISHED"}
     assert parent.info.status == "FAILED"
-    assert json.loads(parent.data.tags["sweep.axes"]) == ["optimizer.lr"]
+    assert json.loads(parent.data.tags["lenet.sweep.axes"]) == ["optimizer.lr"]
 
 
 @pytest.mark.slow
@@ -218,7 +220,9 @@ def test_a_job_that_submitit_queues_again_goes_on_with_its_run(local_lab):
     ended(process)
     _, children = local_lab.family()
     assert [run.info.status for run in children] == ["FINISHED"] * 2
-    assert [r.info.run_id for r in children if "resumed" in r.data.tags] == [stopped.info.run_id]
+    assert [r.info.run_id for r in children if "lenet.resumed" in r.data.tags] == [
+        stopped.info.run_id
+    ]
     assert all(local_lab.steps(run) == list(range(1, LONG + 1)) for run in children)
 
 

@@ -14,7 +14,7 @@ def test_a_grid_is_a_run_with_a_child_for_each_job(sweep, jobs, capsys):
     sweep("epochs=1", "optimizer.momentum=0.5,0.9", "seed=range(2)")
     parent, children = jobs.family()
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
-    assert json.loads(parent.data.tags["sweep.axes"]) == ["optimizer.momentum", "seed"]
+    assert json.loads(parent.data.tags["lenet.sweep.axes"]) == ["optimizer.momentum", "seed"]
     assert parent.data.tags["lenet.sweep"] == "grid"
     points = [(cfg.optimizer.momentum, cfg.seed) for cfg in jobs.ran]
     assert points == [(0.5, 0), (0.5, 1), (0.9, 0), (0.9, 1)]

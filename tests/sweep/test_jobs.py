@@ -4,6 +4,7 @@ import pytest
 
 from lenet.sweep.display import job_counts, job_table, time_estimate
 from lenet.sweep.jobs import DONE, FAILED, NEW, PRUNED, UNFINISHED, Job, match_runs
+from lenet.tracking.client import PRUNED_TAG
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.read import Summary
 
@@ -13,7 +14,7 @@ def job(seed, **facts):
 
 
 def run_of(seed, status, data="digits", run_id="r", **tags):
-    tags |= {JOB_TAG: f"sha-{seed}"} | ({"dataset.sha256": data} if data else {})
+    tags |= {JOB_TAG: f"sha-{seed}"} | ({"lenet.dataset.sha256": data} if data else {})
     return Summary(run_id, "", status, 0, None, {}, tags, {})
 
 
@@ -29,7 +30,7 @@ def state_of(*runs):
         (run_of(0, "FAILED"), FAILED),
         (run_of(0, "FAILED", None), FAILED),
         (run_of(0, "KILLED"), UNFINISHED),
-        (run_of(0, "KILLED", pruned="2"), PRUNED),
+        (run_of(0, "KILLED", **{PRUNED_TAG: "2"}), PRUNED),
         (run_of(0, "KILLED", None), NEW),  # it had no data yet, so there is nothing to continue
         (run_of(0, "FINISHED", "other digits"), NEW),
     ],

@@ -51,11 +51,11 @@ def test_a_search_is_a_run_with_a_child_for_each_seed_of_each_trial(sweep, jobs,
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     tags, best = parent.data.tags, max(trials_of(jobs), key=lambda trial: trial.value)
     assert tags["lenet.sweep"] == "tpe"
-    assert json.loads(tags["sweep.axes"]) == ["optimizer.lr", "seed"]
-    assert tags["best.trial"] == str(best.number)
-    assert float(tags["best.optimizer.lr"]) == best.params["optimizer.lr"]
+    assert json.loads(tags["lenet.sweep.axes"]) == ["optimizer.lr", "seed"]
+    assert tags["lenet.best.trial"] == str(best.number)
+    assert float(tags["lenet.best.optimizer.lr"]) == best.params["optimizer.lr"]
     assert parent.data.metrics["val/accuracy"] == pytest.approx(best.value)
-    assert tags["best.command"] in capsys.readouterr().out
+    assert tags["lenet.best.command"] in capsys.readouterr().out
 
     sweep(*command)
     assert len(jobs.ran) == 6, "all trials are done"

@@ -25,7 +25,7 @@ def test_a_sweep_trains_its_jobs_side_by_side_and_reports(lab):
     assert sorted(run.info.run_name for run in children) == ["momentum=0.5", "momentum=0.9"]
     for child in children:
         assert "test/accuracy" in child.data.metrics
-        assert json.loads(child.data.tags["sweep.job"]).keys() == {"optimizer.momentum"}
+        assert json.loads(child.data.tags["lenet.sweep.job"]).keys() == {"optimizer.momentum"}
     workers = len(os.sched_getaffinity(0))
     if workers > 1:
         assert {child.data.params["device.threads"] for child in children} == {"1"}
@@ -47,7 +47,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(lab, number):
     assert "unfinished" in out.splitlines()[0]
     parent, children = lab.family()
     assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 4
-    assert any(int(run.data.tags.get("resumed", "0")) for run in children)
+    assert any(int(run.data.tags.get("lenet.resumed", "0")) for run in children)
     assert all(lab.steps(run) == list(range(1, 41)) for run in children)
 
 
@@ -63,7 +63,7 @@ def test_a_job_whose_worker_is_killed_goes_on_next_time(lab):
     _, children = lab.family()
     assert sorted(run.info.status for run in children) == ["FINISHED", "KILLED"]
     (killed,) = [run for run in children if run.info.status == "KILLED"]
-    assert killed.data.tags["error"].startswith("its process was ended by SIGKILL")
+    assert killed.data.tags["lenet.error"].startswith("its process was ended by SIGKILL")
     lab.run(*command)
     assert [run.info.status for run in lab.family()[1]] == ["FINISHED"] * 2
 
@@ -94,8 +94,8 @@ def test_a_killed_search_given_again_has_the_wanted_trials(lab):
     lab.run(*command)
     parent, children = lab.family()
     # A job that was killed before it had its data began anew: its first run stays KILLED.
-    children = [child for child in children if "dataset.sha256" in child.data.tags]
-    found = sorted((int(c.data.tags["trial"]), int(c.data.params["seed"])) for c in children)
+    children = [child for child in children if "lenet.dataset.sha256" in child.data.tags]
+    found = sorted((int(c.data.tags["lenet.trial"]), int(c.data.params["seed"])) for c in children)
     # The number of a trial that was killed while its point was drawn is not used again.
     trials = sorted({trial for trial, _ in found})
     assert len(trials) == 4
@@ -110,16 +110,16 @@ def test_an_absurd_learning_rate_is_pruned_and_never_sees_the_test_set(lab):
     command = ["hydra/sweeper=random", *SEARCH, "epochs=4", choice, "seed=0,1"]
     lab.run(*command, "hydra.sweeper.trials=25")
     _, children = lab.family()
-    pruned = [child for child in children if "pruned" in child.data.tags]
+    pruned = [child for child in children if "lenet.pruned" in child.data.tags]
     assert any(float(child.data.params["optimizer.lr"]) < 1e-6 for child in pruned)
     for child in pruned:
         assert (child.info.status, child.data.params["seed"]) == ("KILLED", "0")
-        assert int(child.data.tags["pruned"]) < 4
+        assert int(child.data.tags["lenet.pruned"]) < 4
         assert not [name for name in child.data.metrics if name.startswith("test/")]
-    whole = [child for child in children if "pruned" not in child.data.tags]
+    whole = [child for child in children if "lenet.pruned" not in child.data.tags]
     assert all("test/accuracy" in child.data.metrics for child in whole)
     one = pruned[0].info.run_id
     Lab(lab.folder).run(f"resume={one}")  # as the line about its end says
     run = lab.client.get_run(one)
     assert run.info.status == "FINISHED"
-    assert "pruned" not in run.data.tags
+    assert "lenet.pruned" not in run.data.tags

@@ -15,7 +15,7 @@ STEPS = [(100, 0.5), (200, 0.25)]
 def run(run_id="a", params=None, tags=None, **metrics):
     points = {"train/loss_step": STEPS, "train/loss": [(1, 0.5), (2, 0.25)]} | metrics
     own = {"optimizer.lr": "0.01", "tracking.uri": run_id} | (params or {})
-    tags = {"git.commit": "c0ffee", "weights.sha256": "w"} | (tags or {})
+    tags = {"mlflow.source.git.commit": "c0ffee", "lenet.weights.sha256": "w"} | (tags or {})
     last = {name: each[-1][1] for name, each in points.items()}
     return Summary(run_id * 32, f"run {run_id}", "FINISHED", 1, 2, own, tags, last, points)
 
@@ -56,16 +56,19 @@ def test_the_first_difference_is_named_with_both_values(metrics, when, first):
 
 
 def test_other_weights_are_a_difference_though_all_points_are_equal():
-    difference = compare(run(), run("b", tags={"weights.sha256": "v"}))
+    difference = compare(run(), run("b", tags={"lenet.weights.sha256": "v"}))
     assert not difference.same_bits
     assert "the weights differ" in report(run(), run("b"), difference)
 
 
 def test_settings_and_surroundings_are_named_with_both_values():
-    other = run("b", params={"optimizer.lr": "0.02"}, tags={"git.commit": "beef"})
+    other = run("b", params={"optimizer.lr": "0.02"}, tags={"mlflow.source.git.commit": "beef"})
     difference = compare(run(), other, ("torch==2.10\ncommand x\n", "torch==2.14\ncommand y\n"))
     assert difference.settings == [("optimizer.lr", "0.01", "0.02")]
-    assert difference.surroundings == [("git.commit", "c0ffee", "beef"), ("torch", "2.10", "2.14")]
+    assert difference.surroundings == [
+        ("git.commit", "c0ffee", "beef"),
+        ("torch", "2.10", "2.14"),
+    ]
     text = report(run(), other, difference)
     assert "optimizer.lr  0.01      0.02" in text
 
@@ -90,7 +93,7 @@ def test_a_verdict_names_what_differs_first_and_what_may_be_why():
     text = verdict("a", compare(run(), run("b")))
     assert text == "The same bits as run a: 4 points and the weights."
     loss = {"train/loss": [(1, 0.5), (2, 0.3)]}
-    other = run("b", tags={"git.commit": "beef\x1b[31m"}, **loss)
+    other = run("b", tags={"mlflow.source.git.commit": "beef\x1b[31m"}, **loss)
     text = verdict("a", compare(run(), other, ("threads 1\n", "threads 2\n")))
     assert text.splitlines() == [
         "Not the same as run a.",
@@ -117,7 +120,7 @@ def test_a_rerun_says_the_same_bits_and_diff_what_a_seed_changes(tmp_path, monke
     again = lab.last()
     assert f"The same bits as run {first}: " in out
     tags = lab.client.get_run(again).data.tags
-    assert (tags["rerun.of"], tags["rerun.same"]) == (first, "true")
+    assert (tags["lenet.rerun.of"], tags["lenet.rerun.same"]) == (first, "true")
     assert lenet(["diff", first, again]) == 0
     assert capsys.readouterr().out.endswith(" points and the weights.\n")
     assert lenet(["diff", first, lab.whole(*quick, "seed=1")]) == 1

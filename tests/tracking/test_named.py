@@ -7,7 +7,7 @@ import pytest
 
 from lenet.__main__ import main as lenet
 from lenet.tracking import client as store
-from lenet.tracking.client import TrackingError
+from lenet.tracking.client import ID_TAG, TrackingError
 from lenet.tracking.read import resolve_run
 from tests.conftest import copy_store
 from tests.support.lab import BASE, PLAIN, Bench
@@ -21,11 +21,15 @@ def uri(empty_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(uri):
-    """A sweep of two runs, a run of another experiment, and the newest, an empty sweep."""
+    """A sweep of two runs, a run of another experiment, an empty sweep, and the newest, a run that
+    another project made.
+    """
     first = make_sweep(uri, grid(optimizer__lr=[0.1, 0.2]))
     client = store.connect(uri)
-    alone = client.create_run(client.create_experiment("other")).info.run_id
+    other = client.create_experiment("other")
+    alone = client.create_run(other, tags={ID_TAG: "1"}).info.run_id
     last = make_sweep(uri, [])
+    client.create_run(other)
     return first, alone, last
 
 
@@ -33,7 +37,7 @@ def test_an_id_is_itself_without_a_store():
     assert resolve_run("0" * 32, "sqlite:////nowhere/mlflow.db") == "0" * 32
 
 
-def test_the_latest_run_is_no_sweep_of_any_experiment(uri, runs):
+def test_the_latest_run_is_the_labs_own_and_no_sweep(uri, runs):
     assert resolve_run("latest", uri) == runs[1]
     assert resolve_run("latest", uri, sweep=True) == runs[2]
 

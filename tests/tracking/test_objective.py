@@ -52,4 +52,4 @@ def test_a_run_that_is_pruned_says_so(tmp_path, empty_store, composed, capsys):
     client = store.connect(uri)
     (one,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert one.info.status == "KILLED"
-    assert (one.data.tags["pruned"], one.data.tags["trial"]) == ("2", "3")
+    assert (one.data.tags["lenet.pruned"], one.data.tags["lenet.trial"]) == ("2", "3")

@@ -34,7 +34,7 @@ def register_new(client, accuracy, loss=0.1, images="a"):
     run_id = client.create_run("0").info.run_id
     model_id = client.create_logged_model("0", "model", run_id).model_id
     facts = {"val/accuracy": str(accuracy), "val/loss": str(loss)}
-    facts |= {"dataset.sha256": images, "dataset.val_sha256": "v"}
+    facts |= {"lenet.dataset.sha256": images, "lenet.dataset.val_sha256": "v"}
     arguments = (client, "digits", run_id, model_id, facts)
     return register(*arguments), arguments
 

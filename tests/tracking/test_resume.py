@@ -61,7 +61,7 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_bits(lab, never_killed):
     out, _ = lab.run(f"resume={run_id}")
     assert f"Going on with run {run_id} after " in out
     assert_same(lab.found(run_id), never_killed)
-    assert lab.client.get_run(run_id).data.tags["resumed"] == "1"
+    assert lab.client.get_run(run_id).data.tags["lenet.resumed"] == "1"
 
 
 def test_ctrl_c_within_an_epoch_loses_nothing(lab, never_killed):
@@ -152,7 +152,7 @@ def test_files_that_have_changed_are_refused_by_their_checksum(lab):
     files = ["data=files", "data.train=[own/train.pt]", "data.test=[own/test.pt]"]
     run_id = lab.whole(*files, *QUICK[1:], "epochs=1")
     draw_images(lab.folder / "own", seed=2)
-    assert "dataset.sha256" in lab.refuse(f"rerun={run_id}")
+    assert "lenet.dataset.sha256" in lab.refuse(f"rerun={run_id}")
 
 
 def truncate(path):
@@ -218,7 +218,7 @@ class Killer:
             if status == 2 and "the run is finished" in output:  # the kill came too late
                 self.send()
                 return self.run_id(before)
-            is_lost = status == 2 and "killed before it began" in output
+            is_lost = status == 2 and "no run of this lab that has begun" in output
             assert is_lost or status == -signal.SIGKILL, self.story[-1]
             if self.random.random() < 0.5:
                 shutil.rmtree(self.lab.waiting, ignore_errors=True)

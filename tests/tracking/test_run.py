@@ -54,7 +54,7 @@ def test_records_that_neither_the_store_nor_the_disk_takes_fail_the_run(run, tmp
             (tmp_path / "mlflow.db").write_text("no database")
             (run.folder / "journal.jsonl").unlink()
             (run.folder / "journal.jsonl").mkdir()  # nothing can be appended to it
-            run.journal.log_tags(mine="lost")
+            run.journal.log_tags({"mine": "lost"})
 
     run.wait = 0.0
     with pytest.raises(TrackingError, match=r"^records of run \w+ are lost"):
@@ -78,7 +78,7 @@ def test_the_status_tells_how_it_ended(run, error, status):
     except BaseException as raised:
         assert raised is error
     assert stored(run).info.status == status
-    assert ("error" in stored(run).data.tags) == bool(error)
+    assert ("lenet.error" in stored(run).data.tags) == bool(error)
 
 
 def test_the_same_point_is_there_once(run):

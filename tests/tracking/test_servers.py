@@ -28,7 +28,7 @@ long = pytest.mark.skipif(os.environ.get("LENET_LONG") != "1", reason="needs LEN
 QUICK = [*BASE, "log_interval=5", "tracking.pictures=false"]
 NO_MODEL = "tracking.model=false"
 SHORT, MIDDLE = ["epochs=3"], ["epochs=60", NO_MODEL]
-OWN_TAGS = ("lenet.", "mlflow.runName", "error", "mlflow.user", "mlflow.source")
+OWN_TAGS = ("lenet.id", "lenet.process", "lenet.error", "mlflow.runName", "mlflow.source")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ class Runs(Lab):
         return {
             "params": {k: v for k, v in run.data.params.items() if not k.startswith(own)},
             "tags": {k for k in run.data.tags if not k.startswith(OWN_TAGS)},
-            "weights": run.data.tags["weights.sha256"],
+            "weights": run.data.tags["lenet.weights.sha256"],
             "points": points,
             "artifacts": sorted(self.artifacts(run)),
             "data": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
