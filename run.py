@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> float | None:
 def train(settings: Settings) -> float | None:
     """One run: its objective. It loads torch and MLflow, after the check of the configuration."""
     from lenet.native import equip
+    from lenet.tracking.records import setup_tags
     from lenet.training.evaluate import evaluate, score_lines
     from lenet.training.loop import epoch_line, fit
     from lenet.training.profiling import profiled
@@ -41,18 +42,18 @@ def train(settings: Settings) -> float | None:
     config, epochs = settings.config, settings.epochs
     device = build(config, "device")
     data = build(config, "data").to(device).distorted(build(config, "augment"))
-    settings.check_data(data)
     seed_all(config["seed"])
     model = build(config, "model", **data.inputs.model_arguments).to(device)
     try_out("model", model.eval(), next(iter(data.test))[0][:1])
     kernels = equip(model, device, config["device"]["kernels"])
+    settings.check(setup := setup_tags(data, model, device, kernels))
     criterion = build(config, "loss")
     optimizer = build(config, "optimizer", model.parameters())
     schedule = build(config, "schedule", optimizer, epochs=epochs, steps_per_epoch=len(data.train))
     print(f"{data.line()} on {device}, {kernels.name} kernels ({kernels.why})")
 
     with Interrupt() as interrupt, build(config, "tracking", settings) as run:
-        run.log_setup(data, model, device, kernels)
+        run.log_setup(setup, data)
         checkpoints = build(config, "checkpoint", *run.checkpoint_arguments(data))
         with profiled(config["profile"]) as recording, interrupt.deferred():
             for record in fit(
@@ -69,7 +70,7 @@ def train(settings: Settings) -> float | None:
             ):
                 run.log_epoch(record)
                 print(epoch_line(record, epochs))
-        run.log_training(model, checkpoints.cost, recording)
+        run.log_training(checkpoints.cost, recording)
         interrupt.exit_if_stopped()
         if not run.pruned:
             score = evaluate(model, data.test, criterion)

@@ -7,7 +7,7 @@ from typing import Any
 from lenet.cli import aligned, one_line
 from lenet.config.errors import clip
 from lenet.tracking.client import TrackingError
-from lenet.tracking.provenance import environment_differences
+from lenet.tracking.provenance import environment_differences, short_name
 from lenet.tracking.read import Summary, fetched, read_run, set_tags
 
 Row = tuple[str, str, str]
@@ -43,7 +43,9 @@ class Difference:
 def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) -> Difference:
     ignored = ("tracking.", "resume", "rerun")
     settings = [row for row in _rows(a.params, b.params) if not row[0].startswith(ignored)]
-    tags = [{_key(tag): run.tags[tag] for tag in MADE_OF if tag in run.tags} for run in (a, b)]
+    tags = [
+        {short_name(tag): run.tags[tag] for tag in MADE_OF if tag in run.tags} for run in (a, b)
+    ]
     names = sorted(name for name in a.points.keys() | b.points.keys() if not is_timed(name))
     points = [
         {(step, name): repr(value) for name in names for step, value in run.points.get(name, ())}
@@ -61,10 +63,6 @@ def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) ->
             b.tags.get("lenet.weights.sha256", NONE),
         ),
     )
-
-
-def _key(tag: str) -> str:
-    return tag.removeprefix("lenet.").removeprefix("mlflow.source.")
 
 
 def _rows(a: Mapping[Any, str], b: Mapping[Any, str]) -> list[tuple[Any, str, str]]:

@@ -46,6 +46,11 @@ def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]
     return [row for row in rows if row[1] != row[2]]
 
 
+def short_name(tag: str) -> str:
+    """A tag's name as it is printed: `git.commit`, `kernels`."""
+    return tag.removeprefix("lenet.").removeprefix("mlflow.source.")
+
+
 def git(*arguments: str) -> str | None:
     """git's output for this checkout; None if there is no git or no checkout."""
     try:

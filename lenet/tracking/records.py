@@ -25,6 +25,8 @@ from lenet.tracking.variables import context_tags
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
+WEIGHTS_TAG = "lenet.weights.sha256"
+
 
 def start_tags(settings: Settings, users: Mapping[str, Any], note: str | None) -> dict[str, str]:
     """The tags that a new run begins with: MLflow's own, the user's, and where the run belongs."""
@@ -55,7 +57,8 @@ def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
     tags = {PROCESS_TAG: process_identity(), "lenet.resumed": str(count)}
     if trial := sweep_tags(settings).get("lenet.trial"):  # a new one if it is repeated
         tags["lenet.trial"] = trial
-    journal.log_tags({ERROR_TAG: None, PRUNED_TAG: None, **tags})
+    # Those of an earlier end do not hold any more.
+    journal.log_tags(dict.fromkeys((ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG)) | tags)
     journal.log_status("RUNNING")
     if settings.epochs != past.epochs:
         _log_config(journal, settings)  # MLflow's parameters can't change
@@ -87,13 +90,14 @@ def sweep_tags(settings: Settings) -> dict[str, str]:
 def setup_tags(
     data: Data, model: nn.Module, device: torch.device, kernels: Chosen
 ) -> dict[str, str]:
-    """Data, network and machine: what the run is made of beyond its configuration."""
-    device_name = f"{device.type}, {torch.get_num_threads()} threads"
+    """Data, network and machine: what the run is made of beyond its configuration. The number of
+    threads is in `environment`.
+    """
+    device_name = f"{device.type}, {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
         device_name = torch.cuda.get_device_name(device)
     return {
         **data_tags(data),
-        "lenet.dataset": data.name,
         "lenet.model": type(model).__name__,
         "lenet.model.parameters": str(count_parameters(model)),
         "lenet.device": device_name,

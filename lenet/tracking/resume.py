@@ -18,6 +18,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+from torch import nn
+
+from lenet.config.build import build
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import config_folders, explicit_overrides
 from lenet.config.record import config_hash
@@ -30,8 +34,8 @@ from lenet.tracking.settings import Past, Settings
 from lenet.tracking.stored_config import merge_configs, read_config
 from lenet.tracking.trained import stored_state
 from lenet.training.checkpoints import load_newest, newest_first
-from lenet.training.progress import State
-from lenet.training.state import StateError, progress_of
+from lenet.training.progress import Progress, State
+from lenet.training.state import StateError, progress_of, sets_rates_of
 
 
 @contextmanager
@@ -50,14 +54,20 @@ def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Se
     before = read_config(_text(journal, "config.yaml", settings.uri))
     config = _merge(settings, before, "resume", run_id)
     tags, status = _tags_and_status(journal, stored)
-    if status == "FINISHED" and config["epochs"] == before["epochs"]:
-        unsent = "; python -m lenet send sends what MLflow lacks" if journal.entries else ""
-        raise ConfigError(
-            f"resume={run_id}: the run is finished; epochs={2 * before['epochs']}, for one, "
-            f"extends it{unsent}"
-        )
-    environment = _text(journal, "environment.txt", settings.uri)
     state = _last_state(journal, config, settings.uri)
+    is_extended = config["epochs"] > before["epochs"]
+    more = config["epochs"] if is_extended else 2 * before["epochs"]
+    can_extend = state is None or _can_extend({**config, "epochs": more}, progress_of(state))
+    if is_extended and not can_extend:
+        raise ConfigError(
+            f"resume={run_id}: its schedule would have had other learning rates with "
+            f"epochs={more}; start a new run with them"
+        )
+    if status == "FINISHED" and not is_extended:
+        unsent = "; python -m lenet send sends what MLflow lacks" if journal.entries else ""
+        advice = f"; epochs={more}, for one, extends it" if can_extend else ""
+        raise ConfigError(f"resume={run_id}: the run is finished{advice}{unsent}")
+    environment = _text(journal, "environment.txt", settings.uri)
     history = progress_of(state).history if state else []
     _note_points(journal, stored)
     print(f"Going on with run {run_id} {_position(state)}")
@@ -161,6 +171,13 @@ def check_state(state: State, config: Mapping[str, Any]) -> None:
     if not same or epochs > config["epochs"]:
         raise StateError("checkpoint: expected one of this configuration, found another's")
     progress_of(state)
+
+
+def _can_extend(config: Mapping[str, Any], at: Progress) -> bool:
+    """Whether a run of this configuration would have come to `at` in the same way."""
+    optimizer = build(config, "optimizer", [nn.Parameter(torch.zeros(1))])
+    lengths = {"epochs": config["epochs"], "steps_per_epoch": at.steps_per_epoch}
+    return sets_rates_of(at, build(config, "schedule", optimizer, **lengths), optimizer)
 
 
 def _position(state: State | None) -> str:

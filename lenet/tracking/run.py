@@ -10,14 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch import nn
 from torch.profiler import profile
 
 from lenet.cli import first_error_line, stop_printing
 from lenet.data.sets import Data
-from lenet.native import Chosen
 from lenet.tracking import records
 from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, TrackingError, resolved
 from lenet.tracking.compare import rerun_verdict
@@ -146,10 +144,9 @@ class Run:
         return Facts(uri, self.name, self.experiment, start_time, process, tags, adopts=adopts)
 
     @_recording
-    def log_setup(
-        self, data: Data, model: nn.Module, device: torch.device, kernels: Chosen
-    ) -> None:
-        self.journal.log_tags(records.setup_tags(data, model, device, kernels))
+    def log_setup(self, setup: Mapping[str, str], data: Data) -> None:
+        """`setup` is from `records.setup_tags`."""
+        self.journal.log_tags(setup)
         self.journal.append("data", records.dataset_of(data))
 
     @_recording
@@ -183,11 +180,8 @@ class Run:
             self.curve.append(values[self.settings.objective])
 
     @_recording
-    def log_training(
-        self, model: nn.Module, checkpoint_seconds: float, recording: profile | None = None
-    ) -> None:
-        """The end of the training: the weights' hash, and what the profiler recorded, if it did."""
-        self.journal.log_tags({"lenet.weights.sha256": records.weights_sha256(model)})
+    def log_training(self, checkpoint_seconds: float, recording: profile | None = None) -> None:
+        """The end of the training, with what the profiler recorded, if it did."""
         self.checkpoint_seconds = checkpoint_seconds
         if recording:
             table = recording.key_averages().table("self_cpu_time_total", row_limit=25)
@@ -197,8 +191,8 @@ class Run:
             )
 
     def log_test(self, model: nn.Module, data: Data, score: Score) -> None:
-        """The score on the test set, and with it what shows the trained network."""
-        self._log_score(score)
+        """The end of a training that was not stopped: its score, and what shows the network."""
+        self._log_score(model, score)
         if self.pictures:
             self._log_pictures(model, data, score)
         if self.model:
@@ -207,7 +201,8 @@ class Run:
             self._register(data)
 
     @_recording
-    def _log_score(self, score: Score) -> None:
+    def _log_score(self, model: nn.Module, score: Score) -> None:
+        self.journal.log_tags({records.WEIGHTS_TAG: records.weights_sha256(model)})
         self.journal.log_points(records.test_metrics(score), len(self.history))
 
     @_recording

@@ -10,7 +10,7 @@ from lenet.config.errors import ConfigError
 from lenet.config.overrides import differing, job_name
 from lenet.config.record import config_hash, masked, shown
 from lenet.tracking.job import SweepJob
-from lenet.tracking.provenance import code_state, environment, environment_differences
+from lenet.tracking.provenance import code_state, environment, environment_differences, short_name
 
 if TYPE_CHECKING:
     from lenet.data.sets import Data
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lenet.training.progress import Epoch
 
 MAX_NAME = 250  # characters
+DATA_NAME_TAG = "lenet.dataset"
+DATA_TAGS = ("lenet.dataset.sha256", "lenet.dataset.val_sha256")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ class Past:
         unfinished_epoch: float = self.state["progress"]["tally"]["seconds"]
         return sum(epoch.seconds for epoch in self.history) + unfinished_epoch
 
-    def check(self, data: "Data") -> None:
-        """Raises: ConfigError where the run had other data. Other code or another environment
+    def check(self, setup: Mapping[str, str]) -> None:
+        """`setup` are the tags of data, network and machine as they are now.
+
+        Raises: ConfigError where the run had other data. Another machine, code or environment
         costs a warning.
         """
-        check_data(self.run_id, self.tags, data)
-        code = [(tag, self.tags.get(tag, ""), now) for tag, now in code_state().items()]
-        changed = [row for row in code if row[1] not in ("", row[2])]
+        check_data(self.run_id, self.tags, setup)
+        now = {**code_state(), **setup}.items()
+        changed = [(short_name(k), self.tags[k], v) for k, v in now if self.tags.get(k, v) != v]
         if changed := changed + environment_differences(self.environment, environment()):
             named = ", ".join(f"{what} {there} -> {here}" for what, there, here in changed[:5])
             print(f"Warning: not as where the run began, bits may differ: {named}", file=sys.stderr)
@@ -126,26 +130,24 @@ class Settings:
         """The address of the tracking store, as it was given."""
         return self.config["tracking"]["uri"]
 
-    def check_data(self, data: "Data") -> None:
-        """Raises: ConfigError where the earlier run had other data."""
+    def check(self, setup: Mapping[str, str]) -> None:
+        """Raises: ConfigError where the earlier run had other data than this `setup_tags`."""
         if self.past:
-            self.past.check(data)
+            self.past.check(setup)
 
 
 def data_tags(data: "Data") -> dict[str, str]:
     """The tags that two runs on the same data have in common."""
-    return {
-        "lenet.dataset.sha256": data.sha256,
-        "lenet.dataset.val_sha256": data.val_sha256 or "none",
-    }
+    values = (data.name, data.sha256, data.val_sha256 or "none")
+    return dict(zip((DATA_NAME_TAG, *DATA_TAGS), values, strict=True))
 
 
-def check_data(run_id: str, tags: Mapping[str, str], data: "Data") -> None:
-    """Raises: ConfigError where `data` is not the data that the run had."""
-    for tag, found in data_tags(data).items():
-        expected = tags.get(tag, found)
+def check_data(run_id: str, tags: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raises: ConfigError where the data `here` are not those that the run had; both as tags."""
+    for tag in DATA_TAGS:
+        expected, found = tags.get(tag, here[tag]), here[tag]
         if expected != found:
             raise ConfigError(
-                f"data: run {run_id} had {tags.get('lenet.dataset')} with {tag} "
-                f"{expected[:12]}..., here it is {data.name} with {found[:12]}..."
+                f"data: run {run_id} had {tags.get(DATA_NAME_TAG)} with {short_name(tag)} "
+                f"{expected[:12]}..., here it is {here[DATA_NAME_TAG]} with {found[:12]}..."
             )

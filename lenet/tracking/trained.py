@@ -12,7 +12,8 @@ from lenet.data.inputs import Inputs
 from lenet.data.sets import Data
 from lenet.tracking.client import ROOT, TrackingError
 from lenet.tracking.read import fetched, read_run, read_text
-from lenet.tracking.settings import check_data
+from lenet.tracking.records import WEIGHTS_TAG, weights_sha256
+from lenet.tracking.settings import check_data, data_tags
 from lenet.tracking.stored_config import check_targets, merge_configs, read_config
 from lenet.training.checkpoints import load_newest
 from lenet.training.progress import State
@@ -39,10 +40,12 @@ def stored_state(
 def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs]:
     """The network of a run with the weights of its last checkpoint, and what it reads.
 
-    Raises: TrackingError where there is no such run, or no checkpoint of it; ConfigError,
-    CheckpointError, StateError where its configuration or checkpoint is not as it should be.
+    Raises: TrackingError where there is no such run, or no checkpoint with the weights that its
+    training ended with; ConfigError, CheckpointError, StateError where its configuration or
+    checkpoint is not as it should be.
     """
     config = read_config(read_text(run_id, "config.yaml", uri))
+    recorded = read_run(run_id, uri).tags.get(WEIGHTS_TAG)
     check_targets(config, [CONF])
     state = stored_state(run_id, uri)
     if state is None:
@@ -53,11 +56,17 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
         model: nn.Module = build(checked, "model", **inputs.model_arguments)
         # As a plain dict: the metadata that a state_dict may carry is trusted by torch.
         model.load_state_dict(dict(state["progress"]["best_model"] or state["model"]))
+        found = weights_sha256(model)
     except ConfigError:
         raise
     except Exception as error:  # anybody may have written the checkpoint
         reason = " ".join(str(error).split())[:200]
         raise StateError(f"{run_id}: expected the checkpoint of its network ({reason})") from None
+    if recorded not in (None, found):
+        raise TrackingError(
+            f"{run_id}: its last checkpoint could not be written, and the one before has other "
+            f"weights; rerun={run_id} trains it again"
+        )
     return model.eval(), inputs
 
 
@@ -76,5 +85,5 @@ def load_data(run_id: str, uri: str | None = None) -> Data:
     }
     config = merge_configs(stored, here, {}, [CONF], run_id)
     data: Data = build(config, "data")
-    check_data(run_id, run.tags, data)
+    check_data(run_id, run.tags, data_tags(data))
     return data

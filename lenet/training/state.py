@@ -1,6 +1,7 @@
 """The state of a training that a checkpoint holds, and how to continue from it bit for bit."""
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -83,6 +84,22 @@ def restore(state: Mapping[str, Any], step: Step, epochs: int, steps_per_epoch: 
         reason = first_error_line(error)
         raise StateError(f"state: expected one of this training ({reason})") from None
     return at
+
+
+def sets_rates_of(at: Progress, schedule: Schedule, optimizer: Optimizer) -> bool:
+    """Whether a new schedule sets the learning rates that a training had so far. One that knows its
+    end does not, where that end is another one now. The schedule is used up.
+    """
+    ends = {epoch.epoch * at.steps_per_epoch: epoch.learning_rate for epoch in at.history}
+    if at.batches:
+        ends[at.step] = at.tally.learning_rate
+    before = 0
+    for end, rate in ends.items():
+        _advance(schedule, end - 1 - before)
+        before = end - 1
+        if not math.isclose(optimizer.param_groups[0]["lr"], rate, rel_tol=1e-9):
+            return False
+    return True
 
 
 def _advance(schedule: Schedule | None, steps: int) -> None:

@@ -112,6 +112,12 @@ def test_another_configuration_is_refused_with_the_difference(lab, overrides, sh
     assert "none of this can change" in err
 
 
+def test_a_run_whose_schedule_knows_its_end_is_not_extended(lab, finished):
+    assert lab.refuse(f"resume={finished}").endswith("the run is finished\n")
+    err = lab.refuse(f"resume={finished}", "epochs=80")
+    assert "other learning rates with epochs=80; start a new run" in err
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

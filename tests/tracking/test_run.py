@@ -29,9 +29,9 @@ def stored(run):
 
 def test_a_record_that_fails_costs_a_warning(run, capsys):
     with run:
-        run.log_training(None, 0.0)
-    error = "'NoneType' object has no attribute 'state_dict'"
-    assert f"Warning: log_training failed ({error})\n" in capsys.readouterr().err
+        run.log_epoch(None)
+    error = "'NoneType' object has no attribute 'steps'"
+    assert f"Warning: log_epoch failed ({error})\n" in capsys.readouterr().err
     assert stored(run).info.status == "FINISHED"
 
 

@@ -17,7 +17,7 @@ from lenet.model.lenet5 import LeNet5
 from lenet.native import equip
 from lenet.training.epoch import Step
 from lenet.training.loop import fit
-from lenet.training.state import StateError, restore
+from lenet.training.state import StateError, progress_of, restore, sets_rates_of
 from tests.conftest import CONF
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -275,6 +275,22 @@ def test_more_epochs_go_on_at_the_longer_schedules_rate(schedule):
     found = watch(extended)
     extended.resume(kept.after(8))
     assert found == rates[8:]
+
+
+@pytest.mark.parametrize("steps", [3, STEPS, STEPS + 3, 2 * STEPS])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_that_knows_its_end_has_other_rates_with_more_epochs(schedule, steps):
+    kept = Kept()
+    Training(schedule=schedule, epochs=2).run(kept)
+    at = progress_of(kept.after(steps))
+
+    def fits(epochs):
+        new = Training(schedule=schedule, epochs=epochs)
+        return sets_rates_of(at, new.schedule, new.optimizer)
+
+    assert fits(2)
+    warms_up = schedule == "cosine" and steps <= STEPS  # which does not depend on the end
+    assert fits(4) == (schedule not in ("cosine", "one_cycle") or warms_up)
 
 
 @pytest.fixture(scope="module")
