@@ -101,7 +101,8 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in node:
         if key not in parameters and key not in _SPECIAL and not takes_any:
-            raise ConfigError(f"{path}.{key}: no such key{nearest(str(key), parameters, path)}")
+            names = [name for name in node if name in parameters]  # the others follow from the run
+            raise ConfigError(f"{path}.{key}: no such key{nearest(str(key), names, path)}")
     bind = signature.bind_partial if node.get("_partial_") else signature.bind
     try:
         bind(*node.get("_args_", []), **{k: None for k in node if k not in _SPECIAL})

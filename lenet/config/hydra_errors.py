@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lenet.cli import BROKEN_PIPE, INTERRUPTED, MISTAKE, first_error_line, one_line, stop_printing
 from lenet.config.errors import ConfigError, clip, is_own, nearest, no_memory
+from lenet.config.recipes import install
 
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _FAILURE = 1
@@ -43,6 +44,7 @@ def hydra_main(conf_folder: Path) -> Callable[[Task], Callable[[], None]]:
             with one_line_errors():
                 return task(cfg)
 
+        install()
         command = hydra.main(str(conf_folder), "config", version_base="1.3")(one_run)
 
         def main() -> None:
@@ -112,6 +114,10 @@ def explain(error: BaseException) -> str | None:
             f"{clip(error.override) or repr('')}: expected KEY=VALUE; a value with special "
             "characters needs quotes of its own, as in 'note=\"a (b)\"'"
         )
+    if unused := re.search(r"No match in the defaults list\.\n.* use \+(.*)", str(error)):
+        outer, slash, inner = unused[1].partition("=")[0].rpartition("/")
+        what = f"the chosen {outer} has no {inner}; leave it out" if slash else "no such key"
+        return f"{unused[1]}: {what}"
     if "Ambiguous value" in str(error):
         argument = str(error).splitlines()[0].partition("'")[2].rstrip("'")
         return f"{argument}: several values need -m, for a sweep; a list needs brackets: [1,2]"
