@@ -27,6 +27,7 @@ GROUP_OPTIONS = [p for p in OPTIONS if p[0] not in ("experiment", "debug") and p
 PARTS = [p for p in OPTIONS if p[0].split("/")[0] in ("model", "loss", "optimizer", "schedule")]
 TORCH_LAYERS = ("model.pooling.", "model.activation.")
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 
 # Arguments that the run supplies, such as the parameters for an optimizer.
 RUNTIME = {
@@ -128,6 +129,27 @@ def test_the_defaults_are_the_tutorials_recipe():
 
 def test_the_tutorials_experiment_is_the_default_run_on_mnist():
     assert checked("experiment", "tutorial") == checked("data", "mnist")
+
+
+OTHERS = {
+    "augment": "none",
+    "model": "mlp",
+    "loss": "mse",
+    "optimizer": "adam",
+    "schedule": "step",
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_part_that_replaces_an_experiments_is_as_without_the_experiment(name):
+    chosen = [f"{group}={option}" for group, option in OTHERS.items()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = check(compose("config", overrides=[f"experiment={name}", *chosen]))
+    for group, option in OTHERS.items():
+        expected = dict(checked(group, option)[group])
+        if group == "model":  # every network has it
+            expected["initialisation"] = found[group]["initialisation"]
+        assert found[group] == expected, group
 
 
 @pytest.mark.parametrize("name", SWEEPS)

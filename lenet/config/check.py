@@ -99,10 +99,14 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}._target_={as_yaml(target)}: {line}") from None
     parameters = signature.parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in node:
-        if key not in parameters and key not in _SPECIAL and not takes_any:
-            names = [name for name in node if name in parameters]  # the others follow from the run
-            raise ConfigError(f"{path}.{key}: no such key{nearest(str(key), names, path)}")
+    unknown = [key for key in node if key not in parameters and key not in _SPECIAL]
+    if unknown and not takes_any:
+        given = [name for name in parameters if name in node]  # the others follow from the run
+        without = " ".join(f"~{path}.{key}" for key in unknown)
+        raise ConfigError(
+            f"{path}.{unknown[0]}: no such key{nearest(str(unknown[0]), given, path)}; where a "
+            f"recipe sets it for another {path}, add {without}"
+        )
     bind = signature.bind_partial if node.get("_partial_") else signature.bind
     try:
         bind(*node.get("_args_", []), **{k: None for k in node if k not in _SPECIAL})

@@ -20,7 +20,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lenet.cli import BROKEN_PIPE, INTERRUPTED, MISTAKE, first_error_line, one_line, stop_printing
 from lenet.config.errors import ConfigError, clip, is_own, nearest, no_memory
-from lenet.config.recipes import install
 
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _FAILURE = 1
@@ -44,7 +43,6 @@ def hydra_main(conf_folder: Path) -> Callable[[Task], Callable[[], None]]:
             with one_line_errors():
                 return task(cfg)
 
-        install()
         command = hydra.main(str(conf_folder), "config", version_base="1.3")(one_run)
 
         def main() -> None:

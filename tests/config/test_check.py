@@ -31,6 +31,7 @@ WRONG = {
     "patience=3": "patience: stopping early needs a validation set; set data.val_size",
     "epoch=3": "epoch: no such key; did you mean epochs?",
     "optimizer.momentun=0.9": "optimizer.momentun: no such key; did you mean optimizer.momentum?",
+    "optimizer={b: 1, lrr: 2}": "optimizer.b: no such key; there are optimizer.dampening, ",
     "optimizer=null": "optimizer=null: expected one of its options",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
     "seed=" + "9" * 30: "seed=999999999999999999999999999999: should be less than",
