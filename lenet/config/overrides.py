@@ -1,21 +1,20 @@
 """What the overrides of a command say: explicitly set keys, and the values of a sweep."""
 
-import contextlib
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import OmegaConf
 
 from lenet.config.errors import ConfigError, clip
-from lenet.config.record import flatten
+from lenet.config.record import flatten, masked
 
 SWEEP_RUNS = 10_000
 
@@ -30,6 +29,9 @@ def columns_of(overrides: list[Override], zipped: Sequence[str] = ()) -> dict[st
     counts: dict[str, int] = {}
     for override in overrides:
         key, line = override.get_key_element(), clip(str(override.input_line))
+        if not override.is_sweep_override():
+            columns[key] = [str(override.input_line)]
+            continue
         values = _values(override, line)
         counts["" if key.lstrip("+") in zipped else key] = len(values)
         if not 0 < math.prod(counts.values()) <= SWEEP_RUNS:
@@ -39,8 +41,6 @@ def columns_of(overrides: list[Override], zipped: Sequence[str] = ()) -> dict[st
 
 
 def _values(override: Override, line: str) -> list[str]:
-    if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
     if override.is_interval_sweep():
         raise ConfigError(
             f"{line}: an interval has no list of values; take choice or range, or hydra/sweeper=tpe"
@@ -70,17 +70,22 @@ def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> d
 
 
 def differing(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, Any]:
-    """The value that the overrides give to each axis, in the order of the axes."""
-    given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    return {axis: _typed(given[axis]) for axis in axes if axis in given}
+    """The value that the overrides give to each axis, in their order; passwords are masked."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    given = {each.get_key_element().lstrip("+"): each.value() for each in parsed}
+    differs = {axis: given[axis] for axis in axes if axis in given}
+    return dict(json.loads(masked(json.dumps(differs, default=str))))
 
 
-def _typed(text: str) -> Any:
-    value = yaml.safe_load(text)
+def in_grammar(value: Any) -> str:
+    """A value as Hydra's command line has it."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{in_grammar(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(in_grammar, value))}]"
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # for YAML 1.1, unlike Hydra, 1e-5 is a text
-            return float(value)
-    return value
+        return QuotedString(value, Quote.double).with_quotes()
+    return "null" if value is None else str(value)
 
 
 def job_name(differs: Mapping[str, Any], between: str = " ") -> str:
@@ -96,6 +101,8 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 
 def format_value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -42,7 +42,10 @@ class Grid(Sweeper):
         jobs = [session.compose_job(each, differing(each, axes)) for each in points]
         hashes = sorted(job.sha256 for job in jobs)
         if len(set(hashes)) < len(hashes):
-            raise ConfigError("sweep: two of the jobs are the same; name each value once")
+            raise ConfigError(
+                "sweep: two of the jobs are the same; name each value once, and "
+                "+tags.repeat=1,2 to run each job twice"
+            )
         with session.connect(jobs[0], sha256_of(hashes)):
             jobs = match_runs(jobs, session.earlier_runs(jobs[0]), session.data_sha256)
             wanted = {NEW, UNFINISHED} | ({FAILED} if options.retry_failed else set())

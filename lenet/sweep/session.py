@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lenet.config.check import check_job
 from lenet.config.errors import ConfigError
-from lenet.config.record import config_hash, shown
+from lenet.config.overrides import in_grammar
+from lenet.config.record import changes_nothing, config_hash, masked, shown
 from lenet.sweep.display import Progress, time_estimate
-from lenet.sweep.jobs import FAILED, Job, data_checksums
+from lenet.sweep.jobs import FAILED, Job, data_checksums, sha256_of
 from lenet.sweep.launcher import StreamingLauncher
 from lenet.tracking.job import SweepJob
 
@@ -58,6 +59,9 @@ class Session:
         self.launcher = launcher
         self.parent: Any = None
         self.data_sha256 = data_checksums()
+        # A name with an interpolation differs from job to job.
+        name = OmegaConf.to_container(config.tracking).get("run_name")  # type: ignore[union-attr]
+        self._run_name = name if name and "${" not in str(name) else None
 
     # ---- Before the jobs run ---------------------------------------------------------------------
 
@@ -65,7 +69,8 @@ class Session:
         """The sweep's overrides, first those of its file. Starts the launcher's workers."""
         if not self.options.dry:
             self.launcher.warm_up()
-        lines = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+        given = {k: v if isinstance(v, str) else in_grammar(v) for k, v in params.items()}
+        lines = [*(f"{key}={text}" for key, text in given.items()), *arguments]
         return OverridesParser.create(config_loader=self._loader).parse_overrides(lines)
 
     def compose_job(self, overrides: Sequence[str], differs: Mapping[str, Any] = {}) -> Job:
@@ -79,7 +84,12 @@ class Session:
                 )
         composed = cloudpickle.dumps(cfg)  # 0.1 MB; to compose it again would take 0.08 s
         config = check_job(cfg)
-        return Job(differs, config, config_hash(config), composed)
+        # A job that differs in a tag alone is one more run of the same.
+        own = {key: value for key, value in differs.items() if changes_nothing(key)}
+        sha256 = sha256_of(
+            [config_hash(config), *([json.dumps(own, sort_keys=True)] if own else [])]
+        )
+        return Job(differs, config, sha256, composed)
 
     @contextmanager
     def connect(self, job: Job, sha256: str) -> Iterator[None]:
@@ -154,7 +164,7 @@ class Session:
         }
         file = self.config.hydra.job.config_name
         words = [*([] if file == "config" else [file]), *arguments]
-        self.name = " ".join(words)[:250] or "sweep"
+        self.name = self._run_name or masked(" ".join(words))[:250] or "sweep"
         self._axes = list(axes)
         self.parent.begin(self.name, tags, git("diff", "HEAD") or "")
         before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -200,14 +210,16 @@ class Session:
             cfg.hydra.job.id = cfg.hydra.job.num = number
         bounds = tuple(job.bounds)
         place = SweepJob(self.parent.run_id, job.sha256, tuple(self._axes), job.trial, bounds)
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {"job": place.plain()}
+        if self._run_name:  # that of the sweep's own run
+            changes["tracking.run_name"] = None
         if job.run_id:
             changes["resume"] = job.run_id
         elif job.config["device"].get("threads") is None and self.launcher.threads:
             changes["device.threads"] = self.launcher.threads
-        for key, value in {"job": place.plain(), **changes}.items():
+        for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
-        lines = [place.override(), *(f"{key}={json.dumps(v)}" for key, v in changes.items())]
+        lines = [f"{key}={in_grammar(value)}" for key, value in changes.items()]
         cfg.hydra.overrides.task = [*cfg.hydra.overrides.task, *lines]
         return cfg
 

@@ -1,6 +1,5 @@
 """What a sweep tells each of its jobs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,8 +33,3 @@ class SweepJob:
     def plain(self) -> dict[str, Any]:
         """The value of the key `job`."""
         return asdict(self) | {"axes": list(self.axes), "bounds": list(self.bounds)}
-
-    def override(self) -> str:
-        """The same as an override for Hydra's command line."""
-        values = (f"{name}:{json.dumps(value)}" for name, value in self.plain().items())
-        return f"job={{{','.join(values)}}}"

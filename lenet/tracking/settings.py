@@ -93,7 +93,7 @@ class Settings:
     @property
     def differs(self) -> dict[str, Any]:
         """What tells a job from the others of its sweep; empty outside of a sweep."""
-        return differing(self.public_overrides, self.job.axes if self.job else ())
+        return differing(self.overrides, self.job.axes if self.job else ())
 
     @property
     def name(self) -> str:

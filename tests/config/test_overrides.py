@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lenet.config.overrides import columns_of, differing, job_name
+from lenet.config.overrides import columns_of, differing, in_grammar, job_name
 
 
 def test_a_job_is_named_by_what_differs():
@@ -13,6 +13,53 @@ def test_a_job_is_named_by_what_differs():
     assert differs == {"optimizer.lr": 1e-5, "model/activation": "relu", "seed": 0}
     assert list(differs) == axes
     assert job_name(differs) == "lr=1e-05 activation=relu seed=0"
+
+
+VALUES = {  # on the command line: to a reader
+    "@a": "@a",
+    "null": None,
+    "True": True,
+    "1e-5": 1e-5,
+    "007": "007",
+    "'1'": "1",
+    "''": "",
+    '"a, b"': "a, b",
+    "'c = d'": "c = d",
+    "a b": "a b",
+    "[1,'x,y',null]": [1, "x,y", None],
+    "{a:1,b:{c:'d e'}}": {"a": 1, "b": {"c": "d e"}},
+    "http://me:secret@host/": "http://me:***@host/",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items(), ids=list(VALUES))
+def test_values_are_those_of_hydra_s_grammar(text, value):
+    for override in (f"+tags.x={text}", f"+tags.x=zzz,{text}"):
+        parsed = OverridesParser.create().parse_overrides([override, "~note", "optimizer@a=adam"])
+        columns = columns_of(parsed)
+        assert differing([lines[-1] for lines in columns.values()], ["tags.x"]) == {"tags.x": value}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        1.5,
+        float("inf"),
+        "",
+        "a, b",
+        "q\"uote'",
+        "back\\slash",
+        "end\\",
+        "数",
+        "${seed}",
+    ],
+)
+def test_a_value_of_a_file_is_the_same_on_the_command_line(value):
+    for each in (value, [value, [value]], {"a": value}):
+        (parsed,) = OverridesParser.create().parse_overrides([f"x={in_grammar(each)}"])
+        assert parsed.value() == each
 
 
 def test_keys_whose_last_words_are_the_same_are_written_out():

@@ -1,6 +1,7 @@
 """A grid: which jobs it runs, skips, continues and tries again, and which mistakes it refuses."""
 
 import json
+import re
 
 import pytest
 
@@ -85,6 +86,43 @@ def test_on_error_stop_ends_the_sweep_with_the_first_failure(sweep, jobs):
         sweep(*SEEDS, "sweep.on_error=stop")
 
 
+def test_jobs_that_differ_in_a_tag_are_repetitions_and_each_is_found_again(sweep, jobs, capsys):
+    command = ["epochs=1", "+tags.repeat=1,2", "note='a, b','c = d'"]
+    sweep(*command)
+    assert [(cfg.tags.repeat, cfg.note) for cfg in jobs.ran] == [
+        *((1, "a, b"), (1, "c = d"), (2, "a, b"), (2, "c = d"))
+    ]
+    sweep("+tags.repeat=2,1", "note='c = d','a, b'", "epochs=1")
+    assert "4 jobs: 4 done" in capsys.readouterr().out
+    assert len(jobs.ran) == 4
+
+
+def test_a_name_is_that_of_the_sweep_and_its_jobs_are_named_by_what_differs(sweep, jobs):
+    sweep(*SEEDS, "tracking.run_name='my sweep'")
+    parent, _ = jobs.family()
+    assert parent.info.run_name == "my sweep"
+    assert [cfg.tracking.run_name for cfg in jobs.ran] == [None, None]
+
+
+@pytest.mark.parametrize("names", ["a,b", "run-${seed}"])
+def test_names_that_differ_are_those_of_the_jobs(sweep, jobs, names):
+    sweep("epochs=1", "seed=0,1", f"tracking.run_name={names}", "sweep.zip=[]")
+    assert None not in {cfg.tracking.run_name for cfg in jobs.ran}
+    assert "tracking.run_name=" in jobs.family()[0].info.run_name
+
+
+def test_a_sweep_s_name_has_no_password(sweep, jobs):
+    sweep("epochs=1", "seed=0,1", "+tags.at='http://me:secret@host/'")
+    assert "me:***@host" in jobs.family()[0].info.run_name
+
+
+def test_values_in_a_file_of_a_sweep_may_be_of_any_type(sweep, jobs):
+    params = "hydra.sweeper.params={clip_norm: null, +tags: {a: 'b, c', d: true}}"
+    sweep("epochs=1", "seed=0,1", params)
+    assert jobs.ran[0].clip_norm is None
+    assert jobs.ran[0].tags == {"a": "b, c", "d": True}
+
+
 def test_zipped_keys_go_through_their_values_side_by_side(sweep, jobs):
     zipped = ["optimizer.lr=0.01,0.1", "seed=0,1", "data.batch_size=16,128"]
     sweep("epochs=1", *zipped, "sweep.zip=[optimizer.lr,data.batch_size]")
@@ -112,7 +150,10 @@ def test_a_dry_sweep_makes_no_store(sweep, jobs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["seed=0,0"], "two of the jobs are the same"),
+        (
+            ["seed=0,0"],
+            "two of the jobs are the same; name each value once, and +tags.repeat=1,2 to",
+        ),
         (["seed=0,1", "sweep.zip=[epochs]"], "sweep.zip: expected keys that vary, found epochs"),
         (
             ["seed=0,1", "epochs=1,2,3", "sweep.zip=[seed,epochs]"],
@@ -126,7 +167,7 @@ def test_a_dry_sweep_makes_no_store(sweep, jobs, capsys):
     ],
 )
 def test_a_mistake_ends_a_sweep_before_a_job_runs(sweep, jobs, arguments, message):
-    with pytest.raises(ConfigError, match=message.replace("[", r"\[")) as error:
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
         sweep(*arguments)
     assert "\n" not in str(error.value)
     assert jobs.ran == []
