@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
-    """Writes the network with a batch axis of any length. The file's metadata holds `classes`,
-    `mean`, `std` and `image_size`: an image is pixels from 0 to 1, less mean, divided by std.
+    """Writes the network with a batch axis of any length. The file's metadata are the network's
+    `Inputs`: an image is pixels from 0 to 1, less mean, divided by std.
 
     Shapes: `images` float32 (N, in_channels, image_size, image_size) -> `scores` float32 (N, K).
     Raises: ValueError if packages are missing, or torch cannot write the network; OSError.
@@ -76,7 +76,7 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
     except Exception as error:  # torch's exporter raises many kinds
         raise ValueError(f"onnx: torch can't write this network ({one_line(error)})") from None
     assert program
-    about = {name: getattr(inputs, name) for name in ("classes", "mean", "std", "image_size")}
+    about = inputs.to_values()
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in about.items()})
     path.write_bytes(proto.SerializeToString())

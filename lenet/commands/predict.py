@@ -1,6 +1,7 @@
 """Read digits from pictures: the class, and the probability of each class.
 
-Dark on light or light on dark, of any size, one digit a picture. Nothing is written.
+Dark on light or light on dark, of any size, one digit a picture: it is brought to the form of the
+set that the network was trained on. Nothing is written.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def is_weights(source: str) -> bool:
 def predict(model: nn.Module, inputs: Inputs, images: Tensor) -> Tensor:
     """Probabilities of each class.
 
-    Shapes: uint8 (N, 28, 28) -> float32 (N, K).
+    Shapes: uint8 (N, H, W) or (N, C, H, W) -> float32 (N, K).
     Raises: ValueError if the model takes other images, or returns an output that is not finite.
     """
     batch = as_input(images, inputs.image_size, inputs.mean, inputs.std)
@@ -94,15 +95,17 @@ def main(argv: Sequence[str]) -> int:
     status = 0
     for path in options.pictures:
         try:
-            image = read_picture(path)
+            image, remark = read_picture(path, inputs.form, inputs.in_channels)
             shares = predict(model, inputs, image[None])[0].tolist()
         except ValueError as error:
             tell(error)
             status = MISTAKE
             continue
         print(_result(one_line(path), inputs.classes, shares))
+        if remark:
+            print(f"    {remark}")
         if options.show:
-            print(_drawing(image))
+            print(_drawing(image if image.ndim == 2 else image.float().mean(0).byte()))
     return status
 
 

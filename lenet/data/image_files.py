@@ -21,6 +21,7 @@ from lenet.data.tensor_files import load
 # The third byte of an IDX file is its element type, the fourth the number of dimensions.
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 MAX_BYTES = 1 << 31
+MOST_COLOURS = 4  # red, green, blue, opacity
 
 
 def read_idx(path: Path) -> Tensor:
@@ -74,15 +75,20 @@ def read_pt(path: Path) -> tuple[Tensor, Tensor]:
 def checked(images: Tensor, labels: Tensor, path: str | Path) -> tuple[Tensor, Tensor]:
     """Images and labels that belong together; labels as int64 (N).
 
-    Shapes: images uint8 (N, H, W) or (N, C, H, W); labels integer (N), or (N, M) as in QMNIST,
-    whose first column is the class.
+    Shapes: images uint8 (N, H, W) or (N, C, H, W); labels integer (N).
     Raises: DataError where they are anything else.
     """
     expected = found = ""
-    if labels.ndim == 2 and labels.shape[1] > 0:
-        labels = labels[:, 0]
     if images.dtype != torch.uint8 or images.ndim not in (3, 4):
         expected, found = "images as uint8 (N, H, W) or (N, C, H, W)", _form(images)
+    elif images.ndim == 4 and images.shape[3] <= MOST_COLOURS < images.shape[1]:
+        expected = "images as (N, C, H, W)"
+        found = f"{list(images.shape)}; images.permute(0, 3, 1, 2) puts the colours first"
+    elif labels.ndim == 2:
+        expected, advice = "labels as integers (N)", "labels[:, 0] takes the first column"
+        if labels.shape[1] > 1:
+            advice = f"labels.argmax(1) for rows that mark the class with a 1, else {advice}"
+        found = f"{_form(labels)}; {advice}"
     elif labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype.is_complex:
         expected, found = "labels as integers (N)", _form(labels)
     elif len(images) != len(labels):

@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lenet.data.errors import DataError
+from lenet.data.form import MNIST, Form
 
 MAX_CLASSES = 1000
 
@@ -15,7 +16,8 @@ MAX_CLASSES = 1000
 class Inputs:
     """An image as the network reads it, and the names of its classes in the order of its outputs.
 
-    A pixel is a number from 0 to 1, less `mean`, divided by `std`.
+    A pixel is a number from 0 to 1, less `mean`, divided by `std`. Other pictures are brought to
+    `form`, which those of the set have.
 
     Raises: ValueError where a value is out of its bounds.
     """
@@ -25,6 +27,7 @@ class Inputs:
     std: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     image_size: Annotated[int, Field(ge=16, le=256)] = 32
     in_channels: Annotated[int, Field(ge=1, le=64)] = 1
+    form: Form = MNIST
 
     @property
     def model_arguments(self) -> dict[str, int]:

@@ -214,7 +214,8 @@ def _inputs(raw: Raw, image_size: int, mean: float | None, std: float | None) ->
         mean = measured[0] if mean is None else mean
         std = measured[1] if std is None else std
     values = {"classes": _class_names(raw), "mean": mean, "std": std, "image_size": image_size}
-    return Inputs.from_values(values | {"in_channels": images.shape[1] if images.ndim == 4 else 1})
+    values |= {"in_channels": images.shape[1] if images.ndim == 4 else 1, "form": raw.form}
+    return Inputs.from_values(values)
 
 
 def _class_names(raw: Raw) -> tuple[str, ...]:

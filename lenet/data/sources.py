@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lenet.data.errors import DataError
+from lenet.data.form import Form, form_of
 from lenet.data.image_files import checked, idx_sha256, read_idx, read_pt
 from lenet.data.images import pixel_statistics
 from lenet.data.known_sets import DIGITS, KNOWN
@@ -38,6 +39,10 @@ class Raw:
     @functools.cached_property
     def pixel_statistics(self) -> tuple[float, float]:
         return pixel_statistics(self.train[0])
+
+    @functools.cached_property
+    def form(self) -> Form:
+        return form_of(self.train[0])
 
 
 def find(name: str, root: Path) -> Raw | None:
@@ -76,6 +81,8 @@ def _verified(name: str, train: Pair, test: Pair, paths: Sequence[Path], where: 
     known = KNOWN[name]
     pairs = []
     for (images, labels), path in ((train, paths[0]), (test, paths[2])):
+        if labels.ndim == 2 and known.folder == "QMNIST":
+            labels = labels[:, 0]  # the class; the other columns tell where a digit comes from
         images, labels = checked(images, labels, str(path))
         if known.transposed:
             images = images.transpose(-1, -2).contiguous()

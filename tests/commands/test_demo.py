@@ -141,7 +141,7 @@ def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
     for each in found["looks"]:
         assert each["class"] == int(np.argmax(each["probabilities"]))
     picture = requests.post(f"{url}/api/look/picture?network=0", data=png(), timeout=30).json()
-    apart = np.array(picture["image"]) - np.array(found["image"])
+    apart = np.array(picture["ink"]) - np.array(found["ink"])
     assert np.abs(apart).max() <= 40  # of another height: pixels of the edge may differ
 
 
@@ -232,7 +232,7 @@ def test_the_test_set_of_a_run_is_served_as_rows_pictures_and_answers(latest):
         index = rows[0]["index"]
         picture = requests.get(f"{url}/api/test/0/{index}.png", timeout=30)
         seen = requests.get(f"{url}/api/look/test/0/{index}?network=0", timeout=30).json()
-        assert np.asarray(Image.open(io.BytesIO(picture.content))).tolist() == seen["image"]
+        assert np.asarray(Image.open(io.BytesIO(picture.content))).tolist() == seen["ink"]
         assert seen["looks"][0]["class"] == rows[0]["guess"]
         assert requests.get(f"{url}/api/test/0/360.png", timeout=30).status_code == 404
 

@@ -23,7 +23,7 @@ def stored(picture, kind="PNG", **options):
 
 
 def read(picture, kind="PNG", **options):
-    return read_picture_bytes(stored(picture, kind, **options), "picture")
+    return read_picture_bytes(stored(picture, kind, **options), "picture").image
 
 
 REFERENCE = read(drawn())
@@ -239,7 +239,7 @@ SAMPLES = [
 def test_damaged_bytes_give_a_digit_or_one_line(whole, at, new, cut):
     content = (whole[:at] + new + whole[at + len(new) :])[: len(whole) - cut]
     try:
-        image = read_picture_bytes(content, "picture")
+        image = read_picture_bytes(content, "picture").image
     except DataError as error:
         assert str(error).isprintable()
     else:
@@ -250,7 +250,7 @@ def test_damaged_bytes_give_a_digit_or_one_line(whole, at, new, cut):
 def test_a_picture_in_a_file_is_read_and_anything_else_is_refused_by_name(tmp_path):
     path = tmp_path / "seven.png"
     drawn().save(path)
-    assert torch.equal(read_picture(path), REFERENCE)
+    assert torch.equal(read_picture(path).image, REFERENCE)
     os.mkfifo(tmp_path / "pipe.png")
     for other, reason in (
         (tmp_path / "missing.png", "no such file"),
@@ -268,7 +268,7 @@ def test_a_picture_in_a_file_is_read_and_anything_else_is_refused_by_name(tmp_pa
 def test_a_drawing_is_read_like_its_picture():
     ink = 1 - np.asarray(drawn(), np.float32) / 255
     # The level of a picture's paper is estimated.
-    assert (read_drawing(ink).int() - REFERENCE.int()).abs().max() <= 2
+    assert (read_drawing(ink).image.int() - REFERENCE.int()).abs().max() <= 2
 
 
 @pytest.mark.parametrize("ink", [np.zeros((280, 280), np.float32), np.zeros((0, 0), np.float32)])
@@ -280,7 +280,7 @@ def test_a_drawing_without_ink_is_refused(ink):
 def test_a_single_dot_is_centred():
     ink = np.zeros((280, 280), np.float32)
     ink[:20, 270:] = 1
-    rows, columns = read_drawing(ink).nonzero().T
+    rows, columns = read_drawing(ink).image.nonzero().T
     assert (rows.min(), rows.max()) == (11, 16)
     assert len(columns.unique()) == 3
     assert columns.float().mean() == pytest.approx(14, abs=0.6)

@@ -257,6 +257,8 @@ def test_training_and_test_images_of_other_shapes_are_refused(tmp_path):
 
 def test_images_with_their_channels_in_the_wrong_place_are_refused(tmp_path):
     message = refusal(lambda: own(tmp_path, pair(20, 100, 28, 3), pair(20, 100, 28, 3)))
+    assert message.endswith("[20, 100, 28, 3]; images.permute(0, 3, 1, 2) puts the colours first")
+    message = refusal(lambda: own(tmp_path, pair(20, 100, 28, 28), pair(20, 100, 28, 28)))
     assert message == "inputs.in_channels: Input should be less than or equal to 64"
 
 

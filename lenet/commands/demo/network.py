@@ -78,7 +78,8 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
         if accuracy := run.metrics.get("test/accuracy"):
             name += f", {accuracy:.2%}"
     model, inputs = load_network(source, activation, pooling)
-    predict(model, inputs, torch.zeros(1, 28, 28, dtype=torch.uint8))
+    blank = torch.zeros(1, inputs.form.height, inputs.form.width, dtype=torch.uint8)
+    predict(model, inputs, blank)
     return Network(name, run_id, model, inputs, layers_of(model, inputs.image_size))
 
 

@@ -23,7 +23,8 @@ from lenet.cli import one_line
 from lenet.commands.demo.answers import answers_of
 from lenet.commands.demo.network import Network, open_network
 from lenet.commands.predict import is_weights
-from lenet.data.pictures import read_drawing, read_picture_bytes
+from lenet.data.form import Form
+from lenet.data.pictures import Reading, read_drawing, read_picture_bytes
 
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
@@ -142,19 +143,20 @@ def look_at_drawing(content: Content, chosen: Chosen) -> Response:
     side = round(len(content) ** 0.5)
     if side**2 != len(content) or not side:
         raise ValueError(f"drawing: expected a square of bytes, found {len(content):,}")
-    ink = np.frombuffer(content, np.uint8).reshape(side, side)
-    return look_at(read_drawing(ink.astype(np.float32) / np.float32(255)), chosen)
+    ink = np.frombuffer(content, np.uint8).reshape(side, side).astype(np.float32) / np.float32(255)
+    return look_at(lambda form: read_drawing(ink, form), chosen)
 
 
 @api.post("/look/picture")
 def look_at_picture(content: Content, chosen: Chosen) -> Response:
     """Body: a picture's file."""
-    return look_at(read_picture_bytes(content, "picture"), chosen)
+    return look_at(lambda form: read_picture_bytes(content, "picture", form), chosen)
 
 
 @api.get("/look/test/{k}/{index}")
 def look_at_test_image(network: OneNetwork, index: int, chosen: Chosen) -> Response:
-    return look_at(test_image(network, index), chosen)
+    image = test_image(network, index)
+    return look_at(lambda form: Reading(image), chosen)
 
 
 @api.get("/test/{k}")
@@ -184,10 +186,16 @@ def show_test_image(network: OneNetwork, index: int) -> Response:
     return Response(file.getvalue(), media_type="image/png")
 
 
-def look_at(image: Tensor, chosen: dict[int, Network]) -> Response:
-    looks = [{"network": k, **network.look(image)} for k, network in chosen.items()]
+def look_at(read: Callable[[Form], Reading], chosen: dict[int, Network]) -> Response:
+    """`read` gives the image in the form of a network's set."""
+    readings = {k: read(network.inputs.form) for k, network in chosen.items()}
+    looks = [{"network": k, **network.look(readings[k].image)} for k, network in chosen.items()]
+    first = next(iter(chosen))
+    has_dark_ink = chosen[first].inputs.form.ground == 255
+    image, remark = readings[first]
+    ink = 255 - image if has_dark_ink else image
     # Not a dictionary: FastAPI takes longer to encode it than the network to compute it.
-    return JSONResponse({"image": image.tolist(), "looks": looks})
+    return JSONResponse({"ink": ink.tolist(), "remark": remark, "looks": looks})
 
 
 def test_image(network: Network, index: int) -> Tensor:

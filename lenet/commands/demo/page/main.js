@@ -38,12 +38,13 @@ const look = newest(async (began = null) => {
     const found = await (body ? post(`${path}?${query}`, body) : get(`${path}?${query}`));
     fail(null);
     if (asked.picture && subject === asked) {
-      pad.put(found.image);
+      pad.put(found.ink);
       asked.picture = false;
       $("invitation").hidden = true;
     }
     show(found.looks);
-    if (began !== null) told(`Answered ${Math.round(performance.now() - began)} ms after the pen moved`);
+    if (found.remark) told(`Note: ${found.remark}`);
+    else if (began !== null) told(`Answered ${Math.round(performance.now() - began)} ms after the pen moved`);
   } catch (error) {
     fail(error.message);
     if (subject === asked && asked.picture) subject = onPad(); // the picture that the pad shows now
