@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,16 +78,19 @@ def _load(path: Path) -> ctypes.CDLL | None:
 def _build(compiler: Compiler, source: Path, kept: Path) -> ctypes.CDLL:
     """Of processes that start together one compiles, the others wait for it."""
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock"), timeout=LOCK_SECONDS):
-        if cdll := _load(kept):
-            return cdll  # built while this process waited
-        print(f"Building the CPU kernels with {compiler.name} (a few seconds)", file=sys.stderr)
-        new = kept.with_suffix(".new")
-        done = _run([*compiler.command, *map(str, source.glob("*.cpp")), "-o", str(new)])
-        if done.returncode:
-            raise BuildError(f"{compiler.name} can't build the CPU kernels: {_first_error(done)}")
-        os.replace(new, kept)
-        return ctypes.CDLL(str(kept))
+    # Before the lock, which waits for minutes in some folders that cannot be written.
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=kept.parent) as folder:
+        with FileLock(kept.with_suffix(".lock"), timeout=LOCK_SECONDS):
+            if cdll := _load(kept):
+                return cdll  # built while this process waited
+            print(f"Building the CPU kernels with {compiler.name} (a few seconds)", file=sys.stderr)
+            new = Path(folder, kept.name)
+            done = _run([*compiler.command, *map(str, source.glob("*.cpp")), "-o", str(new)])
+            if done.returncode:
+                why = _first_error(done)
+                raise BuildError(f"{compiler.name} can't build the CPU kernels: {why}")
+            os.replace(new, kept)
+            return ctypes.CDLL(str(kept))
 
 
 def find_compiler() -> Compiler:

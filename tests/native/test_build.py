@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import platformdirs
@@ -190,6 +191,24 @@ def test_a_cache_that_cannot_be_written_is_one_line(workshop):
     start = f"the CPU kernels can't be kept in {workshop.cache} ("
     assert refusal(workshop).startswith(start)
     assert refusal(workshop).endswith("; set LENET_CACHE to another folder")
+
+
+@linux
+def test_a_folder_in_which_no_file_can_be_made_is_one_line_at_once(workshop, monkeypatch):
+    monkeypatch.setenv("LENET_CACHE", "/proc")  # for root too
+    start = time.monotonic()
+    assert refusal(workshop).startswith("the CPU kernels can't be kept in /proc (")
+    assert time.monotonic() - start < 5
+
+
+def test_a_cache_may_have_any_name_and_the_lock_of_a_dead_process(workshop, monkeypatch):
+    workshop.library()
+    workshop.cache.rename(folder := workshop.folder / "a b%20'c%")
+    monkeypatch.setenv("LENET_CACHE", str(folder))
+    for entry in folder.glob("*.so"):
+        entry.unlink()  # the lock file stays
+    assert workshop.library().cdll.answer() == 42
+    assert {path.suffix for path in folder.iterdir()} == {".so", ".lock"}
 
 
 @pytest.mark.parametrize(
