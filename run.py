@@ -3,6 +3,10 @@
 import sys
 from pathlib import Path
 
+from lenet import cli
+
+cli.start()  # before the other imports, which take a while
+
 from lenet.training import startup
 
 startup.start_process()

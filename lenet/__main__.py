@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lenet.cli import MISTAKE, RUN_ID, answer
+from lenet.cli import MISTAKE, RUN_ID, answer, start
 
 FOLDER = Path(__file__).parent / "commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns: its exit status; 2 after a mistake, printed as one line."""
+    if argv is None:
+        start()
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    return answer(lambda: run_command(name, arguments))
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int | None:
     commands = find_commands()
     if name in commands:
-        return answer(lambda: import_module(f"lenet.commands.{name}").main(arguments))
+        status: int | None = import_module(f"lenet.commands.{name}").main(arguments)
+        return status
     if name not in ("--help", "-h"):
         print(f"error: {name}: expected one of {', '.join(commands)}", file=sys.stderr)
         return MISTAKE

@@ -1,12 +1,19 @@
-"""How a command talks to a shell: its options, its exit status, its answer to a mistake."""
+"""How a command talks to a shell: its output, its options, its exit status, its answer to a mistake
+and to Ctrl-C.
+"""
 
 import argparse
+import atexit
+import gc
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 MISTAKE, INTERRUPTED = 2, 130  # a shell expects 130 of a process that Ctrl-C ended
@@ -15,24 +22,106 @@ BROKEN_PIPE = 141  # and 141 of a process that SIGPIPE ended
 RUN_ID = "a run's id, its first letters (at least 4), or latest"
 
 
+def start() -> None:
+    """Makes this process fit for any terminal and pipe. Call it before the large imports.
+
+    Output that cannot be written stops no work, except that standard output raises one
+    BrokenPipeError. Ctrl-C raises KeyboardInterrupt; the process then ends with one word and status
+    130, in imports and callbacks too.
+    """
+    for descriptor in range(3):  # one that is closed would be the next file's that is opened
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is getattr(sys, f"__{name}__"):  # not a test's or a notebook's own
+            setattr(sys, name, Output.of(getattr(sys, name)))
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the work is done by then
+    # At the end the interpreter would spend 2 s on freeing objects one by one.
+    atexit.register(gc.freeze)
+
+
+class Output(io.TextIOWrapper):
+    """A stream that drops what cannot be written. Characters that it lacks are replaced."""
+
+    lost: OSError | None = None  # the first reason
+
+    @staticmethod
+    def of(stream: io.TextIOWrapper | None) -> "Output":
+        """A stream in place of this one, which is None where it was closed."""
+        if stream is None:
+            return Output(open(os.devnull, "wb"), "utf-8", "replace")
+        stream.flush()
+        errors = stream.errors if "replace" in str(stream.errors) else "replace"
+        how = stream.line_buffering, stream.write_through
+        return Output(stream.buffer, stream.encoding, errors, None, *how)
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        is_first, self.lost = self.lost is None, self.lost or error
+        if is_first and isinstance(error, BrokenPipeError) and self is sys.stdout:
+            raise error
+
+
+def is_interrupted() -> bool:
+    """Whether Ctrl-C has come, so that any error from now on may be its consequence."""
+    return sys.excepthook is _end
+
+
+def say_interrupted() -> None:
+    """For a handler of signals: it may interrupt a print, and Python allows no other within it."""
+    with suppress(OSError):
+        os.write(2, b"Interrupted.\n")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if is_interrupted():
+        _end()
+    say_interrupted()
+    # Code in C that imports or calls back turns the exception into another, or drops it.
+    sys.excepthook = sys.unraisablehook = _end
+    atexit.register(_end)
+    raise KeyboardInterrupt
+
+
+def _end(*error: object) -> NoReturn:
+    with suppress(Exception):
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
+
+
 def answer(work: Callable[[], int | None]) -> int:
     """Do a command's work; an error becomes at most one line on standard error.
 
-    Returns: the status that the work returns, or 0; 2 after a ValueError or OSError; 130 after
-    Ctrl-C; 141 when the reader of the output has gone.
+    Returns: the status that the work returns, or 0; 2 after a ValueError or OSError, and where the
+    output could not be written; 141 when the reader of the output has gone.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # some terminals cannot show every name
     try:
         try:
-            return work() or 0
+            status = work() or 0
         finally:
-            _flush()
+            print(end="", flush=True)
+        if lost := getattr(sys.stdout, "lost", None):
+            raise lost
+        return status
     except BrokenPipeError:
         return BROKEN_PIPE
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
     except (ValueError, OSError) as error:
         tell(error)
         return MISTAKE
@@ -56,23 +145,6 @@ def first_error_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         lines = [f"{error.filename}: {error.strerror}"]
     return one_line(" ".join(lines[: 2 if lines[0].endswith(":") else 1]))[:500]
-
-
-def _flush() -> None:
-    """Write what is buffered now, so that an error appears here and not when Python exits."""
-    try:
-        print(end="", flush=True)  # sys.stdout can be None; print allows that
-    except OSError:
-        stop_printing()
-        raise
-
-
-def stop_printing() -> None:
-    """Send all further output to nowhere; for use after a BrokenPipeError."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 def format_duration(seconds: float) -> str:

@@ -84,14 +84,15 @@ LONG = "lambda: [print('x' * 99) for _ in range(999)] and 1"
 
 def run_answer(work, stdout=subprocess.PIPE, **env):
     """Status and standard error of a process that does only this work."""
-    code = f"import signal, sys; from lenet.cli import answer; sys.exit(answer({work}))"
+    code = f"import sys; from lenet.cli import answer, start; start(); sys.exit(answer({work}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         stdout=stdout,
         stderr=subprocess.PIPE,
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": ""} | env,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     return done.returncode, done.stderr
@@ -118,12 +119,80 @@ def test_a_full_disk_is_one_line(work):
         assert run_answer(work, full) == (2, "error: [Errno 28] No space left on device\n")
 
 
-def test_ctrl_c_is_one_word_and_status_130():
-    assert run_answer("lambda: signal.raise_signal(signal.SIGINT)") == (130, "Interrupted.\n")
+CALLBACK = """
+import gc
+from lenet.cli import start
+start()
+gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))  # Python drops its exceptions
+gc.collect()
+"""
+MODULE_IN_C = """
+import builtins
+from lenet.cli import start
+start()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt as error:  # as pybind11 does it in a module's start
+    raise ImportError("initialization failed") from error
+"""
+AT_THE_END = """
+import atexit
+atexit.register(signal.raise_signal, signal.SIGINT)
+from lenet.cli import start
+start()
+"""
 
 
-def test_a_character_that_the_terminal_lacks_is_replaced():
-    assert run_answer("lambda: print('é░')", PYTHONIOENCODING="ascii") == (0, "")
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("lenet.cli.start(); signal.raise_signal(signal.SIGINT)", (130, "Interrupted.\n")),
+        (CALLBACK, (130, "Interrupted.\n")),
+        (MODULE_IN_C, (130, "Interrupted.\n")),
+        (AT_THE_END, (0, "")),  # the work is done
+    ],
+    ids=["anywhere", "callback", "module in C", "at the end"],
+)
+def test_ctrl_c_is_one_word_and_status_130_wherever_it_comes(code, expected):
+    command = [sys.executable, "-c", f"import signal, lenet.cli\n{code}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == expected
+
+
+def test_a_notebooks_own_streams_and_handlers_stay():
+    code = """
+import io, signal, sys
+from lenet.cli import start
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
+sys.stdout = own = io.StringIO()
+start()
+sys.exit(sys.stdout is not own or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# A character that no ASCII terminal has, and a file name that is no UTF-8.
+NAMES = r"lambda: print('é░\udcff', flush=True) or print('é░\udcff', file=sys.stderr)"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "latin-1:strict"])
+def test_a_character_that_the_terminal_lacks_is_replaced(encoding):
+    status, err = run_answer(NAMES, PYTHONIOENCODING=encoding)
+    assert status == 0
+    assert err.endswith("\\udcff\n")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("shell", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_a_closed_stream_or_a_full_disk_behind_standard_error_stops_no_work(shell, tmp_path):
+    work = (
+        f"lambda: print('a') or print('b', file=sys.stderr) or open('{tmp_path}/f', 'x').fileno()"
+    )
+    code = f"import sys; from lenet.cli import answer, start; start(); sys.exit(answer({work}))"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {shell}', sys.executable, code], cwd=ROOT
+    )
+    assert done.returncode > 2  # no file is opened in place of a closed stream
 
 
 def raising(error):

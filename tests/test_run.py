@@ -240,6 +240,17 @@ def test_a_run_whose_reader_goes_away_is_killed_without_a_word(lab):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("shell", [">/dev/full 2>&1", "<&- >&- 2>&-"])
+def test_output_that_cannot_be_written_stops_no_run(lab, shell):
+    command = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, str(ROOT / "run.py"), *QUICK]
+    env = lab.env | {"PYTHONIOENCODING": "ascii", "TERM": "dumb", "COLUMNS": "20"}
+    before = len(lab.runs())
+    assert subprocess.run(command, cwd=lab.folder, env=env).returncode == 0
+    assert [run.info.status for run in lab.runs()[before:]] == ["FINISHED"]
+
+
+@pytest.mark.slow
 def test_a_killed_process_is_found_and_mended_by_the_next_start(lab):
     process = in_its_second_epoch(lab)
     process.kill()

@@ -18,7 +18,7 @@ from hydra.main import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet.cli import BROKEN_PIPE, INTERRUPTED, MISTAKE, first_error_line, one_line, stop_printing
+from lenet.cli import BROKEN_PIPE, MISTAKE, first_error_line, is_interrupted, one_line
 from lenet.config.errors import ConfigError, clip, is_own, nearest, no_memory
 
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -31,7 +31,7 @@ Task = Callable[[DictConfig], Any]
 
 def hydra_main(conf_folder: Path) -> Callable[[Task], Callable[[], None]]:
     """`hydra.main` for a function that is one run. A user's mistake becomes one line on standard
-    error and exit status 2, a failed training one line and status 1, Ctrl-C status 130.
+    error and exit status 2, a failed training one line and status 1.
     `conf_folder` holds config.yaml and the config groups.
 
     With HYDRA_FULL_ERROR=1 in the environment errors keep their traceback.
@@ -63,15 +63,12 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        print(end="", flush=True)
     except BrokenPipeError:
-        stop_printing()
         sys.exit(BROKEN_PIPE)
     except Exception as error:
         line = explain(error)
-        if _WANTS_TRACEBACK or line is None:
+        if _WANTS_TRACEBACK or line is None or is_interrupted():
             raise
         print(f"error: {one_line(clip(line, 500))}", file=sys.stderr)
         has_failed = no_memory(error) or (isinstance(error, ArithmeticError) and is_own(error))

@@ -97,7 +97,7 @@ def read(run_id: str, uri: str | None = None) -> tuple[Summary, str]:
     """The run and its environment.txt. Raises: TrackingError."""
     run = read_run(run_id, uri)
     with fetched(run_id, "environment.txt", uri) as path:
-        return run, path.read_text(errors="replace") if path else ""
+        return run, path.read_text("utf-8", errors="replace") if path else ""
 
 
 def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:

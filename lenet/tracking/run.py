@@ -14,7 +14,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch import nn
 from torch.profiler import profile
 
-from lenet.cli import first_error_line, stop_printing
+from lenet.cli import first_error_line
 from lenet.data.sets import Data
 from lenet.tracking import records
 from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, TrackingError, resolved
@@ -245,8 +245,6 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         status = "FINISHED"
-        if isinstance(error, BrokenPipeError):
-            stop_printing()
         if self.pruned or isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError):
             status = "KILLED"
         elif error is not None:

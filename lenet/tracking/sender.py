@@ -189,8 +189,8 @@ class Sender(threading.Thread):
     def _print_end(self, is_sent: bool) -> None:
         facts, folder = self.journal.facts, self.journal.folder
         if is_sent:
-            print(f"MLflow run {facts.run_id} ({facts.name}); compare runs with: mlflow ui")
-            sys.stdout.flush()
+            end = "compare runs with: mlflow ui"
+            print(f"MLflow run {facts.run_id} ({facts.name}); {end}", flush=True)
         else:
             why = self.refusal or self.problem or "it is slow"
             kept = "They are safe" if self.journal.is_whole else "Those that the disk took are"

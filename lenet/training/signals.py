@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from lenet.cli import say_interrupted
+
 
 class Interrupt:
     """Handles these signals while it is entered. Where nohup ignores SIGHUP, it stays ignored.
@@ -64,7 +66,7 @@ class Interrupt:
         is_second = self.signal is not None
         self.signal = number
         if is_second or not self._deferred:
+            say_interrupted()
             raise SystemExit(self.exit_status)
-        # Not print: a handler may interrupt a print, and Python allows no second one within it.
         with suppress(OSError):
             os.write(2, b"\nStopping after this step; once more to stop at once.\n")

@@ -207,13 +207,6 @@ def test_a_bug_keeps_its_traceback():
         raise KeyError("a bug")
 
 
-def test_ctrl_c_is_one_line_and_status_130(capsys):
-    with pytest.raises(SystemExit) as caught, one_line_errors():
-        raise KeyboardInterrupt
-    assert caught.value.code == 130
-    assert capsys.readouterr().err == "Interrupted.\n"
-
-
 @pytest.mark.parametrize(
     "error",
     [

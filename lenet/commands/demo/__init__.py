@@ -6,6 +6,7 @@ open it.
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ HOST = "127.0.0.1"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns: 0 after Ctrl-C."""
+    """Returns: 0 after Ctrl-C, once it serves."""
     from lenet.commands.predict import add_network
 
     parser = command_parser(__name__, __doc__, "latest")
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     note = "default: %(default)s; 0 takes a free port"
     parser.add_argument("--port", type=number_from(0, 65535), default=8000, metavar="N", help=note)
     options = parser.parse_args(argv)
-    with contextlib.suppress(KeyboardInterrupt), _listen(options.port) as listening:
+    with _listen(options.port) as listening:
         # Only now, because networks take seconds to load.
         import torch
         import uvicorn
@@ -35,10 +36,14 @@ def main(argv: Sequence[str]) -> int:
         how = options.activation, options.pooling
         networks = [open_network(source, *how) for source in options.sources]
         print("\n".join(network.name for network in networks))
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # from here on it is no interruption
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         app, wait = make_app(networks), 1  # seconds for open requests after Ctrl-C
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait)
-        uvicorn.Server(settings).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(settings).run(sockets=[listening])
     return 0
 
 
