@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from lenet.config.build import build, try_out
 from lenet.config.check import check
 from lenet.config.hydra_errors import hydra_main
-from lenet.config.record import tree_lines
 from lenet.sweep.plugins import register
 from lenet.tracking.recall import recall
 from lenet.tracking.settings import Settings
@@ -29,7 +28,6 @@ register()
 def main(cfg: DictConfig) -> float | None:
     overrides = list(HydraConfig.get().overrides.task)
     with recall(Settings(check(cfg), overrides, startup.start_run())) as settings:
-        print("\n".join(["Configuration", *tree_lines(settings.public_config)]))
         return train(settings)
 
 
@@ -49,14 +47,13 @@ def train(settings: Settings) -> float | None:
     seed_all(config["seed"])
     model = build(config, "model", **data.inputs.model_arguments).to(device)
     try_out("model", model.eval(), next(iter(data.test))[0][:1])
-    kernels = equip(model, device, config["device"]["kernels"])
-    settings.check(setup := setup_tags(data, model, device, kernels))
     criterion = build(config, "loss")
     optimizer = build(config, "optimizer", model.parameters())
     schedule = build(config, "schedule", optimizer, epochs=epochs, steps_per_epoch=len(data.train))
-    print(f"{data.line()} on {device}, {kernels.name} kernels ({kernels.why})")
-
+    kernels = equip(model, device, config["device"]["kernels"])
+    settings.check(setup := setup_tags(data, model, device, kernels))
     with Interrupt() as interrupt, build(config, "tracking", settings) as run:
+        print(*settings.opening, f"{data.line()} on {device}, {kernels}", sep="\n")
         run.log_setup(setup, data)
         checkpoints = build(config, "checkpoint", *run.checkpoint_arguments(data))
         with profiled(config["profile"]) as recording, interrupt.deferred():

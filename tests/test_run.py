@@ -176,7 +176,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(lab):
 )
 def test_a_wrong_value_leaves_no_run(lab, overrides):
     before = len(lab.runs())
-    _, err = lab.run(*BASE, *overrides.split(), status=2)
+    out, err = lab.run(*BASE, *overrides.split(), status=2)
+    assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert len(lab.runs()) == before

@@ -176,11 +176,17 @@ def prepare(
     inputs = _inputs(raw, image_size, mean, std)
     images = raw.train[0]
     rest = len(images) - val_size
-    train_size = rest if train_size is None else train_size
-    if not 0 < train_size <= rest <= len(images):
+    if not 0 < rest <= len(images):
         raise DataError(
-            f"data.train_size={train_size} and data.val_size={val_size}: expected at least one "
-            f"training image and at most {len(images):,} in all, which is what {raw.name} has"
+            f"data.val_size={val_size}: expected 0 to {len(images) - 1:,}, because {raw.name} has "
+            f"{len(images):,} training images"
+        )
+    train_size = rest if train_size is None else train_size
+    if not 0 < train_size <= rest:
+        part = f", of which data.val_size={val_size} are held out" if val_size else ""
+        raise DataError(
+            f"data.train_size={train_size}: expected 1 to {rest:,}, because {raw.name} has "
+            f"{len(images):,} training images{part}"
         )
     order = permutation(len(images), VALIDATION_SEED)
     held_out, kept = order[:val_size].sort().values, order[val_size:][:train_size].sort().values

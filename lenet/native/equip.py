@@ -25,6 +25,9 @@ class Chosen:
     name: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.name} kernels ({self.why})"
+
 
 class FusedLeNet5:
     """Computes a LeNet5 with the kernels. A batch that they cannot take goes through the model's

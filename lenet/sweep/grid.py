@@ -46,6 +46,7 @@ class Grid(Sweeper):
                 "sweep: two of the jobs are the same; name each value once, and "
                 "+tags.repeat=1,2 to run each job twice"
             )
+        session.rehearse(jobs)
         with session.connect(jobs[0], sha256_of(hashes)):
             jobs = match_runs(jobs, session.earlier_runs(jobs[0]), session.data_sha256)
             wanted = {NEW, UNFINISHED} | ({FAILED} if options.retry_failed else set())

@@ -1,12 +1,10 @@
 """A sweep's jobs, and how far their earlier runs came."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lenet.config.build import build
 from lenet.config.overrides import job_name
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.objective import Result
@@ -92,16 +90,3 @@ def _state_of(run: "Summary") -> str:
 def _is_still_valid(run: "Summary", job: Job, data_sha256: Callable[[Job], str]) -> bool:
     recorded = run.tags.get("lenet.dataset.sha256")
     return recorded == data_sha256(job) if recorded else run.status == "FAILED"
-
-
-def data_checksums() -> Callable[[Job], str]:
-    """A function that returns the checksum of a job's data; it reads each data set once."""
-    found: dict[str, str] = {}
-
-    def checksum(job: Job) -> str:
-        key = json.dumps({k: v for k, v in job.config["data"].items() if k != "seed"})
-        if key not in found:
-            found[key] = build(job.config, "data").sha256
-        return found[key]
-
-    return checksum

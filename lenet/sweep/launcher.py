@@ -40,6 +40,7 @@ class StreamingLauncher(Launcher):
     Hydra's own interface is `launch`: all jobs at once, and no result before the last has ended.
     """
 
+    is_here: bool = False  # whether the jobs run on this machine
     workers: int | None = None  # jobs at a time, where that is known before they run
     threads: int | None = None  # CPU threads of a job; None: as many as the job likes
     earlier_runs: frozenset[str] = frozenset()  # ids of the sweep's runs from before this start

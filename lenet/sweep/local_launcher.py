@@ -28,6 +28,8 @@ class Local(StreamingLauncher):
     workers read the data for each job.
     """
 
+    is_here = True
+
     def __init__(self, workers: int | None = None) -> None:
         check_value("hydra.launcher.workers", Count | None, workers)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

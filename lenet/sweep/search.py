@@ -98,10 +98,13 @@ class Search(Sweeper):
                 "val/loss and set data.val_size"
             )
         space = replace(space, seeds=space.seeds or [base.config["seed"]])
+        jobs = [base]
         for axis in space.axes:
             for end in axis.ends[1:]:
                 point = {**texts, axis.key: end}
-                self.session.compose_job(space.overrides(point, space.seeds[0]))
+                overrides = space.overrides(point, space.seeds[0])
+                jobs.append(self.session.compose_job(overrides, differing(overrides, [axis.key])))
+        self.session.rehearse(jobs)
         return space, replace(base, config={**base.config, "seed": space.seeds[0]})
 
     def _sha256(self, space: "Space", base: Job) -> str:

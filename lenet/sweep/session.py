@@ -22,8 +22,9 @@ from lenet.config.errors import ConfigError
 from lenet.config.overrides import in_grammar
 from lenet.config.record import changes_nothing, config_hash, masked, shown
 from lenet.sweep.display import Progress, time_estimate
-from lenet.sweep.jobs import FAILED, Job, data_checksums, sha256_of
+from lenet.sweep.jobs import FAILED, Job, sha256_of
 from lenet.sweep.launcher import StreamingLauncher
+from lenet.sweep.rehearsal import Rehearsal
 from lenet.tracking.job import SweepJob
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Session:
             raise ConfigError("hydra/launcher: expected local, ray, slurm or slurm_local")
         self.launcher = launcher
         self.parent: Any = None
-        self.data_sha256 = data_checksums()
+        self._rehearsal = Rehearsal()
+        self.data_sha256 = self._rehearsal.data_sha256
         # A name with an interpolation differs from job to job.
         name = OmegaConf.to_container(config.tracking).get("run_name")  # type: ignore[union-attr]
         self._run_name = name if name and "${" not in str(name) else None
@@ -90,6 +92,11 @@ class Session:
             [config_hash(config), *([json.dumps(own, sort_keys=True)] if own else [])]
         )
         return Job(differs, config, sha256, composed)
+
+    def rehearse(self, jobs: Sequence[Job]) -> None:
+        """Raises: ConfigError where a job could not train. Of other machines nothing is known."""
+        if self.launcher.is_here and not self.options.dry:
+            self._rehearsal.check(jobs)
 
     @contextmanager
     def connect(self, job: Job, sha256: str) -> Iterator[None]:

@@ -70,7 +70,6 @@ def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Se
     environment = _text(journal, "environment.txt", settings.uri)
     history = progress_of(state).history if state else []
     _note_points(journal, stored)
-    print(f"Going on with run {run_id} {_position(state)}")
     past = Past(run_id, before["epochs"], tags, environment, state, journal, history)
     return replace(settings, config=config, past=past)
 
@@ -113,7 +112,8 @@ def _check_is_over(run: Summary) -> None:
     if run.status == "RUNNING" and is_alive(process):
         raise TrackingError(f"{run.run_id}: its process is still running")
     if run.status == "RUNNING" and host != platform.node():
-        print(f"Warning: it ran on {host or 'another machine'}; make sure that it has ended there")
+        where = host or "another machine"
+        print(f"Warning: it ran on {where}; make sure that it has ended there", file=sys.stderr)
 
 
 def _merge(settings: Settings, before: Mapping[str, Any], key: str, run_id: str) -> dict[str, Any]:
@@ -178,13 +178,6 @@ def _can_extend(config: Mapping[str, Any], at: Progress) -> bool:
     optimizer = build(config, "optimizer", [nn.Parameter(torch.zeros(1))])
     lengths = {"epochs": config["epochs"], "steps_per_epoch": at.steps_per_epoch}
     return sets_rates_of(at, build(config, "schedule", optimizer, **lengths), optimizer)
-
-
-def _position(state: State | None) -> str:
-    if not state:
-        return "from its beginning: it has no checkpoint"
-    epochs, batches = (state["progress"][name] for name in ("epochs", "batches"))
-    return f"after {epochs} epochs" + (f" and {batches} batches" if batches else "")
 
 
 def _note_points(journal: Journal, run: Summary | None) -> None:

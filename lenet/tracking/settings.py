@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import differing, job_name
-from lenet.config.record import config_hash, masked, shown
+from lenet.config.record import config_hash, masked, shown, tree_lines
 from lenet.tracking.job import SweepJob
 from lenet.tracking.provenance import code_state, environment, environment_differences, short_name
 
@@ -46,6 +46,15 @@ class Past:
             return 0.0
         unfinished_epoch: float = self.state["progress"]["tally"]["seconds"]
         return sum(epoch.seconds for epoch in self.history) + unfinished_epoch
+
+    @property
+    def line(self) -> str:
+        """How far a run to resume came."""
+        where = "from its beginning: it has no checkpoint"
+        if self.state:
+            epochs, batches = (self.state["progress"][name] for name in ("epochs", "batches"))
+            where = f"after {epochs} epochs" + (f" and {batches} batches" if batches else "")
+        return f"Going on with run {self.run_id} {where}"
 
     def check(self, setup: Mapping[str, str]) -> None:
         """`setup` are the tags of data, network and machine as they are now.
@@ -89,6 +98,12 @@ class Settings:
     @cached_property
     def public_overrides(self) -> list[str]:
         return [masked(override) for override in self.overrides]
+
+    @property
+    def opening(self) -> list[str]:
+        """The lines with which a run begins: its configuration, after how far it came before."""
+        resumed = [self.past.line] if self.past and self.past.journal else []
+        return [*resumed, "Configuration", *tree_lines(self.public_config)]
 
     @property
     def differs(self) -> dict[str, Any]:

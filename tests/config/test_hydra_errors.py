@@ -29,8 +29,8 @@ class Answer:
     left: list[str]  # what is in the working folder afterwards
 
 
-def answer_to(*arguments):
-    """What `python run.py *arguments` answers, without training."""
+def answer_to(*arguments, trains=False):
+    """What `python run.py *arguments` answers, without training unless it `trains`."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -43,7 +43,8 @@ def answer_to(*arguments):
             patch.delenv(name, raising=False)
         patch.setenv("HYDRA_FULL_ERROR", "0")  # run.main changes it
         patch.setattr(sys, "argv", ["run.py", *arguments])
-        patch.setattr(run, "train", lambda settings: None)
+        if not trains:
+            patch.setattr(run, "train", lambda settings: print(*settings.opening, sep="\n"))
         try:
             run.main()
         except SystemExit as end:
@@ -99,6 +100,31 @@ REFUSED = {
 @pytest.mark.parametrize(("line", "message"), REFUSED.items(), ids=[line[:40] for line in REFUSED])
 def test_a_wrong_command_line_is_answered_in_one_line(line, message):
     answer = answer_to(*line.split(" "))
+    assert is_one_line(answer), answer
+    assert answer.err.startswith(f"error: {message}")
+
+
+TOO_LATE_FOR_THE_CHECK = {  # each is found when the parts of the run are built
+    "device.threads=99999": "device.threads=99999: expected 1 to ",
+    "device=mps": "device=mps: this machine has none; expected auto, cpu",
+    "data.val_size=99999": "data.val_size=99999: expected 0 to 1,436, because digits has 1,437 ",
+    "data.val_size=1437": "data.val_size=1437: expected 0 to 1,436, ",
+    "data.train_size=1438": "data.train_size=1438: expected 1 to 1,437, because digits has 1,437 ",
+    "data.train_size=9 data.val_size=1430": "data.train_size=9: expected 1 to 7, because ",
+    "data=mnist data.root=. data.download=false": "no mnist under .",
+    "data.split=letters": "data.split=letters: only emnist has splits",
+    "model.pooling.kernel_size=30": "model: Given input size: ",
+    "+model.num_classes=7": "model.num_classes=7: follows from the data or the run; leave it out",
+    "device.kernels=native data.image_size=28": "device.kernels=native: ",
+    "schedule=lecun1998 schedule.lengths=[1]": "schedule: factors: expected one more than the 1 ",
+    "model/pooling=max model.pooling.return_indices=true": "model: ",
+    "tracking.folder=/dev/null/x": "tracking.folder=/dev/null/x: cannot be written",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), TOO_LATE_FOR_THE_CHECK.items())
+def test_a_part_that_can_not_be_built_is_answered_in_one_line_and_nothing_else(line, message):
+    answer = answer_to("data=digits", *line.split(" "), trains=True)
     assert is_one_line(answer), answer
     assert answer.err.startswith(f"error: {message}")
 

@@ -71,11 +71,19 @@ def test_without_a_split_all_images_are_trained_on_in_their_order():
     assert numbers(data.train.inputs) == list(range(300))
 
 
-@pytest.mark.parametrize(("train_size", "val_size"), [(0, 0), (241, 60), (None, 300), (None, -5)])
-def test_sizes_that_do_not_fit_are_refused(train_size, val_size):
-    message = refusal(lambda: plain(numbered(300), train_size=train_size, val_size=val_size))
-    assert f"data.val_size={val_size}" in message
-    assert "at most 300 in all" in message
+@pytest.mark.parametrize(
+    ("sizes", "start"),
+    [
+        ({"train_size": 0}, "data.train_size=0: expected 1 to 300, "),
+        ({"train_size": 241, "val_size": 60}, "data.train_size=241: expected 1 to 240, "),
+        ({"val_size": 300}, "data.val_size=300: expected 0 to 299, "),
+        ({"val_size": -5}, "data.val_size=-5: expected 0 to 299, "),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_the_key_that_was_set(sizes, start):
+    message = refusal(lambda: plain(numbered(300), **sizes))
+    assert message.startswith(start)
+    assert "300 training images" in message
 
 
 def test_the_sets_checksum_follows_the_contents_alone():

@@ -36,6 +36,7 @@ class Inline(StreamingLauncher):
     """Runs each job here, one after the other."""
 
     __module__ = "hydra_plugins.lenet"
+    is_here = True
 
     def outcomes(self, configs: Iterable[DictConfig | None]) -> Iterator[Outcome]:
         for index, config in enumerate(configs):

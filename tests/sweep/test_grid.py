@@ -161,6 +161,20 @@ def test_a_dry_sweep_makes_no_store(sweep, jobs, capsys):
         ),
         (["seed=interval(0,3)"], "hydra/sweeper=tpe"),
         (["optimizer.lr=0.1,-1"], "optimizer.lr=-1"),
+        (
+            ["seed=0,1", "data.val_size=9,9999"],
+            "seed=0 val_size=9999: data.val_size=9999: ",
+        ),
+        (["device.threads=1,9999"], "threads=9999: device.threads=9999: expected 1 to"),
+        (["model.pooling.kernel_size=2,30"], "kernel_size=30: model: Given input size"),
+        (
+            ["device.kernels=native", "data.image_size=32,28"],
+            "image_size=28: device.kernels=native",
+        ),
+        (
+            ["schedule=lecun1998", "schedule.lengths=[1],[2,3,3,4]"],
+            "lengths=[1]: schedule: ",
+        ),
         (["seed=0,1", "sweep.on_error=maybe"], "sweep.on_error=maybe"),
         (["hydra/launcher=local", "hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
         (["seed=0,1", "hydra.sweeper.params=true"], "hydra.sweeper.params=true: should be"),
