@@ -196,6 +196,11 @@ def add_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uri", help="the tracking store (default: the one that run.py uses)")
 
 
+def add_data_folder(parser: argparse.ArgumentParser) -> None:
+    note = "where the files of the run's data are here (default: where the run had them)"
+    parser.add_argument("--data", type=path_of, metavar="FOLDER", help=note)
+
+
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
     note = "write to this folder instead of logging on the run"
     parser.add_argument("--output", type=path_of, metavar="FOLDER", help=note)

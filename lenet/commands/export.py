@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lenet.cli import add_run_id, add_uri, command_parser, one_line, path_of
+from lenet.cli import add_data_folder, add_run_id, add_uri, command_parser, one_line, path_of
 from lenet.data.inputs import Inputs
 
 OPSET = 18
@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     note = "the file to write"
     parser.add_argument("--onnx", metavar="FILE", type=path_of, required=True, help=note)
     add_uri(parser)
+    add_data_folder(parser)
     parser.add_argument("--no-check", action="store_true", help="do not run it on the test set")
     options = parser.parse_args(argv)
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     written = f"{one_line(path)} ({path.stat().st_size / 1000:,.0f} kB): images float32 {shape}"
     print(f"{written} -> scores float32 (N, {len(inputs.classes)})")
     if not options.no_check:
-        print(check_onnx(path, model, load_data(run_id, uri).test))
+        print(check_onnx(path, model, load_data(run_id, uri, options.data).test))
     return 0
 
 

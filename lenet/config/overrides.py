@@ -52,20 +52,27 @@ def _values(override: Override, line: str) -> list[str]:
 def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The flat keys and values that the overrides set, be they the defaults or not. Call it within
     `hydra.main`.
+
+    An option such as `data=files` sets its target, and what it has other than the defaults. The
+    other values of a run with that option may have been set one by one.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    paths = [override.key_or_group.replace("/", ".") for override in parsed]
+    paths = {each.key_or_group.replace("/", "."): each.value() for each in parsed}
     defaults = compose(HydraConfig.get().job.config_name, overrides=[])
     default = flatten(OmegaConf.to_container(defaults, resolve=True))  # type: ignore[arg-type]
+
+    def is_set(key: str, value: Any) -> bool:
+        if key in paths or (key in default and default[key] != value):
+            return True
+        outer = [given for path, given in paths.items() if key.startswith(f"{path}.")]
+        if any(isinstance(given, Mapping) for given in outer):
+            return True
+        return key.endswith("._target_") if outer else key not in default
+
     return {
         key: value
         for key, value in flatten(config).items()
-        if key not in ("resume", "rerun")
-        and (
-            any(key == path or key.startswith(f"{path}.") for path in paths)
-            or key not in default
-            or default[key] != value
-        )
+        if key not in ("resume", "rerun") and is_set(key, value)
     }
 
 

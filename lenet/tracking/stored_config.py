@@ -97,10 +97,12 @@ def merge_configs(
     folders: Sequence[Path],
     what: str,
     may_extend: bool = False,
+    say_where: str = "data=files data.train=[...] data.test=[...]",
 ) -> dict[str, Any]:
     """The configuration of a stored run on this machine. `config` is today's; `explicit` holds its
     flat keys that were set on purpose. These may only change what has no effect on the result,
-    and with `may_extend` raise the number of epochs.
+    and with `may_extend` raise the number of epochs. `say_where` is what to type where a path of
+    the stored run can't be read.
 
     Raises: ConfigError where `explicit` changes more, or the stored configuration is not allowed.
     """
@@ -115,7 +117,7 @@ def merge_configs(
         raise ConfigError(f"{what}: the run has {shown}; none of this can change")
     for key in PATHS:
         if key not in explicit:
-            _check_below_here(key, before.get(key, ()), what)
+            _check_below_here(key, before.get(key, ()), what, say_where)
     today = flatten(config)
     of_this_machine = {key: today.get(key) for key in OF_THIS_MACHINE if key in before}
     # Only a sweep that takes the run up again says what job it is.
@@ -123,15 +125,14 @@ def merge_configs(
     return check_values(_nested(before | allowed | of_this_machine | of_this_start), what)
 
 
-def _check_below_here(key: str, paths: Sequence[str], what: str) -> None:
+def _check_below_here(key: str, paths: Sequence[str], what: str, say_where: str) -> None:
     """Raises: ConfigError where a stored path leads out of the current folder."""
     here = Path.cwd().resolve()
     for path in paths:
         if path.startswith("~") or here not in (here / path).resolve().parents:
             raise ConfigError(
                 f"{what}: {key} has {clip(ascii(path))}; of a stored run's paths only those below "
-                "the current folder are read; say where the files are here: data=files "
-                "data.train=[...] data.test=[...]"
+                f"the current folder are read; say where the files are here: {say_where}"
             )
 
 

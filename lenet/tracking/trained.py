@@ -1,20 +1,23 @@
 """What a run trained: its network, and the data that it was trained on."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from lenet.config.build import build
 from lenet.config.check import check_values
 from lenet.config.errors import ConfigError
+from lenet.config.record import flatten
 from lenet.data.inputs import Inputs
 from lenet.data.sets import Data
 from lenet.tracking.client import ROOT, TrackingError
 from lenet.tracking.read import fetched, read_run, read_text
 from lenet.tracking.records import WEIGHTS_TAG, weights_sha256
 from lenet.tracking.settings import check_data, data_tags
-from lenet.tracking.stored_config import check_targets, merge_configs, read_config
+from lenet.tracking.stored_config import PATHS, check_targets, merge_configs, read_config
 from lenet.training.checkpoints import load_newest
 from lenet.training.progress import State
 from lenet.training.state import StateError
@@ -70,8 +73,8 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
     return model.eval(), inputs
 
 
-def load_data(run_id: str, uri: str | None = None) -> Data:
-    """The data of a run, found or downloaded as for a new run.
+def load_data(run_id: str, uri: str | None = None, folder: Path | None = None) -> Data:
+    """The data of a run, found or downloaded as for a new run; `folder` is where its files are.
 
     Raises: TrackingError where there is no such run; ConfigError where its configuration is not
     allowed, or the data here is different; DataError where there is none.
@@ -79,11 +82,33 @@ def load_data(run_id: str, uri: str | None = None) -> Data:
     run = read_run(run_id, uri)
     stored = read_config(read_text(run_id, "config.yaml", uri))
     here = {
-        "data": {"root": os.environ.get("LENET_DATA", "data"), "mirror": None, "download": True},
+        "data": {
+            "root": str(folder or os.environ.get("LENET_DATA", "data")),
+            "mirror": None,
+            "download": True,
+        },
         "tracking": {"uri": uri, "folder": "outputs"},
         **dict.fromkeys(("resume", "rerun", "job")),
     }
-    config = merge_configs(stored, here, {}, [CONF], run_id)
+    moved = _moved(stored, folder) if folder else {}
+    say_where = "--data FOLDER, for explain, evaluate and export"
+    config = merge_configs(stored, here, moved, [CONF], run_id, say_where=say_where)
     data: Data = build(config, "data")
     check_data(run_id, run.tags, data_tags(data))
     return data
+
+
+def _moved(stored: Mapping[str, Any], folder: Path) -> dict[str, list[str]]:
+    """The paths of data=files, as they are in the folder that has become theirs."""
+    data = stored.get("data")
+    found = flatten({"data": data}) if isinstance(data, dict) else {}
+    given = {key: list(map(str, found[key])) for key in PATHS if isinstance(found.get(key), list)}
+    parents = [os.path.dirname(path) for each in given.values() for path in each]
+    try:
+        common = os.path.commonpath(parents) if parents else ""
+    except ValueError:
+        raise ConfigError("data: expected absolute or relative paths, found both") from None
+    return {
+        key: [str(folder / os.path.relpath(path, common or ".")) for path in each]
+        for key, each in given.items()
+    }

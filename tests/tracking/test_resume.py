@@ -97,6 +97,30 @@ def test_more_epochs_extend_a_finished_run(lab):
     assert found["params"]["epochs"] == "2"
 
 
+def test_files_may_lie_elsewhere_when_a_run_is_repeated_or_extended(lab, tmp_path):
+    """The paths count for nothing, and the other settings of the data stay."""
+    for name in ("train", "test"):
+        images = torch.arange(100 * 784).reshape(100, 28, 28).remainder(241).to(torch.uint8)
+        torch.save((images, torch.arange(100) % 10), tmp_path / f"{name}.pt")
+
+    def where(folder):
+        return ["data=files", f"data.train=[{folder}/train.pt]", f"data.test=[{folder}/test.pt]"]
+
+    here = tmp_path / "here"
+    run_id = lab.whole(*where(tmp_path), *PLAIN, "data.val_size=20", "epochs=1", "device.threads=1")
+    here.mkdir()
+    for name in ("train.pt", "test.pt"):
+        (tmp_path / name).rename(here / name)
+    advice = lab.refuse(f"rerun={run_id}").rpartition(": ")[2].split()
+    assert [word.partition("=")[0] for word in advice] == ["data", "data.train", "data.test"]
+    out, _ = lab.run(f"rerun={run_id}", *where(here))
+    assert f"The same bits as run {run_id}" in out
+    lab.run(f"resume={run_id}", "epochs=2", *where(here))
+    assert "data.val_size 20 (here 10)" in lab.refuse(
+        f"rerun={run_id}", *where(here), "data.val_size=10"
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "shown"),
     [

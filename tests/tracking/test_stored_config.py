@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
@@ -13,7 +14,7 @@ from lenet.model.lenet5 import LeNet5
 from lenet.tracking.client import TrackingError, connect
 from lenet.tracking.resume import check_state
 from lenet.tracking.stored_config import check_targets, merge_configs, read_config
-from lenet.tracking.trained import load_trained
+from lenet.tracking.trained import load_data, load_trained
 from lenet.training.checkpoints import load_newest
 from tests.conftest import CONF, copy_store
 
@@ -234,6 +235,25 @@ def test_a_checkpoint_of_something_else_is_refused(stored, part, value):
     state = STATE | {"model": LeNet5().state_dict()} | {part: value}
     save(state, stored.artifacts / "checkpoint.pt")
     stored.refuse()
+
+
+def test_data_that_lie_elsewhere_now_are_read_from_the_folder_that_is_named(
+    stored, composed, tmp_path
+):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for name in ("train/a.pt", "test/a.pt"):
+        (there / name).parent.mkdir(parents=True)
+        images = torch.arange(20 * 784).reshape(20, 28, 28).remainder(251 + len(name))
+        torch.save((images.to(torch.uint8), torch.arange(20) % 10), there / name)
+    paths = [f"data.train=['{there}/train/a.pt']", f"data.test=['{there}/test/a.pt']"]
+    config = check(composed("data=files", *paths, "data.val_size=5"))
+    (stored.artifacts / "config.yaml").write_text(yaml.safe_dump(config))
+    there.rename(here)
+    with pytest.raises(ConfigError, match="say where the files are here: --data FOLDER"):
+        load_data(stored.run_id, stored.uri)
+    data = load_data(stored.run_id, stored.uri, here)
+    assert data.val is not None
+    assert (data.train.count, data.val.count, data.test.count) == (15, 5, 20)
 
 
 @pytest.mark.parametrize("content", [b"", b"a: \xff", b"a: 1\n" * 30_000])

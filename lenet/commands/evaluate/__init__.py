@@ -15,6 +15,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.command_parser(__name__, __doc__, "latest --output robustness")
     cli.add_run_id(parser)
     cli.add_uri(parser)
+    cli.add_data_folder(parser)
     cli.add_output_folder(parser)
     note = "seed of the random distortions (default: %(default)s)"
     seed = cli.number_from(0, 2**63 - 1)
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     from lenet.tracking.trained import load_data, load_trained
 
     uri, run_id = options.uri, resolve_run(options.run_id, options.uri)
-    data = load_data(run_id, uri)
+    data = load_data(run_id, uri, options.data)
     model, _ = load_trained(run_id, uri)
     equip(model)
     copies = tqdm(

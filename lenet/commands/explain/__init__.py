@@ -6,7 +6,7 @@ nothing from the internet.
 
 from collections.abc import Sequence
 
-from lenet.cli import add_run_id, add_uri, command_parser, one_line, path_of
+from lenet.cli import add_data_folder, add_run_id, add_uri, command_parser, one_line, path_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,6 +17,7 @@ def main(argv: Sequence[str]) -> int:
     note = "the page (default: %(default)s)"
     parser.add_argument("--output", type=path_of, default="explain.html", metavar="FILE", help=note)
     add_uri(parser)
+    add_data_folder(parser)
     options = parser.parse_args(argv)
 
     from lenet.commands.explain.page import page
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     from lenet.tracking.trained import load_data, load_trained
 
     run_id, index = resolve_run(options.run_id, options.uri), options.image
-    data = load_data(run_id, options.uri)
+    data = load_data(run_id, options.uri, options.data)
     model, inputs = load_trained(run_id, options.uri)
     if not 0 <= index < data.test.count:
         raise ValueError(f"--image {index}: expected 0 to {data.test.count - 1}")
