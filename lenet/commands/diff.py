@@ -1,6 +1,7 @@
 """Compare two runs: configuration, code, data, environment, metrics.
 
-Exit status 0 if all metrics and the final weights are equal bit for bit, 1 if they differ.
+Exit status 0 if all metrics and the final weights are equal bit for bit; 1 if they differ, or
+were not recorded in both runs.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,11 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.command_parser(__name__, __doc__, "latest")
     cli.add_run_id(parser, "the sweep's own run")
     parser.add_argument("--metric", help="judge by this metric (default: the sweep's objective)")
+    parser.add_argument(
+        "--direction",
+        choices=("maximize", "minimize"),
+        help="which values of the metric are better (default: what is known of it)",
+    )
     cli.add_uri(parser)
     cli.add_output_folder(parser)
     options = parser.parse_args(argv)
@@ -24,10 +29,10 @@ def main(argv: Sequence[str]) -> int:
     output, uri = options.output, options.uri
     run_id = resolve_run(options.run_id, uri, sweep=True)
     if not output:
-        print(publish(run_id, uri, options.metric))
+        print(publish(run_id, uri, options.metric, options.direction))
         return 0
     output.mkdir(parents=True, exist_ok=True)
-    found = analyze(run_id, uri, options.metric)
+    found = analyze(run_id, uri, options.metric, options.direction)
     write_files(found, output, uri)
     print("\n".join([*report_lines(found), f"Page: {cli.one_line(output)}/report.html"]))
     return 0

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lenet.config.metrics import is_share
 from lenet.config.overrides import format_value, short_names
 from lenet.report.verdict import Verdict, interval
 
@@ -65,7 +66,9 @@ def _effect(runs: pd.DataFrame, axis: str, name: str, metric: str) -> Effect:
     groups = measured.groupby(values.map(format_value), sort=False)
     levels = groups.agg(n="count", mean="mean", sd="std").reset_index(names="text")
     levels.insert(0, "value", distinct)
-    levels["low"], levels["high"] = interval(levels["n"], levels["mean"], levels["sd"])
+    levels["low"], levels["high"] = interval(
+        levels["n"], levels["mean"], levels["sd"], is_share(metric)
+    )
     if all(_is_number(value) for value in distinct):
         levels = levels.sort_values("value", ignore_index=True)
     total = float(((measured - measured.mean()) ** 2).sum())

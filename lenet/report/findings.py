@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lenet.config.metrics import metric as metric_facts
 from lenet.report.effects import Effect, class_differences, main_effects
 from lenet.report.published import Comparison, compare_published
 from lenet.report.results import Sweep, read_sweep
 from lenet.report.verdict import Verdict, judge
-from lenet.tracking.objective import is_maximized
 
 
 class ReportError(ValueError):
@@ -29,11 +29,17 @@ class Findings:
     compared: list[Comparison]
 
 
-def analyze(parent_run_id: str, uri: str | None = None, metric: str | None = None) -> Findings:
-    """The findings about a sweep, judged by `metric` or else by the sweep's objective.
+def analyze(
+    parent_run_id: str,
+    uri: str | None = None,
+    metric: str | None = None,
+    direction: str | None = None,
+) -> Findings:
+    """The findings about a sweep, judged by `metric` or else by the sweep's objective. `direction`,
+    maximize or minimize, says which values of the metric are better, if that is not known.
 
-    Raises: ReportError where no run can be judged; TrackingError where the store can't be reached
-    or has no such run.
+    Raises: ReportError where no run can be judged, or the direction must be given; TrackingError
+    where the store can't be reached or has no such run.
     """
     sweep = read_sweep(parent_run_id, uri)
     if sweep.runs.empty:
@@ -49,8 +55,10 @@ def analyze(parent_run_id: str, uri: str | None = None, metric: str | None = Non
         raise ReportError(
             f"{parent_run_id}: not all finished runs have {missing}; they have {some}"
         )
-    maximize = is_maximized(scored[0])
-    verdict = judge(sweep.runs, sweep.axes, scored[0], maximize)
+    direction = direction or metric_facts(scored[0]).direction
+    if direction is None:
+        raise ReportError(f"{scored[0]}: which values are better? --direction maximize or minimize")
+    verdict = judge(sweep.runs, sweep.axes, scored[0], direction == "maximize")
     if verdict.runs.empty:
         raise ReportError(f"{parent_run_id}: {scored[0]} is not finite in any run")
     exploratory = scored[0].startswith("test/")

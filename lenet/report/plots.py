@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from lenet.config.metrics import is_share
 from lenet.config.overrides import format_value, short_names
 from lenet.report.effects import Effect
 from lenet.report.published import Comparison, as_printed
-from lenet.report.verdict import BEST, SAME, Verdict, is_share
+from lenet.report.verdict import BEST, SAME, Verdict
 from lenet.training.plots.style import BLUE, COLORS, INK, PALE, VERMILION
 
 MOST_ROWS, MOST_CURVES, MOST_LINES = 25, 8, 400
@@ -73,7 +74,9 @@ def curves(points: pd.DataFrame, verdict: Verdict, metric: str) -> Figure:
     for color, row in zip(COLORS, best.itertuples(), strict=False):
         own = named[named["setting"] == row.key].groupby("step")["value"]
         band = own.agg(["mean", "min", "max"])
-        axes.plot(band.index, band["mean"], color=color, linewidth=1.6, label=_shorten(row.label))
+        axes.plot(
+            band.index, band["mean"], "o-", color=color, markersize=3, label=_shorten(row.label)
+        )
         low, high = band["min"], band["max"]
         axes.fill_between(band.index, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel=metric)
@@ -88,7 +91,7 @@ def curves(points: pd.DataFrame, verdict: Verdict, metric: str) -> Figure:
 def _zoom(axes: Axes, values: pd.Series, metric: str) -> None:
     """Losses get a log scale. For accuracies the first epochs may lie outside the picture."""
     if not is_share(metric):
-        axes.set_yscale("log")
+        axes.set_yscale("log" if values.min() > 0 else "linear")
         return
     low, high = float(values.quantile(0.1)), float(values.max())
     gap = max(high - low, 1e-4) * 0.1

@@ -21,12 +21,17 @@ from lenet.tracking.read import add_artifacts
 FOLDER = "report"  # among the artifacts of the sweep's run
 
 
-def publish(parent_run_id: str, uri: str | None = None, metric: str | None = None) -> str:
+def publish(
+    parent_run_id: str,
+    uri: str | None = None,
+    metric: str | None = None,
+    direction: str | None = None,
+) -> str:
     """Logs the report on the sweep's run. Returns: the text to print.
 
     Raises: ReportError, TrackingError.
     """
-    found = analyze(parent_run_id, uri, metric)
+    found = analyze(parent_run_id, uri, metric, direction)
     with tempfile.TemporaryDirectory() as folder:
         write_files(found, Path(folder), uri)
         place = add_artifacts(parent_run_id, Path(folder), FOLDER, uri)

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from lenet.config.check import metric_of
+from lenet.config.metrics import is_maximized, is_share
 from lenet.config.overrides import job_name
-from lenet.report.verdict import interval, is_share
+from lenet.report.verdict import interval
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def compare_published(runs: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) 
         if values.empty:
             continue
         n, mean, sd = len(values), float(values.mean()), float(values.std())
-        low, high = map(float, interval(n, mean, sd))
+        low, high = map(float, interval(n, mean, sd, is_share(metric)))
         label, number = job_name(setting, ", "), float(entry[metric])
         found.append(Comparison(label, metric, n, mean, sd, low, high, number))
     return found
@@ -60,7 +61,7 @@ def by_metric(compared: Sequence[Comparison]) -> list[list[Comparison]]:
 def as_printed(compared: Sequence[Comparison]) -> tuple[str, list[Comparison]]:
     """The name and the numbers of one metric as papers print them: errors instead of accuracies."""
     metric = compared[0].metric
-    if not is_share(metric):
+    if not (is_share(metric) and is_maximized(metric)):
         return metric, list(compared)
     errors = [
         replace(c, mean=1 - c.mean, low=1 - c.high, high=1 - c.low, published=1 - c.published)

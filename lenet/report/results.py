@@ -33,6 +33,7 @@ class Sweep:
     published: list[dict[str, Any]]
     metrics: list[str]
     runs: pd.DataFrame
+    val_size: int  # of a validation set that these runs could have: a twelfth of the training set
 
 
 def load_sweep(parent_run_id: str, uri: str | None = None) -> pd.DataFrame:
@@ -83,7 +84,12 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
         published=json.loads(parent.tags.get("lenet.sweep.published", "[]")),
         metrics=metrics,
         runs=pd.DataFrame(rows, columns=list(columns)),
+        val_size=min(map(_images_of, children), default=0) // 12,
     )
+
+
+def _images_of(child: Summary) -> int:
+    return int(child.tags.get("lenet.dataset.train", 60_000))
 
 
 def _row(child: Summary, axes: Sequence[str]) -> dict[str, Any]:

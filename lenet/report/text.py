@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from lenet.cli import aligned, format_duration, one_line
+from lenet.config.metrics import is_share
 from lenet.report.effects import Effect
 from lenet.report.findings import Findings
 from lenet.report.published import Comparison, as_printed, by_metric
-from lenet.report.verdict import SAME, UNKNOWN, WORSE, is_share
+from lenet.report.verdict import SAME, UNKNOWN, WORSE
 
 SETTINGS_ON_SCREEN = 15
 NUMBERS = (0, 2, 3, 4, 5)  # columns of a table
@@ -67,7 +68,9 @@ def ranking_rows(found: Findings, most: int) -> list[tuple[str, ...]]:
         p = f" (p {_p(row.p_corrected)})" if math.isfinite(row.p_corrected) else ""
         mean = format_number(row.mean, metric)
         label = one_line(row.label)
-        rows.append((str(place), label, str(row.n), mean, between, behind + p, row.verdict))
+        lacking = f"; {row.unfinished} of {row.runs} runs have no result" if row.unfinished else ""
+        state = f"{row.verdict}{lacking}"
+        rows.append((str(place), label, str(row.n), mean, between, behind + p, state))
     return rows
 
 
@@ -97,7 +100,8 @@ def verdict_sentences(found: Findings) -> Iterator[str]:
     if found.exploratory:
         yield (
             f"Exploratory: {verdict.metric} comes from the test set, which must not choose a "
-            "setting; data.val_size=5000 objective=val/accuracy gives a validation set."
+            f"setting; data.val_size={found.sweep.val_size} objective=val/accuracy gives a "
+            "validation set."
         )
     if verdict.best is None:
         yield "Each setting has one run, so the best may be luck; seed=range(5) repeats them."
@@ -116,7 +120,9 @@ def verdict_sentences(found: Findings) -> Iterator[str]:
         text = f"Test: {names}, two-sided, 5%"
         if verdict.comparisons > 1:
             text += f"; p values multiplied by {verdict.comparisons} comparisons (Bonferroni)"
-        yield f"{text}. With 95% confidence the truly best setting is one that is not called worse."
+        yield f"{text}."
+        if not unknown and not verdict.settings["unfinished"].any():
+            yield "With 95% confidence the truly best setting is one that is not called worse."
 
 
 def effect_line(effect: Effect, metric: str) -> str:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import expit, logit
 
+from lenet.config.metrics import is_share
 from lenet.config.overrides import job_name
 from lenet.report.results import SEED
 
@@ -72,10 +74,6 @@ def _with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     return named.sort_values(["start", "run_id"], ignore_index=True)
 
 
-def is_share(metric: str) -> bool:
-    return "accuracy" in metric
-
-
 def _ranking(
     runs: pd.DataFrame, counted: pd.DataFrame, axes: list[str], metric: str, maximize: bool
 ) -> pd.DataFrame:
@@ -89,17 +87,23 @@ def _ranking(
     values = counted.sort_values(metric).groupby("setting")[metric]
     table = table.join(values.agg(n="count", mean="mean", sd="std"))
     table["n"] = table["n"].fillna(0).astype(int)
-    table["low"], table["high"] = interval(table["n"], table["mean"], table["sd"])
+    table["low"], table["high"] = interval(table["n"], table["mean"], table["sd"], is_share(metric))
     table = table.reset_index(names="key")
     table["order"] = -table["mean"] if maximize else table["mean"]
     return table.sort_values(["order", "label"], ignore_index=True).drop(columns="order")
 
 
-def interval(n: Any, mean: Any, sd: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Student's 95 % interval of a mean: NaN for one value, width 0 where all values are equal."""
+def interval(n: Any, mean: Any, sd: Any, share: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Student's 95 % interval of a mean: NaN for one value, width 0 where all values are equal.
+
+    That of a share is computed on the logit scale, so that it stays between 0 and 1: the standard
+    deviation there is sd / (mean (1 - mean)), by the delta method.
+    """
     n, mean, sd = (np.asarray(a, float) for a in (n, mean, sd))
     with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=sd / np.sqrt(n))
+        centre, spread = (logit(mean), sd / (mean * (1 - mean))) if share else (mean, sd)
+        ends = stats.t.interval(LEVEL, n - 1, loc=centre, scale=spread / np.sqrt(n))
+        low, high = map(expit, ends) if share else ends
     is_constant = (sd == 0) & (n > 1)
     return np.where(is_constant, mean, low), np.where(is_constant, mean, high)
 
@@ -138,12 +142,19 @@ def _against_best(
         elif n < 2:
             rows.append((UNKNOWN, ONE_RUN, *blank) if n else (NO_RUN, "", *blank))
         else:
-            rows.append(compare(sign * values[table["key"][best]], sign * values[key], comparisons))
+            rows.append(
+                compare(
+                    sign * values[table["key"][best]],
+                    sign * values[key],
+                    comparisons,
+                    is_share(metric),
+                )
+            )
     label = None if best is None else str(table["label"][best])
     return table.join(pd.DataFrame(rows, columns=columns, index=table.index)), label, comparisons
 
 
-def compare(best: pd.Series, other: pd.Series, comparisons: int = 1) -> tuple:
+def compare(best: pd.Series, other: pd.Series, comparisons: int, share: bool) -> tuple:
     """(verdict, test, difference, low, high, p, corrected p) of two series indexed by seed.
 
     More is better. `low` and `high` bound the difference; like p they are corrected, so that all
@@ -168,5 +179,7 @@ def compare(best: pd.Series, other: pd.Series, comparisons: int = 1) -> tuple:
     p = float(result.pvalue)
     corrected = min(1.0, p * comparisons)
     low, high = result.confidence_interval(1 - ALPHA / comparisons)
+    if share:  # no two shares are further apart
+        low, high = max(low, -1.0), min(high, 1.0)
     verdict = WORSE if corrected <= ALPHA and difference > 0 else SAME
     return verdict, test, difference, float(low), float(high), p, corrected

@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
 from lenet.config.limits import Count, Flag, Size, Text
+from lenet.config.metrics import is_maximized
 from lenet.config.overrides import differing
 from lenet.config.record import config_hash
 from lenet.sweep.jobs import DONE, FAILED, PRUNED, UNFINISHED, Job, match_runs, sha256_of
 from lenet.sweep.session import Session, SweepFailed
-from lenet.tracking.objective import Result, is_maximized
+from lenet.tracking.objective import Result
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -37,7 +37,14 @@ class Difference:
 
     @property
     def same_bits(self) -> bool:
-        return self.first is None and self.weights[0] == self.weights[1] and self.points > 0
+        return self.is_same is True
+
+    @property
+    def is_same(self) -> bool | None:
+        """None where nothing differs, but weights or points were not recorded."""
+        if self.first or (NONE not in self.weights and self.weights[0] != self.weights[1]):
+            return False
+        return None if NONE in self.weights or not self.points else True
 
 
 def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) -> Difference:
@@ -105,7 +112,8 @@ def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
     try:
         (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
-        set_tags(run_id, {"lenet.rerun.same": str(difference.same_bits).lower()}, uri)
+        same = {True: "true", False: "false", None: "unknown"}[difference.is_same]
+        set_tags(run_id, {"lenet.rerun.same": same}, uri)
     except TrackingError as error:
         return f"Not compared yet ({error}); later: python -m lenet diff {before} {run_id}"
     return verdict(before, difference)
@@ -116,6 +124,10 @@ def verdict(before: str, difference: Difference) -> str:
     if difference.same_bits:
         return f"The same bits as run {before}: {difference.points} points and the weights."
     when, rows = difference.first or ("", [])
+    if difference.is_same is None:
+        lines = [f"Not known to be the same as run {before}."]
+        lines.append("  nothing differs, but not both runs have recorded weights and points")
+        return "\n".join(lines)
     lines = [f"Not the same as run {before}."]
     lines += [f"  first at {when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
     if not rows:
@@ -144,8 +156,9 @@ def report(a: Summary, b: Summary, difference: Difference) -> str:
             + "\n".join(_table([head, *rows]))
         )
     else:
+        points = f"All {difference.points} points are equal" if difference.points else "No points"
         weights = "differ" if NONE not in difference.weights else "were not recorded in both"
-        parts.append(f"All {difference.points} points are equal; the weights {weights}.")
+        parts.append(f"{points}; the weights {weights}.")
     return "\n\n".join(parts)
 
 

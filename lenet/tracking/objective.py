@@ -19,11 +19,6 @@ class Result(float):
         return result
 
 
-def is_maximized(objective: str) -> bool:
-    """Whether a higher value is better: for an accuracy it is, for a loss it is not."""
-    return not objective.endswith("loss")
-
-
 def is_hopeless(curve: Sequence[float], bounds: Sequence[float | None], maximize: bool) -> bool:
     """Whether the best epoch so far is worse than the bound for the last epoch."""
     bound = bounds[len(curve) - 1] if 0 < len(curve) <= len(bounds) else None

@@ -98,6 +98,7 @@ def setup_tags(
         device_name = torch.cuda.get_device_name(device)
     return {
         **data_tags(data),
+        "lenet.dataset.train": str(data.train.count),
         "lenet.model": type(model).__name__,
         "lenet.model.parameters": str(count_parameters(model)),
         "lenet.device": device_name,

@@ -15,12 +15,13 @@ from torch import nn
 from torch.profiler import profile
 
 from lenet.cli import first_error_line
+from lenet.config.metrics import is_maximized
 from lenet.data.sets import Data
 from lenet.tracking import records
 from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, TrackingError, resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal
-from lenet.tracking.objective import Result, is_hopeless, is_maximized
+from lenet.tracking.objective import Result, is_hopeless
 from lenet.tracking.provenance import process_identity
 from lenet.tracking.sender import Sender, waiting_root
 from lenet.tracking.settings import Settings, data_tags

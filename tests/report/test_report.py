@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities import Metric
 from scipy import special
 
 from lenet.__main__ import main as lenet
@@ -15,7 +16,7 @@ from lenet.report.findings import ReportError, analyze
 from lenet.report.publish import write_files
 from lenet.report.results import load_curves, load_sweep
 from lenet.report.text import format_difference, format_number, report_lines
-from lenet.report.verdict import BEST, NO_RUN, UNKNOWN, WORSE, judge
+from lenet.report.verdict import BEST, NO_RUN, UNKNOWN, WORSE, interval, judge
 from lenet.tracking.client import TrackingError
 from tests.conftest import copy_store
 from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
@@ -57,13 +58,29 @@ def two_sided_p(t, degrees):
     return float(special.betainc(degrees / 2, 0.5, degrees / (degrees + t * t)))
 
 
-def test_the_interval_is_students():
+def test_the_interval_of_a_share_is_students_on_the_logit_scale():
     values = [0.981, 0.984, 0.979, 0.985]
     found = row(judged({0.1: values, 0.2: [0.5, 0.6]}), 0.1)
     mean, sd = sum(values) / 4, math.sqrt(sum((v - sum(values) / 4) ** 2 for v in values) / 3)
-    half = t_quantile(0.975, 3) * sd / 2
+    half = t_quantile(0.975, 3) * sd / (mean * (1 - mean)) / 2
+    ends = [1 / (1 + math.exp(-(math.log(mean / (1 - mean)) + s * half))) for s in (-1, 1)]
     assert (found["n"], found["mean"]) == (4, pytest.approx(mean))
-    assert (found["low"], found["high"]) == (pytest.approx(mean - half), pytest.approx(mean + half))
+    assert [found["low"], found["high"]] == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("values", [[0.43, 0.57], [0.999, 0.2], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+def test_an_interval_of_accuracies_stays_between_none_and_all(values):
+    found = row(judged({1: values, 2: [0.1, 0.2]}), 1)
+    assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1
+    other = row(judged({1: values, 2: [0.1, 0.2]}), 2)
+    if not math.isnan(other["difference_low"]):
+        assert -1 <= other["difference_low"] <= other["difference_high"] <= 1
+
+
+def test_the_interval_of_a_loss_is_students():
+    low, high = interval(4, 0.5, 0.1, share=False)
+    half = t_quantile(0.975, 3) * 0.1 / 2
+    assert (float(low), float(high)) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
 
 
 def test_shared_seeds_are_compared_pair_by_pair():
@@ -287,7 +304,47 @@ def test_a_verdict_on_the_test_set_is_exploratory(uri):
     parent = make_sweep(uri, jobs, points=lambda job: points_of(job, False), objective="none")
     found = analyze(parent, uri)
     assert (found.verdict.metric, found.exploratory) == ("test/accuracy", True)
-    assert any(line.startswith("Exploratory:") for line in report_lines(found))
+    (line,) = [line for line in report_lines(found) if line.startswith("Exploratory:")]
+    assert "data.val_size=119 objective=val/accuracy" in line  # a twelfth of the training images
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "best"),
+    [
+        ("test/calibration_error", None, "momentum=0.5"),
+        ("seconds/total", None, "momentum=0.5"),
+        ("mine", "minimize", "momentum=0.5"),
+        ("mine", "maximize", "momentum=0.9"),
+    ],
+)
+def test_the_best_has_the_metrics_own_direction_or_the_given_one(uri, metric, direction, best):
+    def points(job):
+        value = job["optimizer.momentum"] / 10 + 0.001 * job["seed"]
+        return [Metric(metric, value, 0, 1)]
+
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    found = analyze(make_sweep(uri, jobs, points=points), uri, metric, direction)
+    assert found.verdict.best == best
+
+
+def test_a_metric_whose_direction_is_not_known_is_refused_with_what_to_type(uri):
+    with pytest.raises(ReportError, match=r"better\? --direction maximize or minimize$"):
+        analyze(
+            make_sweep(uri, grid(seed=[0]), points=lambda job: [Metric("mine", 1.0, 0, 1)]),
+            uri,
+            "mine",
+        )
+
+
+def test_a_setting_that_lacks_runs_says_so_and_nothing_is_promised(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    failed = [jobs[-1]]
+    found = analyze(
+        make_sweep(uri, jobs, status=lambda j: "FAILED" if j in failed else "FINISHED"), uri
+    )
+    text = "\n".join(report_lines(found))
+    assert "; 1 of 3 runs have no result" in text
+    assert "With 95% confidence" not in text
 
 
 def test_pruned_and_unfinished_runs_are_counted_apart(uri):

@@ -73,6 +73,7 @@ def make_sweep(
     parent_id = str(parent.info.run_id)
     for number, job in enumerate(jobs):
         own = {"mlflow.parentRunId": parent_id, "lenet.sweep.job": json.dumps(job)}
+        own["lenet.dataset.train"] = "1437"
         run = client.create_run(experiment, tags=own, run_name=" ".join(map(str, job.values())))
         ended = status(job)
         params = {"epochs": EPOCHS, "tracking.run_name": number, "device.threads": 2} | dict(job)

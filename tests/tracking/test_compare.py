@@ -61,6 +61,16 @@ def test_other_weights_are_a_difference_though_all_points_are_equal():
     assert "the weights differ" in report(run(), run("b"), difference)
 
 
+def test_what_neither_run_has_recorded_is_not_equal():
+    a, b = run(tags={"lenet.weights.sha256": "-"}), run("b", tags={"lenet.weights.sha256": "-"})
+    for each in (a, b):
+        del each.tags["lenet.weights.sha256"]
+    difference = compare(a, b)
+    assert (difference.is_same, difference.same_bits) == (None, False)
+    assert "the weights were not recorded in both" in report(a, b, difference)
+    assert verdict("a", difference).startswith("Not known to be the same as run a.")
+
+
 def test_settings_and_surroundings_are_named_with_both_values():
     other = run("b", params={"optimizer.lr": "0.02"}, tags={"mlflow.source.git.commit": "beef"})
     difference = compare(run(), other, ("torch==2.10\ncommand x\n", "torch==2.14\ncommand y\n"))

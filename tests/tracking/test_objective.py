@@ -5,10 +5,11 @@ import time
 from types import SimpleNamespace
 
 from lenet.config.check import check
+from lenet.config.metrics import is_maximized
 from lenet.tracking import Run
 from lenet.tracking import client as store
 from lenet.tracking.job import SweepJob
-from lenet.tracking.objective import Result, is_hopeless, is_maximized
+from lenet.tracking.objective import Result, is_hopeless
 from lenet.tracking.settings import Settings
 from lenet.training.progress import Epoch
 from tests.conftest import copy_store
