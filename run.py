@@ -3,10 +3,6 @@
 import sys
 from pathlib import Path
 
-from lenet import cli
-
-cli.start()  # before the other imports, which take a while
-
 from lenet.training import startup
 
 startup.start_process()

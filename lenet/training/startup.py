@@ -1,4 +1,4 @@
-"""Start of a process that trains: clock, garbage collection and thread settings."""
+"""Start of a process that trains: output, Ctrl-C, clock, garbage collection, thread settings."""
 
 import gc
 import os
@@ -6,11 +6,16 @@ import time
 
 import psutil
 
+from lenet import cli
+
 _started: list[float] = []
 
 
 def start_process() -> None:
-    """Call it before the large imports: they count as part of the first run's time."""
+    """Call it before the large imports: they count as part of the first run's time, and Ctrl-C ends
+    them too.
+    """
+    cli.start()
     _started[:] = [time.time()]
     gc.set_threshold(50_000, 20, 1000)  # imports leave little garbage: looking for it took 1.5 s
     psutil.cpu_percent()  # the load is measured from here on
