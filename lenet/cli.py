@@ -5,6 +5,7 @@ and to Ctrl-C.
 import argparse
 import atexit
 import gc
+import getpass
 import io
 import os
 import signal
@@ -23,7 +24,7 @@ RUN_ID = "a run's id, its first letters (at least 4), or latest"
 
 
 def start() -> None:
-    """Makes this process fit for any terminal and pipe. Call it before the large imports.
+    """Makes this process fit for any terminal, pipe and user. Call it before the large imports.
 
     Output that cannot be written stops no work, except that standard output raises one
     BrokenPipeError. Ctrl-C raises KeyboardInterrupt; the process then ends with one word and status
@@ -43,6 +44,12 @@ def start() -> None:
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the work is done by then
     # At the end the interpreter would spend 2 s on freeing objects one by one.
     atexit.register(gc.freeze)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # in a container: torch and MLflow would ask too, and fail
+        os.environ["LOGNAME"] = str(os.getuid())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"  # as Docker does it
 
 
 class Output(io.TextIOWrapper):

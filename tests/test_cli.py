@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from lenet.__main__ import find_commands, main
 from lenet.cli import answer, format_duration
+from lenet.tracking.provenance import code_state
 from tests.conftest import ROOT
 
 COMMANDS = list(find_commands())
@@ -181,6 +183,36 @@ def test_a_character_that_the_terminal_lacks_is_replaced(encoding):
     assert status == 0
     assert err.endswith("\\udcff\n")
     assert "Traceback" not in err
+
+
+# A user whom the system does not know, and who owns nothing here but may read everything.
+CAN_READ = "+dac_read_search"
+STRANGER = [
+    *("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"),
+    *(f"--inh-caps=-all,{CAN_READ}", f"--ambient-caps=-all,{CAN_READ}"),
+    *(f"--bounding-set=-all,{CAN_READ}", "env", "-u", "USER", "-u", "LOGNAME"),
+]
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0 or not shutil.which("setpriv"),
+    reason="needs root and setpriv to become another user",
+)
+@pytest.mark.parametrize(
+    ("home", "expected"), [(["-u", "HOME"], "/"), (["HOME=/nonexistent"], "/nonexistent")]
+)
+def test_a_user_whom_the_system_does_not_know_has_a_name_a_home_and_the_codes_commit(
+    home, expected
+):
+    code = """
+from lenet.cli import start
+start()
+import getpass, pathlib, lenet.tracking.provenance as code
+print(getpass.getuser(), pathlib.Path.home(), code.code_state())
+"""
+    command = [*STRANGER, *home, sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"12345 {expected} {code_state()}\n"
 
 
 @pytest.mark.parametrize("shell", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])

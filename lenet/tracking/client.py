@@ -120,7 +120,7 @@ def _connect_to_database(uri: str, database: Path | None) -> MlflowClient:
     with first_use_lock(uri):
         if database and not database.exists():
             database.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
+            with tempfile.TemporaryDirectory(None, ".mlflow-", database.parent, True) as folder:
                 new = Path(folder, "new.db")
                 _ask(_moved(uri, new))
                 os.replace(new, database)

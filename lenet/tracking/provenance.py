@@ -55,7 +55,8 @@ def git(*arguments: str) -> str | None:
     """git's output for this checkout; None if there is no git or no checkout."""
     try:
         done = subprocess.run(
-            ["git", "-C", Path(__file__).parent, *arguments],
+            # This process runs the checkout's code anyway, so it may belong to another user.
+            ["git", "-c", "safe.directory=*", "-C", Path(__file__).parent, *arguments],
             capture_output=True,
             text=True,
             timeout=10,
