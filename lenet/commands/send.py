@@ -9,7 +9,8 @@ from pathlib import Path
 from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, path_of, tell
 from lenet.tracking.client import TrackingError
 from lenet.tracking.journal import Facts, JournalError, unfinished
-from lenet.tracking.sender import send, waiting_root
+from lenet.tracking.outbox import send
+from lenet.tracking.sender import waiting_root
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--wait", type=number_from(0, 10**9, float), default=60.0, metavar="SECONDS", help=note
     )
+    note = "send to the store at this address instead, as a new run with another id"
+    parser.add_argument("--uri", metavar="ADDRESS", help=note)
     options = parser.parse_args(argv)
 
     root = waiting_root(options.folder)
@@ -32,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     status = 0
     for run in options.runs or [facts.id for facts in waiting.values()]:
         try:
-            print(one_line(send(find_waiting(run, waiting, root), options.wait)))
+            print(one_line(send(find_waiting(run, waiting, root), options.wait, options.uri)))
         except (JournalError, TrackingError) as error:
             tell(error)
             status = MISTAKE

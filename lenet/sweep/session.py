@@ -122,7 +122,8 @@ class Session:
 
         Waits until they have ended, and sends what the store does not have of them yet.
         """
-        from lenet.tracking.sender import send_family, waiting_root
+        from lenet.tracking.outbox import send_family
+        from lenet.tracking.sender import waiting_root
 
         if self.parent is None:
             return []

@@ -24,7 +24,7 @@ from lenet.cli import first_error_line
 from lenet.config.record import masked
 
 ROOT = Path(__file__).resolve().parents[2]
-PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
+PROCESS_TAG, HEARTBEAT_TAG, ID_TAG = "lenet.process", "lenet.heartbeat", "lenet.id"
 PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
 ERROR_TAG, PRUNED_TAG = "lenet.error", "lenet.pruned"
 FIRST_USE_SECONDS = 60.0  # to wait for another process that creates the database

@@ -4,7 +4,6 @@ Every request may be repeated: what MLflow has already is not doubled. So nobody
 know whether an answer was lost.
 """
 
-import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,9 @@ from mlflow.entities import (
 from mlflow.tracking import MlflowClient
 
 from lenet.tracking import registry
-from lenet.tracking.client import ERROR_TAG, ID_TAG, PROCESS_TAG, TrackingError, experiment_id_of
+from lenet.tracking.client import ERROR_TAG, ID_TAG, PROCESS_TAG, experiment_id_of
 from lenet.tracking.journal import Entry, Journal
-from lenet.tracking.provenance import is_alive
+from lenet.tracking.turns import is_worked_on, last_turn
 from lenet.tracking.variables import adopt_run
 
 MAX_METRICS, MAX_PARAMS, MAX_CHARACTERS = 1000, 100, 6000  # of one request
@@ -50,12 +49,6 @@ def start_run(client: MlflowClient, journal: Journal, may_exist: bool) -> str:
             return str(run.info.run_id)
     run = client.create_run(experiment_id, facts.start_time, tags, facts.name)
     return str(run.info.run_id)
-
-
-def check_run(client: MlflowClient, run_id: str) -> None:
-    """Raises: TrackingError where somebody has deleted the run."""
-    if client.get_run(run_id).info.lifecycle_stage != "active":
-        raise TrackingError(f"run {run_id} is deleted there; mlflow runs restore brings it back")
 
 
 def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) -> int:
@@ -183,14 +176,16 @@ def _send_version(
 
 
 def mark_dead_runs(client: MlflowClient, but: str | None) -> list[str]:
-    """Gives this machine's runs whose process is gone the status KILLED. Returns: their ids."""
+    """Gives the runs whose process is gone the status KILLED. Returns: their ids."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
     killed = []
     for run in running:
-        process = run.data.tags.get(PROCESS_TAG, "")
-        is_ours = process.startswith(f"{platform.node()} ") and run.info.run_id != but
-        if is_ours and not is_alive(process):
+        holder = last_turn(run.data.params)[1]
+        if run.info.run_id == but or is_worked_on("RUNNING", run.data.tags, holder) is not False:
+            continue
+        # It may have ended just before its process did.
+        if client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_tag(run.info.run_id, ERROR_TAG, LOST)
             client.set_terminated(run.info.run_id, "KILLED")
             killed.append(run.info.run_id)

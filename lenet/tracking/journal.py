@@ -44,6 +44,9 @@ class Facts:
     """What identifies a run. `id` is the name of its folder, `run_id` MLflow's id once there is
     one; `uri` is the address of the store, `start_time` in milliseconds. `adopts` is a run that
     exists in MLflow, to be used instead of a new one.
+
+    `process` writes the run. Where it resumes the run, `earlier` are the processes that wrote the
+    run before, as far as this folder knows ("" for one that is not known).
     """
 
     uri: str | None
@@ -55,6 +58,12 @@ class Facts:
     id: str = ""
     run_id: str | None = None
     adopts: str | None = None
+    earlier: list[str] = field(default_factory=list)
+
+    @property
+    def writers(self) -> list[str]:
+        """All processes that have written this journal."""
+        return [*self.earlier, self.process]
 
     @staticmethod
     def read(folder: Path) -> "Facts":
@@ -169,6 +178,11 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())  # else a power failure could leave an empty run.json
         os.replace(temporary, self.folder / "run.json")
+
+    def resume_as(self, process: str) -> None:
+        """Notes that this process goes on with the journal. Raises: OSError."""
+        if process != self.facts.process:
+            self.describe(process=process, earlier=self.facts.writers)
 
     def log_tags(self, tags: Mapping[str, str | None]) -> None:
         """Sets tags. None removes one."""

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -81,16 +82,41 @@ def code_state() -> dict[str, str]:
 
 
 def process_identity() -> str:
-    """Host, process id and start time, which no two processes have in common."""
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
+    """Host, process id and start; if the system has them, also the machine's boot and the namespace
+    of process ids. No two processes have it in common.
+    """
+    return " ".join([platform.node(), str(os.getpid()), _start_of(os.getpid()), *_scope()])
 
 
-def is_alive(identity: str) -> bool:
-    """Whether the process with this identity still runs, on this machine."""
+def is_alive(identity: str) -> bool | None:
+    """Whether the process with this identity still runs; None if that can't be seen from here: it
+    was started on another machine, before a reboot, or in another namespace of process ids.
+    """
+    words, here = identity.split(), _scope()
+    if len(words) < 3 or not words[1].isdecimal():
+        return None
+    host, pid, started, *scope = words
+    if scope != here or not (here or host == platform.node()):
+        return None
+    return started == _start_of(int(pid))
+
+
+def _scope() -> list[str]:
+    """Where the ids of processes mean the same as here; empty if the system does not say it."""
     try:
-        host, pid, started = identity.split()
-        drift = psutil.Process(int(pid)).create_time() - float(started)
-        # Close, not equal: start times count from the boot time, which a clock may correct.
-        return host == platform.node() and abs(drift) < 5
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
-        return False
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [boot, str(os.stat("/proc/self/ns/pid").st_ino)]
+    except OSError:
+        return []
+
+
+def _start_of(pid: int) -> str:
+    """When a process started; empty if there is none."""
+    with suppress(OSError):
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # In ticks since the boot, which no step of the clock changes.
+        return "" if state in "ZX" else numbers[18]
+    try:
+        return f"{psutil.Process(pid).create_time():.0f}"
+    except (psutil.Error, OverflowError):
+        return ""

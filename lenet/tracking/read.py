@@ -33,6 +33,7 @@ from lenet.tracking.client import (
     reason,
     translated,
 )
+from lenet.tracking.turns import TURN, is_worked_on, last_turn
 
 RUN_ID = re.compile("[0-9a-f]{32}")
 MAX_BYTES = 100_000  # of a text; a run's have 10,000, and PyYAML takes a second for this many
@@ -44,7 +45,8 @@ PAGE = 1000  # runs that one request returns
 class Summary:
     """A run with the newest value of each metric. Times in milliseconds.
 
-    Where `read_run` read it, `points` has every point: name -> (step, value) in the order of steps.
+    `holder` is the process that resumed it last, '' if none did: see `lenet.tracking.turns`. Where
+    `read_run` read it, `points` has every point: name -> (step, value) in the order of steps.
     """
 
     run_id: str
@@ -56,6 +58,7 @@ class Summary:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     points: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    holder: str = ""
 
     @classmethod
     def of(cls, run: Run) -> "Summary":
@@ -63,8 +66,15 @@ class Summary:
         name, start = info.run_name or "", info.start_time or 0
         return cls(
             *(info.run_id, name, info.status, start, info.end_time),
-            *(data.params, data.tags, data.metrics),
+            *({k: v for k, v in data.params.items() if not TURN.fullmatch(k)}, data.tags),
+            data.metrics,
+            holder=last_turn(data.params)[1],
         )
+
+    @property
+    def is_worked_on(self) -> bool | None:
+        """Whether a living process writes the run; None if nobody can tell."""
+        return is_worked_on(self.status, self.tags, self.holder)
 
 
 def resolve_run(run: str, uri: str | None = None, sweep: bool = False) -> str:
@@ -161,7 +171,7 @@ def read_run(run_id: str, uri: str | None = None) -> Summary:
     Raises: TrackingError where the store can't be reached, or has no such run.
     """
     client = connect(uri, create=False)
-    with translated(client, f"{checked_id(run_id)}: no such run"):
+    with translated(client, f"{checked_id(run_id)}: no such run in {masked(client.tracking_uri)}"):
         run = client.get_run(run_id)
         points = {name: points_of(client, run_id, name) for name in sorted(run.data.metrics)}
         return replace(Summary.of(run), points=points)

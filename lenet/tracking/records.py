@@ -58,8 +58,8 @@ def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
     if trial := sweep_tags(settings).get("lenet.trial"):  # a new one if it is repeated
         tags["lenet.trial"] = trial
     # Those of an earlier end do not hold any more.
+    journal.log_status("RUNNING")  # first: with this process's name the status is its own
     journal.log_tags(dict.fromkeys((ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG)) | tags)
-    journal.log_status("RUNNING")
     if settings.epochs != past.epochs:
         _log_config(journal, settings)  # MLflow's parameters can't change
 

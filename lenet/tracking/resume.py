@@ -10,12 +10,12 @@ Anybody who can write to the store may have written what is read here. So the co
 only name what this checkout's own could name: see `lenet.tracking.stored_config`.
 """
 
-import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,15 +24,16 @@ from torch import nn
 from lenet.config.build import build
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import config_folders, explicit_overrides
-from lenet.config.record import config_hash
-from lenet.tracking.client import PROCESS_TAG, TrackingError
+from lenet.config.record import config_hash, masked
+from lenet.tracking.client import PROCESS_TAG, TrackingError, Unreachable, connect, resolved
 from lenet.tracking.journal import Facts, Journal, unfinished
-from lenet.tracking.provenance import is_alive
+from lenet.tracking.outbox import what_to_do
 from lenet.tracking.read import Summary, fetched, read_run, read_text, resolve_run, text_of
 from lenet.tracking.sender import waiting_root
 from lenet.tracking.settings import Past, Settings
 from lenet.tracking.stored_config import merge_configs, read_config
 from lenet.tracking.trained import stored_state
+from lenet.tracking.turns import SILENCE_SECONDS, check_not_deleted, check_turn, silence_of
 from lenet.training.checkpoints import load_newest, newest_first
 from lenet.training.progress import Progress, State
 from lenet.training.state import StateError, progress_of, sets_rates_of
@@ -42,7 +43,10 @@ from lenet.training.state import StateError, progress_of, sets_rates_of
 def resume(settings: Settings) -> Iterator[Settings]:
     """The settings to resume the run that `settings.resume` names."""
     run_id = resolve_run(str(settings.resume), settings.uri)
-    journal, stored = _find(run_id, settings)
+    here = _folders_of(run_id, settings)
+    if here:
+        settings = _at_its_store(run_id, here, settings)
+    journal, stored = _find(run_id, here, settings)
     try:
         yield _resumed(run_id, journal, stored, settings)
     finally:  # a folder that was made for the run here goes, unless something was recorded in it
@@ -85,35 +89,84 @@ def repeat(settings: Settings) -> Settings:
     return replace(settings, config=config, past=past)
 
 
-def _find(run_id: str, settings: Settings) -> tuple[Journal, Summary | None]:
+def _folders_of(run_id: str, settings: Settings) -> dict[Path, Facts]:
+    """The run's folders on this machine, that with the most turns first."""
+    root = waiting_root(settings.config["tracking"]["folder"])
+    own = [each for each in unfinished(root) if run_id in (each[1].id, each[1].run_id)]
+    return dict(sorted(own, key=lambda each: -len(each[1].earlier)))
+
+
+def _at_its_store(run_id: str, here: Mapping[Path, Facts], settings: Settings) -> Settings:
+    """The settings with the address at which the run began, whatever this shell's is."""
+    own, given = next(iter(here.values())).uri, resolved(settings.uri)
+    if own in (None, given):
+        return settings
+    print(f"Run {run_id} is recorded in {masked(str(own))} (here it would be {masked(given)})")
+    tracking = {**settings.config["tracking"], "uri": own}
+    return replace(settings, config={**settings.config, "tracking": tracking})
+
+
+def _find(
+    run_id: str, here: Mapping[Path, Facts], settings: Settings
+) -> tuple[Journal, Summary | None]:
     """The run's journal, in its folder here or in a new one, and the run as the store has it.
 
     Raises: JournalError or TrackingError where its process is alive, or there is no such run.
     """
     root, uri = waiting_root(settings.config["tracking"]["folder"]), settings.uri
-    here = [each for each in unfinished(root) if run_id in (each[1].id, each[1].run_id)]
     if not here:
-        stored = read_run(run_id, uri)
+        stored = _stored(run_id, uri)
         _check_is_over(stored)
-        return Journal.create(root, Facts(uri, stored.name, run_id=run_id)), stored
-    folder, facts = here[0]
+        facts = Facts(resolved(uri), stored.name, process=stored.holder, run_id=run_id)
+        return Journal.create(root, facts), stored
+    folder, facts = next(iter(here.items()))
+    journal = Journal.open(folder)
     try:
-        known = read_run(facts.run_id, uri) if facts.run_id else None
+        return journal, _stored_for(journal, uri)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _stored_for(journal: Journal, uri: str | None) -> Summary | None:
+    """The run of a journal as the store has it, None if the store does not answer.
+
+    Raises: TrackingError where the folder is outdated, or the store has no such run.
+    """
+    facts = journal.facts
+    if facts.run_id is None:
+        return None
+    try:
+        stored = _stored(facts.run_id, uri)
+        check_turn(stored.run_id, stored.holder, facts.writers)
+        return stored
+    except Unreachable as error:
+        print(f"Warning: {error}; going on with what is in {journal.folder}", file=sys.stderr)
+        return None
     except TrackingError as error:
-        known = None
-        print(f"Warning: {error}; going on with what is in {folder}", file=sys.stderr)
-    return Journal.open(folder), known
+        advice = what_to_do(error, journal)
+        raise TrackingError(f"resume={facts.run_id}: {error}{advice}") from None
+
+
+def _stored(run_id: str, uri: str | None) -> Summary:
+    """Raises: TrackingError where there is no such run, or somebody has deleted it."""
+    stored = read_run(run_id, uri)
+    check_not_deleted(connect(uri, create=False).get_run(run_id))
+    return stored
 
 
 def _check_is_over(run: Summary) -> None:
-    """Raises: TrackingError where the run's process is alive on this machine."""
-    process = run.tags.get(PROCESS_TAG, "")
-    host = process.partition(" ")[0]
-    if run.status == "RUNNING" and is_alive(process):
-        raise TrackingError(f"{run.run_id}: its process is still running")
-    if run.status == "RUNNING" and host != platform.node():
-        where = host or "another machine"
-        print(f"Warning: it ran on {where}; make sure that it has ended there", file=sys.stderr)
+    """Raises: TrackingError where the run's process is alive."""
+    is_worked_on, silence = run.is_worked_on, silence_of(run.tags)
+    host = (run.holder or run.tags.get(PROCESS_TAG, "")).partition(" ")[0] or "another machine"
+    if is_worked_on:
+        raise TrackingError(
+            f"{run.run_id}: its process is still running on {host}"
+            + (f", alive {silence:.0f} s ago" if silence is not None else "")
+            + f"; a process that died counts as dead after {SILENCE_SECONDS / 60:.0f} minutes"
+        )
+    if is_worked_on is None:
+        print(f"Warning: it ran on {host}; make sure that it has ended there", file=sys.stderr)
 
 
 def _merge(settings: Settings, before: Mapping[str, Any], key: str, run_id: str) -> dict[str, Any]:

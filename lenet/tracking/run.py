@@ -118,11 +118,8 @@ class Run:
         self.journal = resumed or Journal.create(self.root, self._facts())
         self._sender = Sender(self.journal, self.uri, may_exist=resumed is not None)
         try:
-            if self.past and resumed:
-                resumed.describe(uri=resolved(self.uri))
-                records.log_resume(resumed, self.settings, self.past)
-                for record in self.past.history:  # its last points may not be recorded yet
-                    self._add_epoch(record)
+            if resumed:
+                resumed.resume_as(process_identity())
             else:
                 records.log_start(self.journal, self.settings)
             self._sender.start()
@@ -131,6 +128,10 @@ class Run:
                 print(f"Warning: {why}; its records wait in {self.folder}", file=sys.stderr)
             elif run_id := self.journal.facts.run_id:
                 self._monitor = start_monitor(run_id, self._sender.uri, resumed is not None)
+            if self.past and resumed:  # now that another process can't have the run any more
+                records.log_resume(resumed, self.settings, self.past)
+                for record in self.past.history:  # its last points may not be recorded yet
+                    self._add_epoch(record)
         except BaseException:
             self.journal.close(remove=resumed is None)
             raise
@@ -250,9 +251,8 @@ class Run:
             status = "KILLED"
         elif error is not None:
             status = "FAILED"
-        if error is not None:
-            line = f"{type(error).__name__}: {first_error_line(error)}"
-            self.journal.log_tags({ERROR_TAG: line})
+        line = f"{type(error).__name__}: {first_error_line(error)}" if error else None
+        self.journal.log_tags({ERROR_TAG: line})  # None: another process may have taken it for dead
         if status == "FAILED":
             self._log_error(error)
         elif self.checkpoint_seconds is not None:

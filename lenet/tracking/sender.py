@@ -5,16 +5,15 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Collection
+import time
 from contextlib import suppress
 from pathlib import Path
 
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
 from lenet.tracking.client import (
-    ERROR_TAG,
-    PARENT_TAG,
     REFUSALS,
     ROOT,
     TrackingError,
@@ -24,8 +23,10 @@ from lenet.tracking.client import (
     reason,
     resolved,
 )
-from lenet.tracking.deliver import LOST, check_run, deliver, mark_dead_runs, start_run
-from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError, unfinished
+from lenet.tracking.deliver import deliver, mark_dead_runs, start_run
+from lenet.tracking.journal import FILES, RECORDS, Journal
+from lenet.tracking.provenance import process_identity
+from lenet.tracking.turns import BEAT_SECONDS, Outdated, check_run, heartbeat, take_turn
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
 BETWEEN = 1.0  # seconds between two batches: many small ones would slow the training down
@@ -48,6 +49,7 @@ class Sender(threading.Thread):
         self.refusal: TrackingError | None = None
         self.marked_dead: list[str] = []  # other runs, whose processes have died
         self._client: MlflowClient | None = None
+        self._next_beat = 0.0  # by the monotonic clock
         self._is_training = False
         self._is_closing = False
         self._is_stopped = False
@@ -79,7 +81,7 @@ class Sender(threading.Thread):
                     changed.wait_for(lambda: self._is_closing, pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                 else:
-                    changed.wait_for(lambda: self._is_closing or self.waiting)
+                    changed.wait_for(lambda: self._is_closing or self.waiting, BEAT_SECONDS)
                     changed.wait_for(lambda: self._is_closing, BETWEEN)
 
     def _is_done(self) -> bool:
@@ -89,7 +91,13 @@ class Sender(threading.Thread):
 
     def _send(self) -> None:
         if self._client is None:
-            self._begin()
+            self._client = self._begin()
+            self._has_tried.set()
+            with suppress(Exception):  # of other runs
+                but = self.journal.facts.run_id
+                self.marked_dead = mark_dead_runs(self._client, but)
+        # Its turn may be over: a laptop that slept for an hour has been taken for dead.
+        self._beat(check_run(self._client, self.journal.facts))
         problem = None
         for lane, with_status in ((RECORDS, False), (FILES, True), (RECORDS, True)):
             try:
@@ -106,16 +114,29 @@ class Sender(threading.Thread):
         sent, entries = self.sent[lane], self.journal.lanes[lane]
         return entries[sent][0] if sent < len(entries) else None
 
-    def _begin(self) -> None:
-        client = connect(self.uri)
+    def _begin(self) -> MlflowClient:
+        # A database that was lost is not made anew: it would hold a part of the run.
+        client = connect(self.uri, create=self.journal.facts.run_id is None)
         if self.journal.facts.run_id is None:
             run_id = start_run(client, self.journal, self.may_exist)
             with suppress(OSError):  # a full disk: the run is found by its tag later
                 self.journal.describe(run_id=run_id)
-        self._client = client
-        self._has_tried.set()
-        with suppress(Exception):  # of other runs
-            self.marked_dead = mark_dead_runs(client, but=self.journal.facts.run_id)
+        take_turn(client, self.journal.facts)
+        return client
+
+    def _beat(self, run: Run) -> None:
+        """Gives a sign of life, if this process trains. It also corrects the status of a run that
+        another process took for dead.
+        """
+        facts, now = self.journal.facts, time.monotonic()
+        if now < self._next_beat or self._is_closing or facts.process != process_identity():
+            return
+        assert self._client
+        for key, value in heartbeat().items():
+            self._client.set_tag(run.info.run_id, key, value)
+        if run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, "RUNNING")
+        self._next_beat = now + BEAT_SECONDS
 
     def _send_next(self, lane: int) -> None:
         assert self._client
@@ -125,7 +146,7 @@ class Sender(threading.Thread):
         except REFUSALS as error:
             if is_passing(error, self.uri):
                 raise
-            check_run(self._client, str(self.journal.facts.run_id))
+            check_run(self._client, self.journal.facts)
             count = 1  # MLflow refuses this entry; the next ones may be fine
             print(f"Warning: MLflow refuses {entries[0][0]} ({reason(error)})", file=sys.stderr)
         with self.journal.changed:
@@ -152,9 +173,9 @@ class Sender(threading.Thread):
             if self.refusal:
                 raise self.refusal
             self._is_training = True
-            if self.problem is None and self.journal.facts.run_id is None:
+            if self.problem is None and self._client is None:
                 self.problem = "no answer in time"
-        return self.journal.facts.run_id is not None
+        return self._client is not None
 
     def finish(self, seconds: float) -> bool:
         """Whether everything is sent, as soon as that is known or the time is over."""
@@ -191,6 +212,8 @@ class Sender(threading.Thread):
         if is_sent:
             end = "compare runs with: mlflow ui"
             print(f"MLflow run {facts.run_id} ({facts.name}); {end}", flush=True)
+        elif isinstance(self.refusal, Outdated):
+            print(f"Warning: {self.refusal}; nothing more is sent of {folder}", file=sys.stderr)
         else:
             why = self.refusal or self.problem or "it is slow"
             kept = "They are safe" if self.journal.is_whole else "Those that the disk took are"
@@ -207,45 +230,6 @@ class Sender(threading.Thread):
         with self.journal.changed:
             self._is_stopped = True
             self.journal.changed.notify_all()
-
-
-def send(folder: Path, seconds: float) -> str:
-    """Sends the journal in a run's folder and removes the folder. Returns: a line about it.
-
-    Raises: JournalError where the run's process is alive; TrackingError where the store doesn't
-    take everything.
-    """
-    journal = Journal.open(folder)
-    sender = Sender(journal, journal.facts.uri, may_exist=True)
-    try:
-        statuses = [value[0] for kind, value in journal.entries if kind == "status"]
-        if not statuses or statuses[-1] == "RUNNING":
-            journal.log_tags({ERROR_TAG: LOST})
-            journal.log_status("KILLED")
-        sender.start()
-        if not sender.finish(seconds):
-            problem = sender.refusal or sender.problem or "no answer in time"
-            raise TrackingError(f"{folder.name}: not sent ({problem})")
-    except BaseException:
-        sender.stop()
-        journal.close()
-        raise
-    journal.close(remove=True)
-    return f"Sent run {journal.facts.run_id} ({journal.facts.name})"
-
-
-def send_family(run_ids: Collection[str], root: Path, seconds: float) -> None:
-    """Sends the journals that dead processes left of these runs and their children. What the store
-    doesn't take costs a warning.
-    """
-    for folder, facts in unfinished(root):
-        if facts.tags.get(PARENT_TAG) in run_ids or facts.run_id in run_ids:
-            try:
-                send(folder, seconds)
-            except JournalError:  # its process is alive
-                continue
-            except TrackingError as error:
-                print(f"Warning: {error}", file=sys.stderr)
 
 
 def waiting_root(folder: str | Path | None) -> Path:

@@ -147,7 +147,11 @@ class Bench(Lab):
             points[name] = sorted((p.step, 0 if timed else p.value.hex()) for p in history)
         return {
             "status": run.info.status,
-            "params": {k: v for k, v in run.data.params.items() if k not in ("resume", "rerun")},
+            "params": {
+                k: v
+                for k, v in run.data.params.items()
+                if not k.startswith(("resume", "rerun", "lenet."))
+            },
             "points": points,
             "tags": sorted(run.data.tags.keys() - {"lenet.resumed"}),
             "weights": run.data.tags["lenet.weights.sha256"],

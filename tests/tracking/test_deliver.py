@@ -9,7 +9,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model
 
 from lenet.tracking.client import ID_TAG, TrackingError, Unreachable, connect
-from lenet.tracking.deliver import check_run, deliver, start_run
+from lenet.tracking.deliver import deliver, start_run
+from lenet.tracking.turns import check_run
 from tests.conftest import copy_store
 from tests.tracking.test_journal import journal, point
 
@@ -153,13 +154,14 @@ def test_a_resumed_run_replaces_the_model_of_its_first_end(client, journal, once
 @pytest.mark.parametrize("what", ["run", "experiment"])
 def test_a_deleted_run_is_noticed(client, journal, what):
     run_id = start_run(client, journal, False)
-    check_run(client, run_id)
+    journal.describe(run_id=run_id)
+    check_run(client, journal.facts)
     if what == "run":
         client.delete_run(run_id)
     else:
         client.delete_experiment(client.get_run(run_id).info.experiment_id)
     with pytest.raises(TrackingError, match="is deleted there"):
-        check_run(client, run_id)
+        check_run(client, journal.facts)
 
 
 def test_an_error_of_connecting_shows_no_password():

@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 from lenet.tracking import sender
 from lenet.tracking.client import TrackingError, Unreachable
 from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError
-from lenet.tracking.sender import Sender, send, send_family
+from lenet.tracking.outbox import send, send_family
+from lenet.tracking.sender import Sender
 from tests.tracking.test_journal import FACTS, journal, point
 
 __all__ = ["journal"]
@@ -26,13 +27,13 @@ class Store:
         self.connecting = self.starting = lambda: None
         self.delivering = lambda kind, value: None
         self.has_run = True
-        for name in ("connect", "start_run", "deliver", "check_run"):
+        for name in ("connect", "start_run", "deliver", "check_run", "take_turn"):
             monkeypatch.setattr(sender, name, getattr(self, name))
         monkeypatch.setattr(sender, "mark_dead_runs", lambda client, but: [])
         monkeypatch.setattr(sender, "FIRST_PAUSE", 0.01)
         monkeypatch.setattr(sender, "BETWEEN", 0.01)
 
-    def connect(self, uri):
+    def connect(self, uri, create=True):
         self.connecting()
         return SimpleNamespace(tracking_uri=uri)
 
@@ -46,7 +47,10 @@ class Store:
         self.got.append(entries[0])
         return 1
 
-    def check_run(self, client, run_id):
+    def take_turn(self, client, facts):
+        """Every run is new."""
+
+    def check_run(self, client, facts):
         if not self.has_run:
             raise TrackingError("deleted")
 

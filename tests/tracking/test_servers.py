@@ -17,8 +17,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.tracking import MlflowClient
 
 from lenet.tracking.compare import is_timed
+from lenet.tracking.outbox import send
 from lenet.tracking.run import START_SECONDS
-from lenet.tracking.sender import send
 from tests.support.lab import BASE, Lab
 from tests.support.servers import Proxy, Server, fill, postgres, small_disk
 
