@@ -151,7 +151,15 @@ def first_error_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if isinstance(error, OSError) and error.filename and error.strerror:
         lines = [f"{error.filename}: {error.strerror}"]
-    return one_line(" ".join(lines[: 2 if lines[0].endswith(":") else 1]))[:500]
+    return shortened(one_line(" ".join(lines[: 2 if lines[0].endswith(":") else 1])), 500)
+
+
+def shortened(text: str, width: int) -> str:
+    """The beginning of a text, in whole words where they are short enough."""
+    if len(text) <= width:
+        return text
+    words = text[: width - 3]
+    return f"{words.rpartition(' ')[0] or words} ..."
 
 
 def format_duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from lenet.__main__ import find_commands, main
-from lenet.cli import answer, format_duration
+from lenet.cli import answer, format_duration, shortened
 from lenet.tracking.provenance import code_state
 from tests.conftest import ROOT
 
@@ -192,6 +192,18 @@ STRANGER = [
     *(f"--inh-caps=-all,{CAN_READ}", f"--ambient-caps=-all,{CAN_READ}"),
     *(f"--bounding-set=-all,{CAN_READ}", "env", "-u", "USER", "-u", "LOGNAME"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("as it is", "as it is"),
+        ("a sentence of several words", "a sentence of ..."),
+        ("oneverylongwordwithoutanyspace", "oneverylongwordwi ..."),
+    ],
+)
+def test_a_long_message_ends_with_a_whole_word(text, expected):
+    assert shortened(text, 20) == expected
 
 
 @pytest.mark.skipif(

@@ -18,7 +18,7 @@ from hydra.main import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet.cli import BROKEN_PIPE, MISTAKE, first_error_line, is_interrupted, one_line
+from lenet.cli import BROKEN_PIPE, MISTAKE, first_error_line, is_interrupted, one_line, shortened
 from lenet.config.errors import ConfigError, clip, is_own, nearest, no_memory
 
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -70,7 +70,7 @@ def one_line_errors() -> Iterator[None]:
         line = explain(error)
         if _WANTS_TRACEBACK or line is None or is_interrupted():
             raise
-        print(f"error: {one_line(clip(line, 500))}", file=sys.stderr)
+        print(f"error: {shortened(one_line(line), 500)}", file=sys.stderr)
         has_failed = no_memory(error) or (isinstance(error, ArithmeticError) and is_own(error))
         sys.exit(_FAILURE if has_failed else MISTAKE)
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 from torch import Tensor
 
-from lenet.cli import first_error_line, one_line
+from lenet.cli import first_error_line, one_line, shortened
 from lenet.data.errors import DataError, why_not_a_file
 from lenet.data.form import MNIST, Form
 
@@ -124,7 +124,7 @@ def _decoded(content: bytes, name: str, side: int) -> Floats:
             raise DataError(f"{name}: expected a picture ({kinds}), found none of these") from None
         except Exception as error:
             # Pillow raises OSError, SyntaxError, struct.error, KeyError and others.
-            reason = first_error_line(error)[:120]
+            reason = shortened(first_error_line(error), 120)
             raise DataError(f"{name}: cannot be read as a picture ({reason})") from None
 
 

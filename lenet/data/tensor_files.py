@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lenet.cli import first_error_line, one_line
+from lenet.cli import first_error_line, one_line, shortened
 from lenet.data.errors import DataError, why_not_a_file
 
 MAX_BYTES = 1 << 30
@@ -81,4 +81,4 @@ def _reason(error: Exception) -> str:
         )
     # A pickle of something else: torch's words are about how to run it.
     found = type(error).__name__ if "weights_only" in str(error) else first_error_line(error)
-    return f"expected tensors, found a damaged or different file ({found[:120]})"
+    return f"expected tensors, found a damaged or different file ({shortened(found, 120)})"

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from lenet.cli import first_error_line
+from lenet.cli import first_error_line, shortened
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
 from lenet.sweep.launcher import (
@@ -257,7 +257,7 @@ def _reason(text: str) -> str:
     """Why submitit lost a job: the last line of its trace, or the first line of the message."""
     before, _, after = text.partition(" with trace:")
     trace = after.partition("You can check full logs")[0].strip(" -\n")
-    return (trace or before).strip().split("\n")[-1 if trace else 0][:500]
+    return shortened((trace or before).strip().split("\n")[-1 if trace else 0], 500)
 
 
 def _imported(package: str, extra: str) -> Any:

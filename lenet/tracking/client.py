@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from lenet.cli import first_error_line
+from lenet.cli import first_error_line, shortened
 from lenet.config.record import masked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +194,7 @@ def reason(error: BaseException) -> str:
     for pattern, short in _REASONS:
         if re.search(pattern, text):
             return short
-    return masked(text)[:200]
+    return shortened(masked(text), 200)
 
 
 _REASONS = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lenet.cli import one_line
+from lenet.cli import one_line, shortened
 from lenet.config.check import check_values
 from lenet.config.errors import ConfigError, clip
 from lenet.config.record import changes_nothing, flatten
@@ -36,7 +36,7 @@ def read_config(text: str) -> dict[str, Any]:
     try:
         config = yaml.load(text, _Loader)
     except Exception as error:  # PyYAML raises KeyError, AttributeError and RecursionError, too
-        reason = " ".join(str(error).split())[:120]
+        reason = shortened(" ".join(str(error).split()), 120)
         raise ConfigError(f"config.yaml: expected YAML ({reason})") from None
     if not isinstance(config, dict):
         raise ConfigError(f"config.yaml: expected keys and values, found {type(config).__name__}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from lenet.cli import shortened
 from lenet.config.build import build
 from lenet.config.check import check_values
 from lenet.config.errors import ConfigError
@@ -63,7 +64,7 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
     except ConfigError:
         raise
     except Exception as error:  # anybody may have written the checkpoint
-        reason = " ".join(str(error).split())[:200]
+        reason = shortened(" ".join(str(error).split()), 200)
         raise StateError(f"{run_id}: expected the checkpoint of its network ({reason})") from None
     if recorded not in (None, found):
         raise TrackingError(
