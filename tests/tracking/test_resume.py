@@ -182,7 +182,7 @@ def test_files_that_have_changed_are_refused_by_their_checksum(lab):
     files = ["data=files", "data.train=[own/train.pt]", "data.test=[own/test.pt]"]
     run_id = lab.whole(*files, *QUICK[1:], "epochs=1")
     draw_images(lab.folder / "own", seed=2)
-    assert "lenet.dataset.sha256" in lab.refuse(f"rerun={run_id}")
+    assert "dataset.sha256" in lab.refuse(f"rerun={run_id}")
 
 
 def truncate(path):
