@@ -25,7 +25,7 @@ class Difference:
     """The differences of two runs, as rows of (what, in the first run, in the second run).
 
     `first` is the first step at which a metric differs, in words, with its rows. Metrics that
-    measure time are left out. `points` is the number of compared points.
+    measure time or the machine are left out. `points` is the number of compared points.
     """
 
     settings: list[Row]
@@ -61,7 +61,7 @@ def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) ->
     last = [{name: repr(value) for name, value in run.metrics.items()} for run in (a, b)]
     return Difference(
         settings=settings,
-        surroundings=_rows(*tags) + environment_differences(*environments),
+        surroundings=_rows(*tags) + _environment_rows(*environments),
         ends=[(name, *_digits(*(each.get(name, NONE) for each in last))) for name in names],
         first=_first(_rows(*points)),
         points=len(points[0] | points[1]),
@@ -70,6 +70,13 @@ def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) ->
             b.tags.get("lenet.weights.sha256", NONE),
         ),
     )
+
+
+def _environment_rows(a: str, b: str) -> list[Row]:
+    if a and b:
+        return environment_differences(a, b)
+    first, second = ("recorded" if each else "not recorded" for each in (a, b))
+    return [("environment", first, second)]
 
 
 def _rows(a: Mapping[Any, str], b: Mapping[Any, str]) -> list[tuple[Any, str, str]]:
@@ -96,8 +103,8 @@ def _digits(x: str, y: str) -> tuple[str, str]:
 
 
 def is_timed(metric: str) -> bool:
-    """Whether the metric measures time, which differs from run to run."""
-    return metric.startswith("seconds/") or metric == "images_per_second"
+    """Whether the metric measures time or the machine, which differ from run to run."""
+    return metric.startswith(("seconds/", "system/")) or metric == "images_per_second"
 
 
 def read(run_id: str, uri: str | None = None) -> tuple[Summary, str]:
@@ -126,12 +133,12 @@ def verdict(before: str, difference: Difference) -> str:
     when, rows = difference.first or ("", [])
     if difference.is_same is None:
         lines = [f"Not known to be the same as run {before}."]
-        lines.append("  nothing differs, but not both runs have recorded weights and points")
+        lines.append(f"  {_equal_points(difference)}")
         return "\n".join(lines)
     lines = [f"Not the same as run {before}."]
     lines += [f"  first at {when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
     if not rows:
-        lines.append("  all points are equal, the weights are not")
+        lines.append(f"  {_equal_points(difference)}")
     for row in difference.surroundings[:20]:
         lines.append("  {}: {} there, {} here".format(*map(_short, row)))
     if not difference.surroundings:
@@ -156,10 +163,18 @@ def report(a: Summary, b: Summary, difference: Difference) -> str:
             + "\n".join(_table([head, *rows]))
         )
     else:
-        points = f"All {difference.points} points are equal" if difference.points else "No points"
-        weights = "differ" if NONE not in difference.weights else "were not recorded in both"
-        parts.append(f"{points}; the weights {weights}.")
+        parts.append(f"{_equal_points(difference)}.")
     return "\n\n".join(parts)
+
+
+def _equal_points(difference: Difference) -> str:
+    """What is known of two runs whose points do not differ."""
+    points = f"all {difference.points} points are equal" if difference.points else "no points"
+    a, b = difference.weights
+    weights = "are equal" if a == b else "differ"
+    if NONE in difference.weights:
+        weights = "were not recorded in both"
+    return f"{points}; the weights {weights}"
 
 
 def _part(title: str, head: Row, rows: list[Row]) -> str:

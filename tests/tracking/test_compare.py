@@ -1,6 +1,7 @@
 """Two runs side by side: what is the same is said to be, and what differs is named."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,32 @@ def test_what_neither_run_has_recorded_is_not_equal():
     assert verdict("a", difference).startswith("Not known to be the same as run a.")
 
 
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [({}, "no points; the weights are equal"), ({"train/loss": [(1, 0.5)]}, "the weights differ")],
+)
+def test_what_is_known_of_points_and_weights_is_said_as_it_is(points, said):
+    tags = {"lenet.weights.sha256": "v"} if points else {}
+    a, b = (replace(each, points=points) for each in (run(), run("b", tags=tags)))
+    difference = compare(a, b)
+    assert not difference.same_bits
+    assert said in report(a, b, difference)
+    assert said in verdict("a", difference)
+
+
+def test_what_the_machine_did_is_no_difference():
+    a, b = (
+        run(x, **{"system/cpu_utilization_percentage": [(0, y)]}) for x, y in (("a", 3), ("b", 4))
+    )
+    assert compare(a, b).same_bits
+
+
+def test_an_environment_that_was_not_recorded_is_not_called_the_same():
+    other = run("b", tags={"lenet.weights.sha256": "v"})
+    assert "the same" not in verdict("a", compare(run(), other)).splitlines()[-1]
+    assert "not recorded" in report(run(), other, compare(run(), other, ("threads 1\n", "")))
+
+
 def test_settings_and_surroundings_are_named_with_both_values():
     other = run("b", params={"optimizer.lr": "0.02"}, tags={"mlflow.source.git.commit": "beef"})
     difference = compare(run(), other, ("torch==2.10\ncommand x\n", "torch==2.14\ncommand y\n"))
@@ -111,7 +138,8 @@ def test_a_verdict_names_what_differs_first_and_what_may_be_why():
         "  git.commit: c0ffee there, beef\\x1b[31m here",
         "  threads: 1 there, 2 here",
     ]
-    text = verdict("a", compare(run(), run("b", **loss)))
+    same = ("threads 1\n", "threads 1\n")
+    text = verdict("a", compare(run(), run("b", **loss), same))
     assert text.endswith("\n  code, data and environment are the same")
 
 
