@@ -63,9 +63,10 @@ def _effect(runs: pd.DataFrame, axis: str, name: str, metric: str) -> Effect:
         numbers = values.astype(float)
         rho = math.nan if _is_constant(measured) else stats.spearmanr(numbers, measured).statistic
         return Effect(axis, name, pd.DataFrame(), math.nan, float(rho))
-    groups = measured.groupby(values.map(format_value), sort=False)
-    levels = groups.agg(n="count", mean="mean", sd="std").reset_index(names="text")
-    levels.insert(0, "value", distinct)
+    groups = measured.groupby(values, sort=False)
+    levels = groups.agg(n="count", mean="mean", sd="std").reset_index(names="value")
+    texts = [format_value(value) for value in distinct]
+    levels.insert(1, "text", texts if len(set(texts)) == len(texts) else list(map(str, distinct)))
     levels["low"], levels["high"] = interval(
         levels["n"], levels["mean"], levels["sd"], is_share(metric)
     )

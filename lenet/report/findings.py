@@ -47,11 +47,13 @@ def analyze(
     finished = sweep.runs[sweep.runs["status"] == "FINISHED"]
     if finished.empty:
         raise ReportError(f"{parent_run_id}: none of its {len(sweep.runs)} runs is finished")
-    wanted = [metric] if metric else [sweep.objective, "val/accuracy", "test/accuracy"]
-    scored = [m for m in wanted if m in sweep.metrics and finished[m].notna().all()]
+    shared = [m for m in sweep.metrics if finished[m].notna().all()]
+    chosen = metric or sweep.objective
+    wanted = [chosen] if chosen else ["val/accuracy", "test/accuracy"]
+    scored = [m for m in wanted if m in shared]
     if not scored:
-        some = ", ".join(m for m in sweep.metrics if m.startswith(("val/", "test/a")))
-        missing = ", ".join(m for m in wanted if m)
+        some = ", ".join(m for m in shared if m.startswith(("val/", "test/a")))
+        missing = ", ".join(wanted)
         raise ReportError(
             f"{parent_run_id}: not all finished runs have {missing}; they have {some}"
         )
@@ -62,6 +64,6 @@ def analyze(
     if verdict.runs.empty:
         raise ReportError(f"{parent_run_id}: {scored[0]} is not finite in any run")
     exploratory = scored[0].startswith("test/")
-    compared = compare_published(sweep.runs, sweep.published)
+    compared = compare_published(verdict.runs, sweep.published)
     effects, classes = main_effects(verdict), class_differences(verdict)
     return Findings(sweep, verdict, effects, classes, exploratory, compared)

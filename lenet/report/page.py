@@ -9,6 +9,7 @@ from string import Template
 import pandas as pd
 
 from lenet.cli import one_line
+from lenet.report.effects import CLASS
 from lenet.report.findings import Findings
 from lenet.report.published import by_metric
 from lenet.report.text import (
@@ -65,10 +66,11 @@ def _section(title: str, rows: Sequence[tuple[str, ...]], numbers: Collection[in
 
 
 def _class_rows(classes: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The best setting's accuracy, and the differences of the others from it in points."""
+    """The first setting's accuracy, and the differences of the others from it in points."""
     rows: list[tuple[str, ...]] = [("setting", *map(str, classes.index))]
     for place, (label, column) in enumerate(classes.items()):
-        texts = [(format_difference if place else format_number)(v, "accuracy") for v in column]
+        form = format_difference if place else format_number
+        texts = [form(value, f"{CLASS}{k}") for k, value in column.items()]
         rows.append((str(label), *texts))
     return rows
 

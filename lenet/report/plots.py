@@ -144,9 +144,11 @@ def heat_map(verdict: Verdict) -> Figure:
     size = (2.6 + 0.85 * len(table.columns), 1.6 + 0.5 * len(table))
     figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots()
-    low = float(np.nanquantile(table, 0.1))  # Otherwise one bad corner takes all the colours.
+    # Otherwise one bad corner takes all the colours.
+    worst = float(np.nanquantile(table, 0.1 if verdict.maximize else 0.9))
+    bound: dict[str, Any] = {"vmin" if verdict.maximize else "vmax": worst}
     cmap = colormaps["cividis" if verdict.maximize else "cividis_r"].with_extremes(bad=PALE)
-    image = axes.imshow(table, cmap=cmap, aspect="auto", vmin=low if verdict.maximize else None)
+    image = axes.imshow(table, cmap=cmap, aspect="auto", **bound)
     middle = np.nanmean(image.get_clim())
     for (y, x), value in np.ndenumerate(table):
         color = "black" if (value > middle) == verdict.maximize else "white"

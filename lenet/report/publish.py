@@ -94,7 +94,10 @@ def _data(found: Findings) -> dict[str, Any]:
             for e in found.effects
         ],
         "published": [{k: _finite(v) for k, v in vars(each).items()} for each in found.compared],
-        "classes": {str(k): v for k, v in found.classes.to_dict().items()},
+        "classes": {
+            str(label): {k: _finite(v) for k, v in column.items()}
+            for label, column in found.classes.to_dict().items()
+        },
         "failed": [{"name": name, "reason": reason} for name, reason in failures(found)],
         "seconds": _finite(float(found.sweep.runs["seconds"].sum())),
     }

@@ -31,8 +31,8 @@ class Comparison:
 def compare_published(runs: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     """A comparison for each entry that has finished runs, in the order of the entries.
 
-    `runs` is a frame from `load_sweep`. An entry is a mapping of a setting's keys and one metric,
-    such as {model: lenet1, test/accuracy: 0.983}.
+    `runs` is a frame from `load_sweep`, with one run of each setting and seed. An entry is a
+    mapping of a setting's keys and one metric, such as {model: lenet1, test/accuracy: 0.983}.
     """
     found = []
     finished = runs[runs["status"] == "FINISHED"]

@@ -15,6 +15,7 @@ import pandas as pd
 from lenet.tracking.read import Summary, read_family, read_points
 
 SEED = "seed"
+TRAIN = "lenet.dataset.train"  # the number of training images
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Sweep:
     published: list[dict[str, Any]]
     metrics: list[str]
     runs: pd.DataFrame
-    val_size: int  # of a validation set that these runs could have: a twelfth of the training set
+    val_size: int  # a twelfth of the smallest training set of these runs; 0 where none is recorded
 
 
 def load_sweep(parent_run_id: str, uri: str | None = None) -> pd.DataFrame:
@@ -84,12 +85,9 @@ def read_sweep(parent_run_id: str, uri: str | None = None) -> Sweep:
         published=json.loads(parent.tags.get("lenet.sweep.published", "[]")),
         metrics=metrics,
         runs=pd.DataFrame(rows, columns=list(columns)),
-        val_size=min(map(_images_of, children), default=0) // 12,
+        val_size=min((int(each.tags[TRAIN]) for each in children if TRAIN in each.tags), default=0)
+        // 12,
     )
-
-
-def _images_of(child: Summary) -> int:
-    return int(child.tags.get("lenet.dataset.train", 60_000))
 
 
 def _row(child: Summary, axes: Sequence[str]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lenet.cli import aligned, format_duration, one_line
 from lenet.config.metrics import is_share
 from lenet.report.effects import Effect
 from lenet.report.findings import Findings
 from lenet.report.published import Comparison, as_printed, by_metric
-from lenet.report.verdict import SAME, UNKNOWN, WORSE
+from lenet.report.verdict import BEST, SAME, UNKNOWN, WORSE
 
 SETTINGS_ON_SCREEN = 15
 NUMBERS = (0, 2, 3, 4, 5)  # columns of a table
@@ -68,10 +69,15 @@ def ranking_rows(found: Findings, most: int) -> list[tuple[str, ...]]:
         p = f" (p {_p(row.p_corrected)})" if math.isfinite(row.p_corrected) else ""
         mean = format_number(row.mean, metric)
         label = one_line(row.label)
-        lacking = f"; {row.unfinished} of {row.runs} runs have no result" if row.unfinished else ""
-        state = f"{row.verdict}{lacking}"
+        state = "; ".join(filter(None, [row.verdict, _lacking(row)]))
         rows.append((str(place), label, str(row.n), mean, between, behind + p, state))
     return rows
+
+
+def _lacking(row: Any) -> str:
+    """How many seeds of a setting have no result."""
+    seeds = row.n + row.unfinished
+    return f"{row.unfinished} of {seeds} seeds without a result" if row.unfinished else ""
 
 
 def published_rows(compared: Sequence[Comparison]) -> list[tuple[str, ...]]:
@@ -100,19 +106,21 @@ def verdict_sentences(found: Findings) -> Iterator[str]:
     if found.exploratory:
         yield (
             f"Exploratory: {verdict.metric} comes from the test set, which must not choose a "
-            f"setting; data.val_size={found.sweep.val_size} objective=val/accuracy gives a "
-            "validation set."
+            f"setting; {_validation_advice(found)}."
         )
     if verdict.best is None:
-        yield "Each setting has one run, so the best may be luck; seed=range(5) repeats them."
+        yield "Each setting has one run, so the best may be luck; 'seed=range(5)' repeats them."
         return
     same, worse, unknown = (states.count(state) for state in (SAME, WORSE, UNKNOWN))
+    (best,) = verdict.settings[verdict.settings["verdict"] == BEST].itertuples()
+    lacking = f" ({_lacking(best)})" if best.unfinished else ""
     yield (
-        f"Best: {one_line(verdict.best)}. No significant difference from it: {same}; "
+        f"Best: {one_line(best.label)}{lacking}. No significant difference from it: {same}; "
         f"worse: {worse}" + (f"; too few runs to tell: {unknown}" if unknown else "") + "."
     )
     tests = dict.fromkeys(
-        t.partition(",")[0] for t in verdict.settings["test"] if t.endswith(("seeds", "runs"))
+        test.partition(",")[0]
+        for test in verdict.settings.loc[verdict.settings["p"].notna(), "test"]
     )
     if tests:
         named = {"paired t": "paired t-test by seed", "Welch's t": "Welch's t-test"}
@@ -123,6 +131,15 @@ def verdict_sentences(found: Findings) -> Iterator[str]:
         yield f"{text}."
         if not unknown and not verdict.settings["unfinished"].any():
             yield "With 95% confidence the truly best setting is one that is not called worse."
+
+
+def _validation_advice(found: Findings) -> str:
+    if "val/accuracy" in found.sweep.metrics:
+        return "--metric val/accuracy judges by the validation set"
+    if not found.sweep.val_size:
+        return "data.val_size and objective=val/accuracy give a validation set"
+    size = f"data.val_size={found.sweep.val_size}"
+    return f"{size} objective=val/accuracy gives a validation set"
 
 
 def effect_line(effect: Effect, metric: str) -> str:
@@ -137,10 +154,11 @@ def effect_line(effect: Effect, metric: str) -> str:
 def class_lines(found: Findings) -> Iterator[str]:
     if found.classes.empty:
         return
-    best = found.classes.iloc[:, 0]
+    first = found.classes.iloc[:, 0]
+    first_name = one_line(str(first.name))
     yield (
-        f"Classes on the test set: for the best setting {best.idxmin()} is the hardest "
-        f"({best.min():.2%}) and {best.idxmax()} the easiest ({best.max():.2%})."
+        f"Classes on the test set: for {first_name}, {first.idxmin()} is the hardest "
+        f"({first.min():.2%}) and {first.idxmax()} the easiest ({first.max():.2%})."
     )
 
 

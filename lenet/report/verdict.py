@@ -32,7 +32,8 @@ class Verdict:
 
     `settings` has a row for each setting, best first. Its columns: key, label, the axes, n, mean,
     sd, low and high (95 % interval of the mean), verdict, test, difference (to the best; positive
-    is worse), difference_low, difference_high, p, p_corrected, seconds (a run), runs, unfinished.
+    is worse), difference_low, difference_high, p, p_corrected, seconds (a run), runs, unfinished
+    (seeds without a run that counts).
 
     `runs` holds the runs that count: finished ones with a finite value, the newest of each seed.
     `best` is the label of the setting that the others are compared with, or None where no setting
@@ -70,6 +71,8 @@ def _with_settings(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     rows = values.where(values.notna(), None).to_dict("records")
     labels = [job_name(row, ", ") or "the only setting" for row in rows]
     keys = [json.dumps(list(row.values()), default=str) for row in rows]
+    if len(set(labels)) < len(set(keys)):  # six digits do not tell the settings apart
+        labels = [job_name({axis: str(value) for axis, value in row.items()}, ", ") for row in rows]
     named = runs.assign(setting=keys, label=labels)
     return named.sort_values(["start", "run_id"], ignore_index=True)
 
@@ -81,12 +84,12 @@ def _ranking(
     table = by_setting[["label", *axes]].first()
     table["runs"] = by_setting.size()
     done = runs[runs["status"] == "FINISHED"].groupby("setting")
-    table["unfinished"] = (table["runs"] - done.size()).fillna(table["runs"]).astype(int)
     table["seconds"] = done["seconds"].mean()
     # Sorted, so that the last bits of a sum do not depend on which run started first.
     values = counted.sort_values(metric).groupby("setting")[metric]
     table = table.join(values.agg(n="count", mean="mean", sd="std"))
     table["n"] = table["n"].fillna(0).astype(int)
+    table["unfinished"] = by_setting[SEED].nunique(dropna=False) - table["n"]
     table["low"], table["high"] = interval(table["n"], table["mean"], table["sd"], is_share(metric))
     table = table.reset_index(names="key")
     table["order"] = -table["mean"] if maximize else table["mean"]

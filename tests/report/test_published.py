@@ -93,6 +93,14 @@ def sweep(empty_store, tmp_path):
     return run_id, uri
 
 
+def test_the_newest_run_of_a_seed_is_compared(empty_store, tmp_path):
+    uri = copy_store(empty_store, tmp_path)
+    run_id = make_sweep(uri, grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1]) * 2)
+    tag = json.dumps([{"optimizer.momentum": 0.9, "test/accuracy": 0.99}])
+    store.connect(uri).set_tag(run_id, "lenet.sweep.published", tag)
+    assert [each.n for each in analyze(run_id, uri).compared] == [2]
+
+
 def test_terminal_page_and_data_have_the_published_numbers(sweep, tmp_path):
     found = analyze(*sweep)
     text = "\n".join(report_lines(found))

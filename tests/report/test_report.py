@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shlex
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -11,12 +13,14 @@ from mlflow.entities import Metric
 from scipy import special
 
 from lenet.__main__ import main as lenet
+from lenet.report import plots
 from lenet.report.effects import class_differences, main_effects
 from lenet.report.findings import ReportError, analyze
 from lenet.report.publish import write_files
 from lenet.report.results import load_curves, load_sweep
 from lenet.report.text import format_difference, format_number, report_lines
 from lenet.report.verdict import BEST, NO_RUN, UNKNOWN, WORSE, interval, judge
+from lenet.tracking import client as store
 from lenet.tracking.client import TrackingError
 from tests.conftest import copy_store
 from tests.support.sweeps import EPOCHS, grid, make_sweep, points_of
@@ -151,7 +155,7 @@ def test_only_finished_runs_with_a_finite_value_count():
     runs.loc[7, "status"] = "FAILED"
     verdict = judge(runs, ["optimizer.lr", "seed"], METRIC, True)
     assert (row(verdict, 1)["n"], row(verdict, 2)["n"]) == (2, 3)
-    assert row(verdict, 2)["unfinished"] == 1
+    assert (row(verdict, 1)["unfinished"], row(verdict, 2)["unfinished"]) == (2, 1)
 
 
 def test_the_newest_run_of_a_seed_counts():
@@ -343,8 +347,96 @@ def test_a_setting_that_lacks_runs_says_so_and_nothing_is_promised(uri):
         make_sweep(uri, jobs, status=lambda j: "FAILED" if j in failed else "FINISHED"), uri
     )
     text = "\n".join(report_lines(found))
-    assert "; 1 of 3 runs have no result" in text
+    assert "Best: momentum=0.9 (1 of 3 seeds without a result)." in text
+    assert "best; 1 of 3 seeds without a result" in text
     assert "With 95% confidence" not in text
+
+
+def test_a_failed_run_that_was_repeated_leaves_no_seed_without_a_result(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    states = iter(["FAILED", *["FINISHED"] * 6])
+    parent = make_sweep(uri, [jobs[0], *jobs], status=lambda job: next(states))
+    text = "\n".join(report_lines(analyze(parent, uri)))
+    assert "without a result" not in text
+    assert "With 95% confidence" in text
+
+
+def test_no_test_is_named_where_none_was_made(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
+    found = analyze(
+        make_sweep(uri, jobs, points=lambda job: [Metric("val/accuracy", 0.9, 0, 1)]), uri
+    )
+    text = "\n".join(report_lines(found))
+    assert "too few runs to tell: 1" in text
+    assert "t-test" not in text
+
+
+def test_the_objective_is_not_replaced_by_the_test_set_where_a_run_lacks_it(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1])
+    parent = make_sweep(uri, jobs, points=lambda job: points_of(job, job != jobs[0]))
+    with pytest.raises(ReportError, match=r"have val/accuracy; they have test/accuracy$"):
+        analyze(parent, uri)
+
+
+def test_settings_that_look_alike_with_six_digits_are_told_apart(uri, tmp_path):
+    found = analyze(make_sweep(uri, grid(optimizer__lr=[0.3, 0.1 + 0.2], seed=[0, 1, 2])), uri)
+    write_files(found, tmp_path, uri)
+    names = {"0.3", "0.30000000000000004"}
+    assert set(found.verdict.settings["label"]) == {f"lr={name}" for name in names}
+    assert set(found.effects[0].levels["text"]) == names
+    assert len(found.classes.columns) == 2
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_one_bad_corner_does_not_take_all_the_colours_of_the_heat_map(maximize):
+    sign = 1 if maximize else -1
+    cells = grid(a=range(4), b=range(4))
+    values = [sign * (0.9 + 0.001 * i) for i in range(15)] + [sign * -50.0]
+    runs = pd.concat(
+        runs_of({j["a"]: [v, v]}, axis="a").assign(b=j["b"])
+        for j, v in zip(cells, values, strict=True)
+    )
+    verdict = judge(runs.assign(run_id="x"), ["a", "b", "seed"], METRIC, maximize)
+    low, high = plots.heat_map(verdict).axes[0].images[0].get_clim()
+    assert high - low < 1
+
+
+def test_the_page_has_class_accuracies_in_percent_and_a_missing_class_as_a_blank(uri, tmp_path):
+    def points(job):
+        every = points_of(job)
+        return [p for p in every if job["model"] == "a" or p.key != "test/class_accuracy/7"]
+
+    found = analyze(make_sweep(uri, grid(model=["a", "b"], seed=[0, 1]), points=points), uri)
+    write_files(found, tmp_path, uri)
+    page = (tmp_path / "report.html").read_text()
+    table = page.partition("<h2>Classes</h2>")[2].partition("</table>")[0]
+    assert re.search(r'<td class="n">9\d\.\d\d%</td>', table)
+    assert "0.9" not in table
+    data = json.loads((tmp_path / "verdict.json").read_text())
+    assert None in [column["7"] for column in data["classes"].values()]
+
+
+def test_runs_with_a_validation_set_are_not_advised_to_take_one(uri, parent):
+    text = "\n".join(report_lines(analyze(parent, uri, "test/accuracy")))
+    assert "; --metric val/accuracy judges by the validation set." in text
+    assert "data.val_size" not in text
+
+
+def test_a_training_set_of_unknown_size_gets_no_number_of_validation_images(uri):
+    jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1])
+    parent = make_sweep(uri, jobs, points=lambda job: points_of(job, False), objective="none")
+    for run_id in load_sweep(parent, uri)["run_id"]:
+        store.connect(uri).delete_tag(run_id, "lenet.dataset.train")
+    (line,) = [x for x in report_lines(analyze(parent, uri)) if x.startswith("Exploratory:")]
+    assert "; data.val_size and objective=val/accuracy give a validation set." in line
+
+
+def test_the_advice_to_repeat_is_a_word_of_a_shell(uri):
+    found = analyze(make_sweep(uri, grid(optimizer__momentum=[0.5, 0.9])), uri)
+    (line,) = [line for line in report_lines(found) if "repeats them" in line]
+    advice = line.partition("luck; ")[2].removesuffix(" repeats them.")
+    assert shlex.split(advice) == ["seed=range(5)"]
+    assert subprocess.run(["sh", "-c", f"echo {advice}"], check=False).returncode == 0
 
 
 def test_pruned_and_unfinished_runs_are_counted_apart(uri):
