@@ -158,7 +158,7 @@ def shortened(text: str, width: int) -> str:
     """The beginning of a text, in whole words where they are short enough."""
     if len(text) <= width:
         return text
-    words = text[: width - 3]
+    words = text[: width - 4]
     return f"{words.rpartition(' ')[0] or words} ..."
 
 
