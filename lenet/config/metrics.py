@@ -17,10 +17,7 @@ _KINDS = {
     "class_accuracy": Metric("maximize", is_share=True),
     "calibration_error": Metric("minimize", is_share=True),
 }
-_METRICS = {
-    "images_per_second": Metric("maximize"),
-    "learning_rate": Metric(None),
-}
+_METRICS = {"images_per_second": Metric("maximize")}
 
 
 def metric(name: str) -> Metric:

@@ -20,10 +20,10 @@ class Job:
     """One run of a sweep.
 
     `differs` holds the values in which it differs from the sweep's other jobs, by override key, and
-    `sha256` is the hash of its resolved configuration and of a tag or note that it has for its own,
-    as in `+tags.repeat=1,2`. `run_id` and `seconds` come from its earlier
-    run, where there was one. `reason` says why it failed. A job of a search belongs to `trial`, is
-    pruned where its epochs are worse than `bounds`, and has a `result` when it has ended.
+    `sha256` is the hash of its resolved configuration, and of the tags and the note that it has for
+    its own, as in `+tags.repeat=1,2`. `run_id` and `seconds` come from its earlier run, where there
+    was one. `reason` says why it failed. A job of a search belongs to `trial`, is pruned where its
+    epochs are worse than `bounds`, and has a `result` when it has ended.
     """
 
     differs: Mapping[str, Any]

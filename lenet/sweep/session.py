@@ -88,9 +88,7 @@ class Session:
         config = check_job(cfg)
         # A job that differs in a tag alone is one more run of the same.
         own = {key: value for key, value in differs.items() if changes_nothing(key)}
-        sha256 = sha256_of(
-            [config_hash(config), *([json.dumps(own, sort_keys=True)] if own else [])]
-        )
+        sha256 = sha256_of([config_hash(config), json.dumps(own, sort_keys=True)])
         return Job(differs, config, sha256, composed)
 
     def rehearse(self, jobs: Sequence[Job]) -> None:

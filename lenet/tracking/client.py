@@ -26,7 +26,7 @@ from lenet.config.record import masked
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS_TAG, HEARTBEAT_TAG, ID_TAG = "lenet.process", "lenet.heartbeat", "lenet.id"
 PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
-ERROR_TAG, PRUNED_TAG = "lenet.error", "lenet.pruned"
+ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG = "lenet.error", "lenet.pruned", "lenet.weights.sha256"
 FIRST_USE_SECONDS = 60.0  # to wait for another process that creates the database
 REFUSALS = (MlflowException, requests.HTTPError)  # the latter for artifacts
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -120,7 +120,9 @@ def _connect_to_database(uri: str, database: Path | None) -> MlflowClient:
     with first_use_lock(uri):
         if database and not database.exists():
             database.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(None, ".mlflow-", database.parent, True) as folder:
+            with tempfile.TemporaryDirectory(
+                prefix=".mlflow-", dir=database.parent, ignore_cleanup_errors=True
+            ) as folder:
                 new = Path(folder, "new.db")
                 _ask(_moved(uri, new))
                 os.replace(new, database)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lenet.cli import aligned, one_line
 from lenet.config.errors import clip
-from lenet.tracking.client import TrackingError
+from lenet.tracking.client import WEIGHTS_TAG, TrackingError
 from lenet.tracking.provenance import environment_differences, short_name
 from lenet.tracking.read import Summary, fetched, read_run, set_tags
 
@@ -36,11 +36,7 @@ class Difference:
     weights: tuple[str, str]
 
     @property
-    def same_bits(self) -> bool:
-        return self.is_same is True
-
-    @property
-    def is_same(self) -> bool | None:
+    def same_bits(self) -> bool | None:
         """None where nothing differs, but weights or points were not recorded."""
         if self.first or (NONE not in self.weights and self.weights[0] != self.weights[1]):
             return False
@@ -65,10 +61,7 @@ def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) ->
         ends=[(name, *_digits(*(each.get(name, NONE) for each in last))) for name in names],
         first=_first(_rows(*points)),
         points=len(points[0] | points[1]),
-        weights=(
-            a.tags.get("lenet.weights.sha256", NONE),
-            b.tags.get("lenet.weights.sha256", NONE),
-        ),
+        weights=(a.tags.get(WEIGHTS_TAG, NONE), b.tags.get(WEIGHTS_TAG, NONE)),
     )
 
 
@@ -119,7 +112,7 @@ def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
     try:
         (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
-        same = {True: "true", False: "false", None: "unknown"}[difference.is_same]
+        same = {True: "true", False: "false", None: "unknown"}[difference.same_bits]
         set_tags(run_id, {"lenet.rerun.same": same}, uri)
     except TrackingError as error:
         return f"Not compared yet ({error}); later: python -m lenet diff {before} {run_id}"
@@ -130,11 +123,9 @@ def verdict(before: str, difference: Difference) -> str:
     """What differs from the run `before` first, and what may be why."""
     if difference.same_bits:
         return f"The same bits as run {before}: {difference.points} points and the weights."
+    if difference.same_bits is None:
+        return f"Not known to be the same as run {before}.\n  {_equal_points(difference)}"
     when, rows = difference.first or ("", [])
-    if difference.is_same is None:
-        lines = [f"Not known to be the same as run {before}."]
-        lines.append(f"  {_equal_points(difference)}")
-        return "\n".join(lines)
     lines = [f"Not the same as run {before}."]
     lines += [f"  first at {when}: {n} {x} there, {y} here" for n, x, y in rows[:3]]
     if not rows:

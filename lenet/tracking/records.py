@@ -16,7 +16,7 @@ from lenet.config.record import flatten
 from lenet.data.sets import Data
 from lenet.model.lenet5 import count_parameters
 from lenet.native import Chosen
-from lenet.tracking.client import ERROR_TAG, PARENT_TAG, PROCESS_TAG, PRUNED_TAG
+from lenet.tracking.client import ERROR_TAG, PARENT_TAG, PROCESS_TAG, PRUNED_TAG, WEIGHTS_TAG
 from lenet.tracking.job import JOB_TAG
 from lenet.tracking.journal import Journal
 from lenet.tracking.provenance import code_state, environment, git, process_identity
@@ -24,8 +24,6 @@ from lenet.tracking.settings import Past, Settings, data_tags
 from lenet.tracking.variables import context_tags
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
-
-WEIGHTS_TAG = "lenet.weights.sha256"
 
 
 def start_tags(settings: Settings, users: Mapping[str, Any], note: str | None) -> dict[str, str]:

@@ -9,15 +9,12 @@ from mlflow.tracking import MlflowClient
 
 from lenet.cli import one_line
 from lenet.tracking.client import TrackingError
+from lenet.tracking.settings import DATA_TAGS
 
 CHAMPION = "champion"
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model; MLflow links its page to versions by it
 MODEL_TAG = "lenet.model_id"  # of a version; MLflow does not always return the model's id
 REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
-SAME_IMAGES = (
-    "lenet.dataset.sha256",
-    "lenet.dataset.val_sha256",
-)  # only then two scores can be compared
 
 
 def register(
@@ -25,8 +22,8 @@ def register(
 ) -> str:
     """Registers the run's logged model as a version of `name`. It becomes the champion if it is the
     first one, or has a higher `val/accuracy` on the same images (if equal: a lower `val/loss`).
-    `facts` holds these scores and SAME_IMAGES and becomes the version's tags. To call it twice has
-    the same effect as once.
+    `facts` holds these scores and the DATA_TAGS and becomes the version's tags. To call it twice
+    has the same effect as once.
 
     Returns: a line that says what happened.
     """
@@ -49,7 +46,7 @@ def register(
     champion = str(client.get_registered_model(name).aliases.get(CHAMPION, version))
     if champion != version:
         theirs = client.get_model_version(name, champion).tags
-        if any(theirs.get(key) != facts[key] for key in SAME_IMAGES):
+        if any(theirs.get(key) != facts[key] for key in DATA_TAGS):
             return f"{line}; the champion stays version {champion}, of other images"
         if _rank(facts) <= _rank(theirs):
             before, now = (float(each["val/accuracy"]) for each in (theirs, facts))

@@ -65,7 +65,7 @@ def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Se
     if is_extended and not can_extend:
         raise ConfigError(
             f"resume={run_id}: its schedule would have had other learning rates with "
-            f"epochs={more}; start a new run with them"
+            f"epochs={more}; start a new run instead"
         )
     if status == "FINISHED" and not is_extended:
         unsent = "; python -m lenet send sends what MLflow lacks" if journal.entries else ""

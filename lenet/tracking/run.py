@@ -18,7 +18,7 @@ from lenet.cli import first_error_line
 from lenet.config.metrics import is_maximized
 from lenet.data.sets import Data
 from lenet.tracking import records
-from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, TrackingError, resolved
+from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG, TrackingError, resolved
 from lenet.tracking.compare import rerun_verdict
 from lenet.tracking.journal import Facts, Journal
 from lenet.tracking.objective import Result, is_hopeless
@@ -204,7 +204,7 @@ class Run:
 
     @_recording
     def _log_score(self, model: nn.Module, score: Score) -> None:
-        self.journal.log_tags({records.WEIGHTS_TAG: records.weights_sha256(model)})
+        self.journal.log_tags({WEIGHTS_TAG: records.weights_sha256(model)})
         self.journal.log_points(records.test_metrics(score), len(self.history))
 
     @_recording

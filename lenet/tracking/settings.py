@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_NAME = 250  # characters
 DATA_NAME_TAG = "lenet.dataset"
-DATA_TAGS = ("lenet.dataset.sha256", "lenet.dataset.val_sha256")
+DATA_TAGS = ("lenet.dataset.sha256", "lenet.dataset.val_sha256")  # equal for the same images
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from lenet.config.errors import ConfigError
 from lenet.config.record import flatten
 from lenet.data.inputs import Inputs
 from lenet.data.sets import Data
-from lenet.tracking.client import ROOT, TrackingError
+from lenet.tracking.client import ROOT, WEIGHTS_TAG, TrackingError
 from lenet.tracking.read import fetched, read_run, read_text
-from lenet.tracking.records import WEIGHTS_TAG, weights_sha256
+from lenet.tracking.records import weights_sha256
 from lenet.tracking.settings import check_data, data_tags
 from lenet.tracking.stored_config import PATHS, check_targets, merge_configs, read_config
 from lenet.training.checkpoints import load_newest

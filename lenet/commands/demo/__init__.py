@@ -36,9 +36,8 @@ def main(argv: Sequence[str]) -> int:
         how = options.activation, options.pooling
         networks = [open_network(source, *how) for source in options.sources]
         print("\n".join(network.name for network in networks))
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # from here on it is no interruption
+        # From here on Ctrl-C is the way to end it, and no interruption.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         app, wait = make_app(networks), 1  # seconds for open requests after Ctrl-C
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait)
