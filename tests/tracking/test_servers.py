@@ -4,7 +4,6 @@ once.
 LENET_LONG=1 in the environment adds PostgreSQL and a database on a full disk.
 """
 
-import os
 import signal
 import subprocess
 import time
@@ -19,12 +18,13 @@ from mlflow.tracking import MlflowClient
 from lenet.tracking.compare import is_timed
 from lenet.tracking.outbox import send
 from lenet.tracking.run import START_SECONDS
+from tests.conftest import LONG
 from tests.support.lab import BASE, Lab
 from tests.support.servers import Proxy, Server, fill, postgres, small_disk
 
 pytestmark = pytest.mark.slow
 
-long = pytest.mark.skipif(os.environ.get("LENET_LONG") != "1", reason="needs LENET_LONG=1")
+long = pytest.mark.skipif(not LONG, reason="needs LENET_LONG=1")
 QUICK = [*BASE, "log_interval=5", "tracking.pictures=false"]
 NO_MODEL = "tracking.model=false"
 SHORT, MIDDLE = ["epochs=3"], ["epochs=60", NO_MODEL]
