@@ -24,7 +24,8 @@ from lenet.cli import first_error_line, shortened
 from lenet.config.record import masked
 
 ROOT = Path(__file__).resolve().parents[2]
-PROCESS_TAG, HEARTBEAT_TAG, ID_TAG = "lenet.process", "lenet.heartbeat", "lenet.id"
+PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
+HEARTBEAT_TAG = "lenet.heartbeat"  # when the run's process was alive last, in seconds since 1970
 PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
 ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG = "lenet.error", "lenet.pruned", "lenet.weights.sha256"
 FIRST_USE_SECONDS = 60.0  # to wait for another process that creates the database

@@ -8,7 +8,7 @@ from lenet.cli import aligned, one_line
 from lenet.config.errors import clip
 from lenet.tracking.client import WEIGHTS_TAG, TrackingError
 from lenet.tracking.provenance import environment_differences, short_name
-from lenet.tracking.read import Summary, fetched, read_run, set_tags
+from lenet.tracking.read import Summary, fetched, read_run, set_tags, with_points
 
 Row = tuple[str, str, str]
 # Tags that can explain a difference: code, machine, data and network.
@@ -102,7 +102,7 @@ def is_timed(metric: str) -> bool:
 
 def read(run_id: str, uri: str | None = None) -> tuple[Summary, str]:
     """The run and its environment.txt. Raises: TrackingError."""
-    run = read_run(run_id, uri)
+    run = with_points(read_run(run_id, uri), uri)
     with fetched(run_id, "environment.txt", uri) as path:
         return run, path.read_text("utf-8", errors="replace") if path else ""
 

@@ -49,7 +49,7 @@ class Facts:
     run before, as far as this folder knows ("" for one that is not known).
     """
 
-    uri: str | None
+    uri: str
     name: str
     experiment: str | int = ""
     start_time: int = 0

@@ -35,7 +35,7 @@ def send(folder: Path, seconds: float, uri: str | None = None) -> str:
     journal.close(remove=True)
     line = f"Sent run {journal.facts.run_id} ({journal.facts.name})"
     is_moved = before.run_id not in (None, journal.facts.run_id)
-    return f"{line}; it was {before.run_id} in {masked(before.uri or '')}" if is_moved else line
+    return f"{line}; it was {before.run_id} in {masked(before.uri)}" if is_moved else line
 
 
 def _send_all(sender: Sender, journal: Journal, seconds: float) -> None:
@@ -63,7 +63,7 @@ def what_to_do(error: TrackingError, journal: Journal) -> str:
         return f"; {shlex.join(['rm', '-r', str(folder)])} removes them"
     if facts.run_id is None or isinstance(error, Unreachable):
         return ""
-    to = shlex.quote(masked(str(facts.uri)))
+    to = shlex.quote(masked(facts.uri))
     return f"; as a new run: {send_command(folder)} --uri {to}"
 
 

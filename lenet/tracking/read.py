@@ -45,8 +45,8 @@ PAGE = 1000  # runs that one request returns
 class Summary:
     """A run with the newest value of each metric. Times in milliseconds.
 
-    `holder` is the process that resumed it last, '' if none did: see `lenet.tracking.turns`. Where
-    `read_run` read it, `points` has every point: name -> (step, value) in the order of steps.
+    `holder` is the process that resumed it last, '' if none did: see `lenet.tracking.turns`.
+    `points` has every point, after `with_points`: name -> (step, value) in the order of steps.
     """
 
     run_id: str
@@ -59,6 +59,7 @@ class Summary:
     metrics: Mapping[str, float]
     points: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     holder: str = ""
+    stage: str = "active"  # or deleted
 
     @classmethod
     def of(cls, run: Run) -> "Summary":
@@ -69,6 +70,7 @@ class Summary:
             *({k: v for k, v in data.params.items() if not TURN.fullmatch(k)}, data.tags),
             data.metrics,
             holder=last_turn(data.params)[1],
+            stage=info.lifecycle_stage,
         )
 
     @property
@@ -166,15 +168,18 @@ def search(
 
 
 def read_run(run_id: str, uri: str | None = None) -> Summary:
-    """A run with its points.
-
-    Raises: TrackingError where the store can't be reached, or has no such run.
-    """
+    """Raises: TrackingError where the store can't be reached, or has no such run."""
     client = connect(uri, create=False)
     with translated(client, f"{checked_id(run_id)}: no such run in {masked(client.tracking_uri)}"):
-        run = client.get_run(run_id)
-        points = {name: points_of(client, run_id, name) for name in sorted(run.data.metrics)}
-        return replace(Summary.of(run), points=points)
+        return Summary.of(client.get_run(run_id))
+
+
+def with_points(run: Summary, uri: str | None = None) -> Summary:
+    """The run with all its points. Raises: TrackingError."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for _, name, step, value in read_points([run.run_id], sorted(run.metrics), uri):
+        points.setdefault(name, []).append((step, value))
+    return replace(run, points=points)
 
 
 def points_of(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:

@@ -24,11 +24,19 @@ from torch import nn
 from lenet.config.build import build
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import config_folders, explicit_overrides
-from lenet.config.record import config_hash, masked
-from lenet.tracking.client import PROCESS_TAG, TrackingError, Unreachable, connect, resolved
+from lenet.config.record import config_hash
+from lenet.tracking.client import PROCESS_TAG, TrackingError, Unreachable, resolved
 from lenet.tracking.journal import Facts, Journal, unfinished
 from lenet.tracking.outbox import what_to_do
-from lenet.tracking.read import Summary, fetched, read_run, read_text, resolve_run, text_of
+from lenet.tracking.read import (
+    Summary,
+    fetched,
+    read_run,
+    read_text,
+    resolve_run,
+    text_of,
+    with_points,
+)
 from lenet.tracking.sender import waiting_root
 from lenet.tracking.settings import Past, Settings
 from lenet.tracking.stored_config import merge_configs, read_config
@@ -44,8 +52,7 @@ def resume(settings: Settings) -> Iterator[Settings]:
     """The settings to resume the run that `settings.resume` names."""
     run_id = resolve_run(str(settings.resume), settings.uri)
     here = _folders_of(run_id, settings)
-    if here:
-        settings = _at_its_store(run_id, here, settings)
+    settings = _at_its_store(here, settings)
     journal, stored = _find(run_id, here, settings)
     try:
         yield _resumed(run_id, journal, stored, settings)
@@ -96,12 +103,11 @@ def _folders_of(run_id: str, settings: Settings) -> dict[Path, Facts]:
     return dict(sorted(own, key=lambda each: -len(each[1].earlier)))
 
 
-def _at_its_store(run_id: str, here: Mapping[Path, Facts], settings: Settings) -> Settings:
+def _at_its_store(here: Mapping[Path, Facts], settings: Settings) -> Settings:
     """The settings with the address at which the run began, whatever this shell's is."""
-    own, given = next(iter(here.values())).uri, resolved(settings.uri)
-    if own in (None, given):
+    own = next(iter(here.values())).uri if here else resolved(settings.uri)
+    if own == resolved(settings.uri):
         return settings
-    print(f"Run {run_id} is recorded in {masked(str(own))} (here it would be {masked(given)})")
     tracking = {**settings.config["tracking"], "uri": own}
     return replace(settings, config={**settings.config, "tracking": tracking})
 
@@ -151,8 +157,8 @@ def _stored_for(journal: Journal, uri: str | None) -> Summary | None:
 def _stored(run_id: str, uri: str | None) -> Summary:
     """Raises: TrackingError where there is no such run, or somebody has deleted it."""
     stored = read_run(run_id, uri)
-    check_not_deleted(connect(uri, create=False).get_run(run_id))
-    return stored
+    check_not_deleted(run_id, stored.stage)
+    return with_points(stored, uri)
 
 
 def _check_is_over(run: Summary) -> None:

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
 from lenet.tracking.client import (
+    HEARTBEAT_TAG,
     REFUSALS,
     ROOT,
     TrackingError,
@@ -26,7 +27,7 @@ from lenet.tracking.client import (
 from lenet.tracking.deliver import deliver, mark_dead_runs, start_run
 from lenet.tracking.journal import FILES, RECORDS, Journal
 from lenet.tracking.provenance import process_identity
-from lenet.tracking.turns import BEAT_SECONDS, Outdated, check_run, heartbeat, take_turn
+from lenet.tracking.turns import BEAT_SECONDS, Outdated, check_run, take_turn
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
 BETWEEN = 1.0  # seconds between two batches: many small ones would slow the training down
@@ -49,7 +50,7 @@ class Sender(threading.Thread):
         self.refusal: TrackingError | None = None
         self.marked_dead: list[str] = []  # other runs, whose processes have died
         self._client: MlflowClient | None = None
-        self._next_beat = 0.0  # by the monotonic clock
+        self._last_check = 0.0  # by the clock on the wall, which a sleeping laptop does not stop
         self._is_training = False
         self._is_closing = False
         self._is_stopped = False
@@ -96,8 +97,10 @@ class Sender(threading.Thread):
             with suppress(Exception):  # of other runs
                 but = self.journal.facts.run_id
                 self.marked_dead = mark_dead_runs(self._client, but)
-        # Its turn may be over: a laptop that slept for an hour has been taken for dead.
-        self._beat(check_run(self._client, self.journal.facts))
+        if abs(time.time() - self._last_check) > BEAT_SECONDS:
+            # Its turn may be over: a laptop that slept for an hour has been taken for dead.
+            self._beat(self._client, check_run(self._client, self.journal.facts))
+            self._last_check = time.time()
         problem = None
         for lane, with_status in ((RECORDS, False), (FILES, True), (RECORDS, True)):
             try:
@@ -124,19 +127,15 @@ class Sender(threading.Thread):
         take_turn(client, self.journal.facts)
         return client
 
-    def _beat(self, run: Run) -> None:
+    def _beat(self, client: MlflowClient, run: Run) -> None:
         """Gives a sign of life, if this process trains. It also corrects the status of a run that
         another process took for dead.
         """
-        facts, now = self.journal.facts, time.monotonic()
-        if now < self._next_beat or self._is_closing or facts.process != process_identity():
+        if self._is_closing or self.journal.facts.process != process_identity():
             return
-        assert self._client
-        for key, value in heartbeat().items():
-            self._client.set_tag(run.info.run_id, key, value)
+        client.set_tag(run.info.run_id, HEARTBEAT_TAG, str(int(time.time())))
         if run.info.status != "RUNNING":
-            self._client.update_run(run.info.run_id, "RUNNING")
-        self._next_beat = now + BEAT_SECONDS
+            client.update_run(run.info.run_id, "RUNNING")
 
     def _send_next(self, lane: int) -> None:
         assert self._client

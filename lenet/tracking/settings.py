@@ -49,12 +49,14 @@ class Past:
 
     @property
     def line(self) -> str:
-        """How far a run to resume came."""
+        """How far a run to resume came, and where it is recorded."""
+        assert self.journal
         where = "from its beginning: it has no checkpoint"
         if self.state:
             epochs, batches = (self.state["progress"][name] for name in ("epochs", "batches"))
             where = f"after {epochs} epochs" + (f" and {batches} batches" if batches else "")
-        return f"Going on with run {self.run_id} {where}"
+        store = masked(self.journal.facts.uri)
+        return f"Going on with run {self.run_id} {where}; it is in {store}"
 
     def check(self, setup: Mapping[str, str]) -> None:
         """`setup` are the tags of data, network and machine as they are now.

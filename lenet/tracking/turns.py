@@ -56,16 +56,16 @@ def check_run(client: MlflowClient, facts: Facts) -> Run:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST" or is_passing(error, client.tracking_uri):
             raise
         raise TrackingError(f"{masked(client.tracking_uri)}: has no run {run_id}") from None
-    check_not_deleted(run)
+    check_not_deleted(run_id, run.info.lifecycle_stage)
     check_turn(run_id, last_turn(run.data.params)[1], facts.writers)
     return run
 
 
-def check_not_deleted(run: Run) -> None:
-    """Raises: TrackingError where somebody has deleted the run."""
-    if run.info.lifecycle_stage != "active":
-        restore = f"mlflow runs restore --run-id {run.info.run_id}"
-        raise TrackingError(f"run {run.info.run_id} is deleted there; {restore} brings it back")
+def check_not_deleted(run_id: str, stage: str) -> None:
+    """Raises: TrackingError where somebody has deleted the run, by its lifecycle stage."""
+    if stage != "active":
+        restore = f"mlflow runs restore --run-id {run_id}"
+        raise TrackingError(f"run {run_id} is deleted there; {restore} brings it back")
 
 
 def take_turn(client: MlflowClient, facts: Facts) -> None:
@@ -104,8 +104,3 @@ def silence_of(tags: Mapping[str, str]) -> float | None:
     """Seconds since the run's last sign of life; None if it never gave one."""
     beat = tags.get(HEARTBEAT_TAG, "")
     return time.time() - int(beat) if beat.isdecimal() else None
-
-
-def heartbeat() -> dict[str, str]:
-    """The tag that says when the run's process was alive last, in seconds since 1970."""
-    return {HEARTBEAT_TAG: str(int(time.time()))}

@@ -134,6 +134,21 @@ def test_a_deleted_run_gets_nothing_more(journal, store):
     assert thread.waiting == 1
 
 
+def test_a_run_that_another_process_has_taken_meanwhile_gets_nothing_more(
+    journal, store, monkeypatch
+):
+    monkeypatch.setattr(sender, "BEAT_SECONDS", -1)  # to look before each batch
+    journal.append("tags", {"n": "1"})
+    thread = started(journal)
+    thread.wait_for_run(20)
+    while thread.waiting:
+        time.sleep(0.01)
+    store.has_run = False
+    journal.append("tags", {"n": "2"})
+    assert not thread.finish(20)
+    assert store.got == journal.entries[:1]
+
+
 def test_a_store_that_refuses_the_run_is_reported_at_once(journal, store):
     store.connecting = failing(9, TrackingError("wrong"))
     with pytest.raises(TrackingError, match="wrong"):

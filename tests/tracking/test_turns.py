@@ -54,6 +54,17 @@ def test_a_folder_that_comes_back_does_not_touch_the_finished_run(lab):
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_in_the_store_where_it_began_and_says_so(lab):
+    run_id = lab.killed(*QUICK, "epochs=60")
+    elsewhere = Bench(lab.folder)
+    elsewhere.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{lab.folder}/other.db"
+    out, _ = elsewhere.run(f"resume={run_id}")
+    assert f"; it is in {lab.uri}\n" in out
+    assert lab.client.get_run(run_id).info.status == "FINISHED"
+    assert not (lab.folder / "other.db").exists()
+
+
+@pytest.mark.slow
 def test_of_two_processes_that_extend_one_run_one_gets_it(lab):
     run_id = lab.whole(*QUICK, "schedule=constant", "epochs=2")
     both = [lab.start(f"resume={run_id}", "epochs=40") for _ in range(2)]
