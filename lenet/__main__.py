@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int | None:
+    """Returns: the command's exit status; None means 0."""
     commands = find_commands()
     if name in commands:
         status: int | None = import_module(f"lenet.commands.{name}").main(arguments)

@@ -14,6 +14,8 @@ from lenet.sweep.jobs import Job
 
 @dataclass(frozen=True)
 class _DataFacts:
+    """What is kept of a set of images: a sweep may have many."""
+
     sha256: str
     model_arguments: Mapping[str, Any]
     batches: int
@@ -58,8 +60,9 @@ class Rehearsal:
             data = build(config, "data")
             return _DataFacts(data.sha256, data.inputs.model_arguments, len(data.train))
 
-        node: _DataFacts = self._once([{**config["data"], "seed": None}], facts)
-        return node
+        # The seed changes the order of the batches alone.
+        found: _DataFacts = self._once([{**config["data"], "seed": None}], facts)
+        return found
 
     def _once(self, settings: Sequence[Any], make: Callable[[], Any]) -> Any:
         key = json.dumps(settings)

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from lenet.data.form import MNIST, Form, form_of
 from lenet.data.pictures import read_drawing, read_picture_bytes
-from lenet.data.sources import embedded_digits
+from lenet.data.sources import embedded_digits, find
 from tests.support.drawings import drawn
 
 DIGITS = embedded_digits().train[0]
@@ -64,8 +64,6 @@ def test_the_pictures_of_a_set_stay_as_they_are(images, form):
 
 
 def test_mnist_has_the_form_that_its_makers_describe(mnist_root):
-    from lenet.data.sources import find
-
     raw = find("mnist", mnist_root)
     assert raw.form == MNIST
     inverted = form_of(255 - raw.train[0])
@@ -108,8 +106,6 @@ def test_several_digits_in_one_picture_get_a_remark():
 
 
 def test_hardly_a_digit_of_mnist_is_taken_for_several(mnist_root):
-    from lenet.data.sources import find
-
     images = find("mnist", mnist_root).test[0][:1000]
     drawings = (image.numpy().astype(np.float32) / 255 for image in images)
     assert sum(bool(read_drawing(ink).remark) for ink in drawings) <= 3

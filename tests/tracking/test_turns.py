@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lenet.tracking.client import HEARTBEAT_TAG, PROCESS_TAG
+from lenet.tracking.provenance import process_identity
 from lenet.tracking.turns import is_worked_on
 from tests.conftest import ROOT, copy_store
 from tests.support.lab import BASE, PLAIN, Bench
@@ -91,8 +92,6 @@ def test_a_process_is_not_declared_dead_from_another_namespace():
     code = (
         "import sys; from lenet.tracking.provenance import is_alive; print(is_alive(sys.argv[1]))"
     )
-    from lenet.tracking.provenance import process_identity
-
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
     done = subprocess.run(
         [*command, process_identity()], cwd=Path(ROOT), capture_output=True, text=True
