@@ -1,35 +1,33 @@
 """Compose a configuration, build its objects, train, evaluate, log. `python run.py --help`"""
 
 import sys
-from pathlib import Path
 
+from lenet.cli.screen import Ready, getting_ready
 from lenet.training import startup
 
-startup.start_process()
+startup.start_process(__name__)
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lenet.config.build import build, try_out
-from lenet.config.check import check
 from lenet.config.hydra_errors import hydra_main
-from lenet.sweep.plugins import register
-from lenet.tracking.recall import recall
+from lenet.sweeps.plugins import register
+from lenet.tracking.recall import settings_of
 from lenet.tracking.settings import Settings
 
 register()
 
 
-@hydra_main(Path(__file__).resolve().parent / "conf")
+@hydra_main(__file__)
 def main(cfg: DictConfig) -> float | None:
-    overrides = list(HydraConfig.get().overrides.task)
-    with recall(Settings(check(cfg), overrides, startup.start_run())) as settings:
-        return train(settings)
+    started = startup.run_start()
+    with getting_ready() as ready, settings_of(cfg, started) as settings:
+        return train(settings, ready)
 
 
-def train(settings: Settings) -> float | None:
-    """One run: its objective. It loads torch and MLflow, after the check of the configuration."""
-    from lenet.native import equip
+def train(settings: Settings, ready: Ready) -> float | None:
+    """One run: its objective. It loads torch, after the check of the configuration."""
+    from lenet.model import equip
     from lenet.tracking.records import setup_tags
     from lenet.training.evaluate import evaluate, score_lines
     from lenet.training.loop import epoch_line, fit
@@ -37,19 +35,20 @@ def train(settings: Settings) -> float | None:
     from lenet.training.rng import seed_all
     from lenet.training.signals import Interrupt
 
-    config, epochs = settings.config, settings.epochs
+    config, epochs = settings.config, settings.config["epochs"]
     device = build(config, "device")
     data = build(config, "data").to(device).distorted(build(config, "augment"))
     seed_all(config["seed"])
     model = build(config, "model", **data.inputs.model_arguments).to(device)
     try_out("model", model.eval(), next(iter(data.test))[0][:1])
-    criterion = build(config, "loss")
+    criterion = build(config, "loss", class_counts=data.class_counts)
     optimizer = build(config, "optimizer", model.parameters())
     schedule = build(config, "schedule", optimizer, epochs=epochs, steps_per_epoch=len(data.train))
     kernels = equip(model, device, config["device"]["kernels"])
     settings.check(setup := setup_tags(data, model, device, kernels))
     with Interrupt() as interrupt, build(config, "tracking", settings) as run:
-        print(*settings.opening, f"{data.line()} on {device}, {kernels}", sep="\n")
+        ready()
+        print("\n".join(settings.opening(data, model, f"{device}, {kernels}")))
         run.log_setup(setup, data)
         checkpoints = build(config, "checkpoint", *run.checkpoint_arguments(data))
         with profiled(config["profile"]) as recording, interrupt.deferred():
@@ -58,8 +57,8 @@ def train(settings: Settings) -> float | None:
                 epochs=epochs,
                 schedule=schedule,
                 clip_norm=config["clip_norm"],
-                patience=settings.patience,
-                log_interval=settings.log_interval,
+                patience=config["patience"],
+                log_interval=config["log_interval"],
                 val=data.val,
                 progress=sys.stderr.isatty(),
                 stop=lambda: interrupt() or run.pruned,

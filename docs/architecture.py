@@ -11,17 +11,17 @@ PICTURE = ROOT / "docs" / "pictures" / "architecture.svg"
 
 # From the ground up: a room may use those before it. tests/test_architecture.py checks this.
 ROOMS = {
-    "cli": "how a command answers",
+    "cli": "options, answers, tables, bars",
+    "native": "C++ kernels",
     "model": "layers, networks, losses",
     "optim": "SDLM, schedules",
     "data": "data sets, batches, distortions",
     "config": "check, build, name mistakes",
-    "native": "C++ kernels",
     "training": "fit, evaluate, checkpoints",
     "tracking": "one run in MLflow, resume",
     "tutorial": "the tutorial's ten functions",
     "report": "verdict, report page",
-    "sweep": "grid, search, launchers",
+    "sweeps": "grid, search, launchers",
     "commands": "python -m lenet COMMAND",
     "run.py": "the story of one run",
 }

@@ -13,8 +13,7 @@ from lenet.data.image_files import checked, read_pt
 from lenet.data.images import MNIST_MEAN, MNIST_STD
 from lenet.data.sets import load, load_files
 from lenet.data.tensor_files import save
-from lenet.model.lenet5 import LeNet5
-from lenet.native import equip
+from lenet.model import LeNet5 as LeNet5  # one of the ten
 from lenet.training.checkpoints import load_weights
 from lenet.training.epoch import Loader
 from lenet.training.evaluate import accuracy_line, class_lines, evaluate
@@ -97,12 +96,8 @@ def train_model(
     num_epochs: int = 10,
     log_interval: int = 100,
 ) -> tuple[nn.Module, list[float]]:
-    """The trained model, and the mean loss of each epoch's examples. Prints a line an epoch.
-
-    A LeNet5 on the CPU gets the native kernels.
-    """
-    if isinstance(model.to(device), LeNet5):
-        equip(model, device)
+    """The trained model, and the mean loss of each epoch's examples. Prints a line an epoch."""
+    model.to(device)
     history, bar = [], sys.stderr.isatty()
     parts = model, train_loader, criterion, optimizer
     for epoch in fit(*parts, epochs=num_epochs, log_interval=log_interval, progress=bar):

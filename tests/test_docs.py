@@ -16,36 +16,44 @@ digits.
 
 import argparse
 import configparser
+import copy
 import functools
-import json
 import os
 import re
 import runpy
 import shlex
 import subprocess
-import sys
-from pathlib import Path
+import tomllib
 from typing import NamedTuple
 
+import nbformat
 import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.main import get_args_parser
+from nbclient import NotebookClient
 from omegaconf import OmegaConf
 
 from lenet import __main__ as door
 from lenet.config.check import check
-from lenet.sweep.plugins import register
+from lenet.sweeps.plugins import register
 from tests import test_architecture
 from tests.conftest import CONF, ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/lab/README.md"]
+MYLAB = ROOT / "examples" / "mylab"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), MYLAB / "README.md"]
 FENCE = re.compile(r"(?:^<!-- ([^>]+) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-each_page = pytest.mark.parametrize(
-    "page", PAGES, ids=[path.relative_to(ROOT).as_posix() for path in PAGES]
-)
+
+
+def each_of(pages):
+    return pytest.mark.parametrize(
+        "page", pages, ids=[page.relative_to(ROOT).as_posix() for page in pages]
+    )
+
+
+each_page = each_of(PAGES)
 
 
 class Block(NamedTuple):
@@ -85,13 +93,26 @@ def command_words(page):
 
 
 @each_page
-def test_the_configuration_of_every_run_composes(page, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples" / "lab")
+def test_the_configuration_of_every_run_composes(page, tmp_path, monkeypatch):
+    for path in install_mylab(tmp_path):
+        monkeypatch.syspath_prepend(path)
     monkeypatch.chdir(ROOT)
     register()
     for words in command_words(page):
-        if words[:2] == ["python", "run.py"] and not {"--help", "-sc"} & {*words}:
+        is_run = words[:2] in (["python", "run.py"], ["lenet", "run"])
+        if is_run and not {"--help", "-sc"} & {*words}:
             compose_as_run_py_would(*words[2:])
+
+
+def install_mylab(folder):
+    """The folders that Python must search to find the example lab as it finds an installed one."""
+    about = folder / "mylab-0.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: mylab\nVersion: 0.1\n")
+    groups = tomllib.loads((MYLAB / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [f"[{group}]\n{k} = {v}\n" for group, found in groups.items() for k, v in found.items()]
+    (about / "entry_points.txt").write_text("".join(lines))
+    return [str(folder), str(MYLAB)]
 
 
 @functools.cache
@@ -100,7 +121,7 @@ def compose_as_run_py_would(*words):
     options = get_args_parser().parse_args(words)
     overrides = [one_value(text) for text in options.overrides]
     folder, other = CONF, options.config_dir and ROOT / options.config_dir
-    if options.config_name:
+    if options.config_name and other:
         folder, other = other, CONF
     if other:
         overrides.append(f"hydra.searchpath=[file://{other}]")
@@ -123,13 +144,14 @@ class Parsed(BaseException):
 
 @each_page
 def test_the_arguments_of_every_command_parse(page, monkeypatch):
-    parse = argparse.ArgumentParser.parse_args
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
 
-    def parse_and_stop(self, arguments):
-        parse(self, arguments)
-        raise Parsed
+        def parse_and_stop(self, arguments, parse=parse):
+            parse(self, arguments)
+            raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        monkeypatch.setattr(argparse.ArgumentParser, name, parse_and_stop)
     for words in command_words(page):
         if words[:3] == ["python", "-m", "lenet"]:
             with pytest.raises(Parsed):
@@ -140,7 +162,7 @@ def test_the_arguments_of_every_command_parse(page, monkeypatch):
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
+def checkout(tmp_path, tmp_path_factory, monkeypatch):
     """A folder that looks like the checkout, to work in, with a store of its own and no network."""
     for name in ("run.py", "conf", "sweeps", "examples", "lenet", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -155,8 +177,9 @@ def checkout(tmp_path, monkeypatch):
         "LENET_RUNS": str(tmp_path / "outputs"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
         "MPLBACKEND": "agg",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.environ["PATH"],
         "OMP_NUM_THREADS": "1",  # beside other tests a second thread is none
+        "PYTHONPATH": os.pathsep.join(install_mylab(tmp_path_factory.mktemp("site"))),
         "PYTHONUNBUFFERED": "1",
     }
     for name, value in variables.items():
@@ -168,12 +191,22 @@ def checkout(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)])
 @each_page
-def test_the_blocks_of_a_page_run(page, slow, checkout):
+def test_the_quick_blocks_of_a_page_run(page, checkout):
+    run_blocks(page, checkout, ("not run: ", "slow"))
+
+
+@pytest.mark.slow
+@each_of([page for page in PAGES if any(block.note.startswith("slow") for block in blocks(page))])
+def test_all_blocks_of_a_page_run(page, checkout):
+    run_blocks(page, checkout, ("not run: ",))
+
+
+def run_blocks(page, checkout, left_out):
+    """Runs the blocks whose notes do not start with any of `left_out`."""
     names = {}
     for block in blocks(page):
-        if block.note.startswith("not run: ") or (block.note.startswith("slow") and not slow):
+        if block.note.startswith(left_out):
             continue
         if block.language == "python":
             exec(compile(block.text, "a block of the page", "exec"), names)
@@ -208,13 +241,25 @@ def without_numbers(line):
     return re.sub(r"\d[\d,.]*(?:e[-+]?\d+)?", "0", "".join(line.split()))
 
 
-def test_the_notebook_runs(checkout):
-    notebook = json.loads((ROOT / "examples" / "first_steps.ipynb").read_text())
-    names = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-    assert names["score"].accuracy > 0.85
+NOTEBOOK = nbformat.read(ROOT / "examples" / "first_steps.ipynb", as_version=4)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_frames_and_pictures(checkout, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND")  # a kernel has its own
+    there = {"metadata": {"path": str(checkout)}}
+    done = NotebookClient(copy.deepcopy(NOTEBOOK), timeout=600, resources=there).execute()
+    outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+    shown = [output.get("data", {}) for output in outputs]
+    pages = [data["text/html"] for data in shown if "text/html" in data]
+    assert sum("<table" in page for page in pages) == 3  # frames
+    assert sum("<iframe" in page for page in pages) == 1  # the sweep's report
+    assert sum("image/png" in data for data in shown) == 3
+    assert any("did you mean optimizer.lr?" in output.get("text", "") for output in outputs)
+
+
+def test_the_notebook_is_kept_without_outputs():
+    assert not any(cell.get("outputs") for cell in NOTEBOOK.cells)
 
 
 # ---- What is said is so --------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from lenet.cli import aligned, command_parser, one_line
+from lenet.cli import command_parser, one_line
+from lenet.cli.screen import aligned
+from lenet.data.images import Level
 from lenet.data.known_sets import EMNIST_SPLITS
 from lenet.data.sets import SET_NAMES, Data, load
 
@@ -26,6 +28,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _level(level: Level) -> str:
+    levels = level if isinstance(level, Sequence) else [level]
+    return " ".join(f"{each:.4f}" for each in levels)
+
+
 def describe(data: Data) -> str:
     """What is in a set: counts, normalisation, checksum, classes."""
     parts = {"train": data.train, "validation": data.val, "test": data.test}
@@ -34,12 +41,12 @@ def describe(data: Data) -> str:
     lines = [f"{data.name} from {one_line(data.where)}"]
     lines += [f"  {name:<10} {part.count:>7,} images" for name, part in parts.items() if part]
     lines += [
-        f"  network    {shape} pixels, mean {inputs.mean:.4f}, std {inputs.std:.4f}",
+        f"  network    {shape} pixels, mean {_level(inputs.mean)}, std {_level(inputs.std)}",
         f"  SHA-256    {data.sha256}",
         f"  classes    {len(inputs.classes)}, with training and test images of each:",
     ]
     rows = []
     for k, name in enumerate(inputs.classes):
         counts = [int((part.labels == k).sum()) for part in (data.train, data.test)]
-        rows.append([f"    {name}", *(f"{count:>7,}" for count in counts)])
-    return "\n".join(lines + aligned(rows))
+        rows.append([name, *(f"{count:,}" for count in counts)])
+    return "\n".join(lines + aligned(rows, right={1, 2}, indent=4, header=False))

@@ -1,25 +1,32 @@
 """Read digits from pictures: the class, and the probability of each class.
 
 Dark on light or light on dark, of any size, one digit a picture: it is brought to the form of the
-set that the network was trained on. Nothing is written.
+set that the network was trained on. A folder of pictures, or a table with an image in each row
+(.csv, .npz, .parquet ...), gives a table: file, class, probability.
 """
 
 import argparse
+import csv
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lenet.cli import MISTAKE, RUN_ID, command_parser, first_error_line, one_line, path_of, tell
-from lenet.data.images import MNIST_MEAN, MNIST_STD, as_input
+from lenet.data.errors import DataError
+from lenet.data.form import form_of
+from lenet.data.images import CHUNK, MNIST_MEAN, MNIST_STD, as_input
 from lenet.data.inputs import Inputs
+from lenet.data.own_files import read_images
 from lenet.data.pictures import read_picture
-from lenet.data.tensor_files import load
+from lenet.data.readers import PICTURES, is_table, pictures_below
+from lenet.model import equip
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
-from lenet.native import equip
-from lenet.training.checkpoints import load_weights
+from lenet.training.checkpoints import load_weights, read_weights
 
 
 def load_network(
@@ -44,8 +51,7 @@ def load_network(
 
 
 def _load_lenet5(path: str, activation: str, pooling: str) -> tuple[nn.Module, Inputs]:
-    state = load(path)
-    weight = state.get("fc3.weight") if isinstance(state, dict) else None
+    weight = read_weights(path).get("fc3.weight")
     if not isinstance(weight, Tensor) or weight.shape[1:] != (84,):
         raise ValueError(f"{path}: expected the weights of a LeNet5, found no fc3.weight (K, 84)")
     names = [str(k) for k in range(len(weight))]
@@ -86,27 +92,74 @@ def predict(model: nn.Module, inputs: Inputs, images: Tensor) -> Tensor:
 
 def main(argv: Sequence[str]) -> int:
     """Returns: 0, or 2 if any of the pictures could not be read."""
-    parser = command_parser(__name__, __doc__, "lenet5.pth --show seven.jpg")
+    parser = command_parser(__name__, __doc__, "latest scans > answers.csv")
     add_network(parser, "source")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=path_of)
+    note = "a picture, a folder of pictures, or a table of images"
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=path_of, help=note)
     parser.add_argument("--show", action="store_true", help="draw what the network sees")
     options = parser.parse_args(argv)
+    as_csv = any(path.is_dir() or is_table(path) for path in options.pictures)
+    if as_csv and options.show:
+        parser.error("--show: draws single pictures; leave it out for folders and tables")
     model, inputs = load_network(options.source, options.activation, options.pooling)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if as_csv:
+        table.writerow(["file", "class", "probability"])
     status = 0
-    for path in options.pictures:
+    for path in chain(*map(_expanded, options.pictures)):
         try:
-            image, remark = read_picture(path, inputs.form, inputs.in_channels)
-            shares = predict(model, inputs, image[None])[0].tolist()
+            images, remark = _read(path, inputs)
+            answers = [predict(model, inputs, part) for part in images.split(CHUNK)]
         except ValueError as error:
             tell(error)
             status = MISTAKE
             continue
-        print(_result(one_line(path), inputs.classes, shares))
+        name, shares = one_line(path), torch.cat(answers)
+        if as_csv:
+            names = [f"{name}:{row}" for row in range(1, len(images) + 1)]
+            table.writerows(_rows([name] if not is_table(path) else names, inputs.classes, shares))
+            if remark:
+                print(f"Warning: {name}: {remark}", file=sys.stderr)
+            continue
+        print(_result(name, inputs.classes, shares[0].tolist()))
         if remark:
             print(f"    {remark}")
         if options.show:
+            image = images[0]
             print(_drawing(image if image.ndim == 2 else image.float().mean(0).byte()))
     return status
+
+
+def _expanded(path: Path) -> Sequence[Path]:
+    """The pictures in a folder; another path itself.
+
+    Raises: DataError where a folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    if not (found := pictures_below(path)):
+        raise DataError(f"{one_line(path)}: expected pictures ({', '.join(PICTURES)}), found none")
+    return found
+
+
+def _read(path: Path, inputs: Inputs) -> tuple[Tensor, str]:
+    """Images in the form of the network's set, and what may be wrong with the picture.
+
+    Shapes: -> uint8 (N, H, W) or (N, C, H, W).
+    """
+    if is_table(path):
+        images = read_images(path, inputs.image_size)
+        return images, form_of(images).unlike(inputs.form)
+    image, remark = read_picture(path, inputs.form, inputs.in_channels)
+    return image[None], remark
+
+
+def _rows(
+    names: Sequence[str], classes: Sequence[str], shares: Tensor
+) -> Iterator[tuple[str, str, str]]:
+    highest, places = (column.tolist() for column in shares.max(dim=1))
+    for name, share, place in zip(names, highest, places, strict=True):
+        yield name, classes[place], f"{share:.4f}"
 
 
 def add_network(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:

@@ -7,13 +7,14 @@ from itertools import islice
 from lenet.cli import (
     RUN_ID,
     add_uri,
-    aligned,
     command_parser,
     format_duration,
     number_from,
     one_line,
 )
-from lenet.tracking.client import PARENT_TAG, connect, is_own, translated
+from lenet.cli.screen import aligned
+from lenet.tracking.client import connect, is_own, translated
+from lenet.tracking.family import read_family
 from lenet.tracking.read import Summary, resolve_run, search
 
 STATUSES = ("finished", "running", "failed", "killed", "scheduled")
@@ -44,16 +45,18 @@ def find_runs(
     Raises: ValueError for an experiment or a sweep that does not exist; TrackingError.
     """
     client = connect(uri, create=False)
-    wanted = [f"attributes.status = '{status.upper()}'"] if status else []
-    if sweep:
-        wanted.append(f"tags.`{PARENT_TAG}` = '{resolve_run(sweep, uri, sweep=True)}'")
     with translated(client):
         ids = {each.name: each.experiment_id for each in client.search_experiments()}
         if experiment and experiment not in ids:
             raise ValueError(f"--experiment {experiment}: expected one of {', '.join(ids)}")
         chosen = [ids[experiment]] if experiment else list(ids.values())
-        found = search(client, chosen, " and ".join(wanted), "DESC", page=min(count, 100))
-        return [Summary.of(run) for run in islice(filter(is_own, found), count)]
+        if sweep:
+            _, family = read_family(resolve_run(sweep, uri, sweep=True), uri)
+            found = [run for run in reversed(family) if run.experiment_id in chosen]
+            return [run for run in found if not status or run.status == status.upper()][:count]
+        wanted = f"attributes.status = '{status.upper()}'" if status else ""
+        runs = search(client, chosen, wanted, "DESC", page=min(count, 100))
+        return [Summary.of(run) for run in islice(filter(is_own, runs), count)]
 
 
 def table(runs: Sequence[Summary], now: float) -> list[str]:

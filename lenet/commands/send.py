@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lenet.cli import MISTAKE, RUN_ID, command_parser, number_from, one_line, path_of, tell
-from lenet.tracking.client import TrackingError
-from lenet.tracking.journal import Facts, JournalError, unfinished
+from lenet.tracking.journal import Facts, JournalError, remove_remains, unfinished
+from lenet.tracking.names import TrackingError, waiting_root
 from lenet.tracking.outbox import send
-from lenet.tracking.sender import waiting_root
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
         except (JournalError, TrackingError) as error:
             tell(error)
             status = MISTAKE
+    if not options.runs:
+        remove_remains(root)
     if not options.runs and not waiting:
         print(f"Nothing waits in {one_line(root)}.")
     return status

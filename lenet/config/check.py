@@ -1,6 +1,7 @@
 """Holds a composed configuration against what it may be, before anything is run."""
 
 import contextlib
+import functools
 import inspect
 import typing
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lenet.cli import first_error_line
@@ -30,6 +31,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: missing; write {error.full_key}=...") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_error_line(error)}") from None
     flat = flatten(config)
@@ -92,8 +95,7 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
     """The annotations of the target's arguments, once the node's keys are known to fit them."""
     target = node["_target_"]
     try:
-        call = instantiate({"_target_": target, "_partial_": True}).func
-        signature = inspect.signature(call)
+        signature, hints = _signature(target)
     except Exception as error:  # importing a module can raise anything
         line = first_error_line(error.__cause__ or error)
         raise ConfigError(f"{path}._target_={as_yaml(target)}: {line}") from None
@@ -112,16 +114,24 @@ def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
         bind(*node.get("_args_", []), **{k: None for k in node if k not in _SPECIAL})
     except TypeError as error:
         raise ConfigError(f"{path} ({as_yaml(target)}): {error}") from None
+    return hints
+
+
+@functools.cache
+def _signature(target: str) -> tuple[inspect.Signature, dict[str, Any]]:
+    """The signature of a `_target_`, and the annotations of its arguments."""
+    call = instantiate({"_target_": target, "_partial_": True}).func
+    signature, hints = inspect.signature(call), {}
     with contextlib.suppress(Exception):  # an annotation that can't be resolved is no limit
         function = call.__init__ if inspect.isclass(call) else call
-        return typing.get_type_hints(function, include_extras=True)
-    return {}
+        hints = typing.get_type_hints(function, include_extras=True)
+    return signature, hints
 
 
 def check_value(key: str, kind: Any, value: Any) -> None:
     """Raises: ConfigError where the value is not of that kind, one of `lenet.config.limits`."""
     try:
-        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        _adapter(kind).validate_python(value)
     except ValidationError as error:
         expected = " or ".join(dict.fromkeys(_lower(part["msg"]) for part in error.errors()))
         if type(None) in typing.get_args(kind):
@@ -129,6 +139,11 @@ def check_value(key: str, kind: Any, value: Any) -> None:
         raise ConfigError(f"{key}={as_yaml(value)}: {expected}") from None
     except Exception:  # an annotation that pydantic has no schema for is no limit
         return
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def _lower(text: str) -> str:

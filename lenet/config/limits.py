@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 
 GROUPS = (
     *("data", "augment", "model", "loss", "optimizer", "schedule"),
@@ -23,12 +23,30 @@ BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Text = Annotated[str, Field(strict=True)]
 
 
+def _amount(least: int) -> Any:
+    """The type of a number of images, or of a part of them."""
+
+    def check(value: Any) -> int | float:
+        if (type(value) is int and value >= least) or (type(value) is float and 0 < value < 1):
+            return value
+        raise ValueError(f"expected {least} or more images, or a part of them such as 0.1")
+
+    return Annotated[int | float, PlainValidator(check)]
+
+
 def _run_name(text: str) -> str:
     if not re.fullmatch("latest|[0-9a-f]{4,32}", text):
         raise ValueError("expected a run's id, or the first 4 of its digits or more, or latest")
     return text
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", text):
+        raise ValueError("expected auto, cpu, mps, cuda, or a GPU by its number, as cuda:1")
+    return text
+
+
+DeviceName = Annotated[Text, AfterValidator(_device)]
 RunName = Annotated[Text, AfterValidator(_run_name)]
 ModelName = Annotated[str, Field(strict=True, pattern="^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
 
@@ -48,8 +66,11 @@ LIMITS: dict[str, Any] = {
     "rerun": RunName | None,
     "sweep": dict[Text, Any],
     "sweep.dry": Flag,
+    "sweep.reuse": Flag,
     "sweep.retry_failed": Flag,
     "sweep.on_error": Literal["continue", "stop"],
+    "sweep.budget": str | int | float | None,
+    "sweep.patience": Positive | None,
     "sweep.zip": list[Text],
     "sweep.report": Flag,
     "sweep.published": list[Any],
@@ -57,25 +78,30 @@ LIMITS: dict[str, Any] = {
     "data.mirror": Annotated[str, Field(pattern="^https?://.")] | None,
     "data.classes": list[Text | int] | None,
     "data.first_label": Size,
-    "data.train_size": Count | None,
-    "data.val_size": Size,
+    "data.test_size": _amount(1) | None,
+    "data.train_size": _amount(1) | None,
+    "data.val_size": _amount(0),
     "data.image_size": Annotated[int, Field(strict=True, ge=16, le=256)],
-    "data.mean": Fraction | None,
-    "data.std": Positive | None,
+    "data.mean": Fraction | list[Fraction] | None,
+    "data.std": Positive | list[Positive] | None,
     "data.seed": Size,
     "data.batch_size": Count,
     "data.test_batch_size": Count,
     "model.hidden": list[Count],
     "model.crop": Size,
+    "model.distance_scale": Positive,
     "augment.rotation": Annotated[float, Field(strict=True, ge=0, le=180)],
     **{f"augment.{name}": NotNegative for name in ("scale", "squeeze", "shear", "shift")},
     "augment.elastic": NotNegative,
     "augment.smoothness": Positive,
+    "loss.weight": Literal["balanced"] | Annotated[list[NotNegative], Field(min_length=1)] | None,
     "loss.label_smoothing": Fraction,
     "loss.j": Annotated[float, Field(strict=True, allow_inf_nan=False)],
     "optimizer.lr": Positive,
     "optimizer.mu": Positive,
     "optimizer.samples": Count,
+    "optimizer.output_curvature": Literal["exact"] | Positive,
+    "optimizer.memory": Fraction,
     "optimizer.momentum": BelowOne,
     "optimizer.dampening": BelowOne,
     "optimizer.weight_decay": NotNegative,
@@ -93,12 +119,13 @@ LIMITS: dict[str, Any] = {
     "schedule.max_momentum": BelowOne,
     "schedule.div_factor": Positive,
     "schedule.final_div_factor": Positive,
-    "device.type": Literal["auto", "cpu", "cuda", "mps"],
+    "device.type": DeviceName,
     "device.threads": Count | None,
     "device.kernels": Literal["auto", "native", "eager", "compile"],
     "checkpoint.epochs": Count | None,
     "checkpoint.seconds": Positive | None,
     "tracking.experiment": Annotated[str, Field(strict=True, min_length=1)] | Size | None,
+    "tracking.picture_format": Literal["png", "svg", "pdf"],
     "tracking.register_as": ModelName | None,
     "tracking.wait": NotNegative,
 }

@@ -1,23 +1,25 @@
-"""The metrics of a run: which values are better, and which are shares from 0 to 1."""
+"""The metrics of a run: which values are better, and on which scale they are compared."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
-    """`direction` is maximize, minimize, or None where it is not known."""
+    """`direction` is maximize, minimize, or None where it is not known. `scale` is that on which
+    the spread over seeds is even: shares from 0 to 1 have logit.
+    """
 
     direction: str | None
-    is_share: bool = False
+    scale: Literal["linear", "log", "logit"] = "linear"
 
 
 _KINDS = {
-    "loss": Metric("minimize"),
-    "loss_step": Metric("minimize"),
-    "accuracy": Metric("maximize", is_share=True),
-    "class_accuracy": Metric("maximize", is_share=True),
-    "calibration_error": Metric("minimize", is_share=True),
+    "loss": Metric("minimize", "log"),
+    "loss_step": Metric("minimize", "log"),
+    "accuracy": Metric("maximize", "logit"),
+    "class_accuracy": Metric("maximize", "logit"),
+    "calibration_error": Metric("minimize", "logit"),
 }
-_METRICS = {"images_per_second": Metric("maximize")}
+_METRICS = {"images_per_second": Metric("maximize", "log")}
 
 
 def metric(name: str) -> Metric:
@@ -26,12 +28,12 @@ def metric(name: str) -> Metric:
     if len(groups) > 1 and groups[0] in ("train", "val", "test"):
         return _KINDS.get(groups[1], Metric(None))
     if groups[0] == "seconds":
-        return Metric("minimize")
+        return Metric("minimize", "log")
     return _METRICS.get(name, Metric(None))
 
 
 def is_share(name: str) -> bool:
-    return metric(name).is_share
+    return metric(name).scale == "logit"
 
 
 def is_maximized(name: str) -> bool:

@@ -4,17 +4,18 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
 from omegaconf import OmegaConf
 
 from lenet.config.errors import ConfigError, clip
-from lenet.config.record import flatten, masked
+from lenet.config.record import changes_nothing, flatten, masked
 
 SWEEP_RUNS = 10_000
 
@@ -49,6 +50,32 @@ def _values(override: Override, line: str) -> list[str]:
     return list(itertools.islice(override.sweep_string_iterator(), SWEEP_RUNS + 1))
 
 
+def count_in_decimals(override: Override) -> Override:
+    """The same override. A range of floats counts as people do: 0.1, 0.2, 0.3 and not
+    0.30000000000000004, and it ends before the number that is written as its end.
+    """
+    value = override.value()
+    if _is_float_range(value):
+        for name in ("start", "stop", "step"):
+            setattr(value, name, Decimal(f"{getattr(value, name):.15g}"))
+    return override
+
+
+def float_range_lines(overrides: Sequence[Override]) -> list[str]:
+    """`optimizer.lr: 0.1, 0.2, 0.3` for each range of floats."""
+    return [
+        f"{each.get_key_element().lstrip('+')}: {', '.join(each.sweep_string_iterator())}"
+        for each in overrides
+        if _is_float_range(each.value())
+    ]
+
+
+def _is_float_range(value: Any) -> bool:
+    return isinstance(value, RangeSweep) and any(
+        not isinstance(number, int) for number in (value.start, value.stop, value.step)
+    )
+
+
 def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The flat keys and values that the overrides set, be they the defaults or not. Call it within
     `hydra.main`.
@@ -78,7 +105,8 @@ def explicit_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> d
 
 def differing(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, Any]:
     """The value that the overrides give to each axis, in their order; passwords are masked."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    lines = [line for line in overrides if line.partition("=")[0].lstrip("+") in axes]
+    parsed = OverridesParser.create().parse_overrides(lines)
     given = {each.get_key_element().lstrip("+"): each.value() for each in parsed}
     differs = {axis: given[axis] for axis in axes if axis in given}
     return dict(json.loads(masked(json.dumps(differs, default=str))))
@@ -93,6 +121,17 @@ def in_grammar(value: Any) -> str:
     if isinstance(value, str):
         return QuotedString(value, Quote.double).with_quotes()
     return "null" if value is None else str(value)
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """`data=digits lr=0.1`: what the overrides change of a run's result, with short keys; in a
+    sweep first what varies.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed.sort(key=lambda each: not each.is_sweep_override())
+    lines = {each.get_key_element().lstrip("+"): str(each.input_line) for each in parsed}
+    texts = {key: line.partition("=")[2] for key, line in lines.items() if not changes_nothing(key)}
+    return job_name(texts)
 
 
 def job_name(differs: Mapping[str, Any], between: str = " ") -> str:

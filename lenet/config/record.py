@@ -1,9 +1,9 @@
-"""A checked configuration as a record: flat, hashed, printed."""
+"""A checked configuration as a record: flat, hashed, shown."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lenet.config.errors import clip
@@ -13,7 +13,10 @@ _NO_EFFECT = (
     *("checkpoint", "tracking", "tags", "note", "profile", "objective"),
     *("resume", "rerun", "sweep", "job"),
 )
-_NO_EFFECT_DATA = ("root", "mirror", "download", "train", "test")  # the contents' SHA-256 counts
+_NO_EFFECT_WITHIN = {
+    "data": ("root", "mirror", "download", "train", "test"),  # the contents' SHA-256 counts
+    "model": ("kernels",),  # device.kernels counts
+}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -30,14 +33,24 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of every value that a run's result depends on; code, data and machine excluded."""
     kept = {key: value for key, value in config.items() if key not in _NO_EFFECT}
-    kept["data"] = {k: v for k, v in config["data"].items() if k not in _NO_EFFECT_DATA}
+    for group, without in _NO_EFFECT_WITHIN.items():
+        kept[group] = {k: v for k, v in config[group].items() if k not in without}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def changes_nothing(key: str) -> bool:
     """Whether a flat key has no effect on what a run computes."""
     group, _, rest = key.partition(".")
-    return group in _NO_EFFECT or (group == "data" and rest in _NO_EFFECT_DATA)
+    return group in _NO_EFFECT or rest in _NO_EFFECT_WITHIN.get(group, ())
+
+
+def result_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The flat values that are set and that a run's result depends on, as texts."""
+    return {
+        key: str(value)
+        for key, value in flatten(config).items()
+        if value is not None and "._" not in key and not changes_nothing(key)
+    }
 
 
 def masked(text: str) -> str:
@@ -50,20 +63,6 @@ def shown(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without passwords, as it may be printed and stored."""
     uri = config["tracking"]["uri"]
     return {**config, "tracking": {**config["tracking"], "uri": masked(uri) if uri else uri}}
-
-
-def tree_lines(config: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """The configuration as a tree, one line for each key; an object's line names its target."""
-    items = [(key, value) for key, value in config.items() if not key.startswith("_")]
-    for key, value in items:
-        last = key == items[-1][0]
-        branch, deeper = ("└── ", "    ") if last else ("├── ", "│   ")
-        if isinstance(value, Mapping) and value:
-            made_by = f": {value['_target_']}" if "_target_" in value else ""
-            yield f"{indent}{branch}{key}{made_by}"
-            yield from tree_lines(value, indent + deeper)
-        else:
-            yield f"{indent}{branch}{key}: {as_yaml(value)}"
 
 
 def as_yaml(value: Any) -> str:

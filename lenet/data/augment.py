@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from lenet.native.distort import distort
+
 SPACING = 4  # pixels between the points where an elastic field is drawn
-CHUNK = 128  # images that are distorted at once: their coordinates stay in the caches
+CHUNK = 512  # images that are distorted at once
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,16 @@ class Distortion:
 
     def _distorted(self, images: Tensor, generator: Generator) -> Tensor:
         height, width = images.shape[2:]
-        sources = sources_of(*self.affine(len(images), generator), height, width)
-        if self.elastic:
-            sources += self.field(len(images), height, width, generator)
+        matrices, shifts = self.affine(len(images), generator)
+        noise = self.noise(len(images), height, width, generator) if self.elastic else None
+        smoothers = _smoother(height, self.smoothness), _smoother(width, self.smoothness).T
+        affine = torch.cat([_inverse(matrices).flatten(1), shifts], dim=1)
+        distorted = distort(images, affine, noise, *smoothers)
+        if distorted is not None:
+            return distorted
+        sources = sources_of(matrices, shifts, height, width)
+        if noise is not None:
+            sources += field(noise, *smoothers) * _per_pixel(height, width)[:, None, None]
         return resample(images, sources.to(images.device))
 
     def affine(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -71,15 +80,21 @@ class Distortion:
         rows = [cos * across, (cos * shear - sin) * down, sin * across, (sin * shear + cos) * down]
         return torch.stack(rows, dim=1).view(-1, 2, 2), draws[4:].T * self.shift
 
-    def field(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
-        """Random smooth displacements along x and y, in the unit of `resample`.
+    def noise(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
+        """Independent random numbers that `field` makes a smooth field of.
 
-        Shapes: -> (N, 2, H, W).
+        Shapes: -> (N, 2, P, Q) in pixels.
         """
-        rows, columns = _smoother(height, self.smoothness), _smoother(width, self.smoothness)
-        noise = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
-        noise *= self.elastic * _per_pixel(height, width)[:, None, None]
-        return rows @ noise @ columns.T
+        points = (_smoother(side, self.smoothness).shape[1] for side in (height, width))
+        return torch.randn(count, 2, *points, generator=generator) * self.elastic
+
+
+def field(noise: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Random smooth displacements along x and y.
+
+    Shapes: (N, 2, P, Q), (H, P), (Q, W) -> (N, 2, H, W) in pixels.
+    """
+    return rows @ noise @ columns
 
 
 def sources_of(matrices: Tensor, shifts: Tensor, height: int, width: int) -> Tensor:
@@ -89,9 +104,7 @@ def sources_of(matrices: Tensor, shifts: Tensor, height: int, width: int) -> Ten
 
     Shapes: (N, 2, 2), (N, 2) -> (N, 2, H, W) in the unit of `resample`.
     """
-    a, b, c, d = matrices.flatten(1).T
-    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
-    inverse *= _per_pixel(height, width)[:, None]
+    inverse = _inverse(matrices) * _per_pixel(height, width)[:, None]
     x, y = _centred(width) - shifts[:, :1], _centred(height) - shifts[:, 1:]
     along_x, along_y = inverse[:, :, :1] * x[:, None], inverse[:, :, 1:] * y[:, None]
     return along_x[:, :, None, :] + along_y[:, :, :, None]
@@ -105,6 +118,12 @@ def resample(images: Tensor, sources: Tensor) -> Tensor:
     """
     grid = sources.permute(0, 2, 3, 1)
     return F.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Shapes: (N, 2, 2) -> (N, 2, 2)."""
+    a, b, c, d = matrices.flatten(1).T
+    return torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
 
 
 def _per_pixel(height: int, width: int) -> Tensor:

@@ -68,6 +68,11 @@ class Batches:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
+def as_count(size: int | float, count: int) -> int:
+    """A number of images, given as it is or as a part of `count`."""
+    return size if isinstance(size, int) else max(1, round(size * count))
+
+
 def permutation(count: int, *seeds: int) -> Tensor:
     """A random order of `count` things that follows from the seeds alone."""
     return torch.randperm(count, generator=generator_of(*seeds))

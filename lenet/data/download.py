@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import sys
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -27,7 +28,7 @@ def download(name: str, root: Path, mirror: str | None = None) -> Raw:
 
     Raises: DataError where there is no such mirror, or the files cannot be stored.
     """
-    target = root / KNOWN[name].folder / "raw"
+    target = root / KNOWN[name].place
     reasons = []
     for packed in _mirrors(KNOWN[name], mirror):
         try:
@@ -47,6 +48,8 @@ def _mirrors(known: Known, mirror: str | None) -> list[Packed]:
     source = getattr(torchvision.datasets, known.folder)
     if known.folder == "EMNIST":
         mirrors = [[(source.url, source.md5)]]
+    elif known.folder == "CIFAR10":
+        mirrors = [[(source.url, source.tgz_md5)]]
     elif known.folder == "QMNIST":
         mirrors = [source.resources["train"] + source.resources["test"]]
     else:
@@ -71,18 +74,30 @@ def _download_from(packed: Packed, name: str, target: Path, folder: Path) -> Raw
         # Where we know the SHA-256 of the contents, `find` compares that: others may pack anew.
         expected = None if known.sha256 else f"md5:{md5}"
         pooch.retrieve(url, expected, url.rpartition("/")[2], folder, downloader=fetch)
-    if known.folder == "EMNIST":
-        with zipfile.ZipFile(folder / "gzip.zip") as archive:
-            for file in known.files:
-                (folder / f"{file}.gz").write_bytes(archive.read(f"gzip/{file}.gz"))
-    for file in known.files:
-        with gzip.open(folder / f"{file}.gz") as content, (folder / file).open("wb") as out:
-            shutil.copyfileobj(content, out)
+    _unpack(known, folder)
     raw = find(name, folder)
     assert raw
     for file in known.files:
         os.replace(folder / file, target / file)
     return replace(raw, where=str(target))
+
+
+def _unpack(known: Known, folder: Path) -> None:
+    """Unpacks the files that were downloaded into `folder`."""
+    if known.batches:
+        with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+            for file in known.files:
+                content = archive.extractfile(f"{known.batches}/{file}")
+                assert content
+                (folder / file).write_bytes(content.read())
+        return
+    if known.folder == "EMNIST":
+        with zipfile.ZipFile(folder / "gzip.zip") as zipped:
+            for file in known.files:
+                (folder / f"{file}.gz").write_bytes(zipped.read(f"gzip/{file}.gz"))
+    for file in known.files:
+        with gzip.open(folder / f"{file}.gz") as packed, (folder / file).open("wb") as out:
+            shutil.copyfileobj(packed, out)
 
 
 def _reason(error: Exception) -> str:

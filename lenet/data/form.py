@@ -29,6 +29,17 @@ class Form:
     box: Side = 20
     centre: Literal["mass", "box"] = "mass"
 
+    def in_words(self) -> str:
+        ground = {0: " on black", 255: " on white", None: ""}[self.ground]
+        return f"{self.width}x{self.height} pixels{ground}"
+
+    def unlike(self, other: "Form") -> str:
+        """How pictures of this form differ from those of another, or '' where they do not."""
+        mine, theirs = self.in_words(), other.in_words()
+        if mine == theirs:
+            return ""
+        return f"its pictures are {mine}, the network learned from {theirs}; expect more mistakes"
+
 
 MNIST = Form()
 

@@ -73,22 +73,21 @@ def read_pt(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def checked(images: Tensor, labels: Tensor, path: str | Path) -> tuple[Tensor, Tensor]:
-    """Images and labels that belong together; labels as int64 (N).
+    """Images and labels that belong together, in one form: images uint8 (N, H, W) or (N, C, H, W),
+    labels int64 (N). Rows of square images and colours that come last get it too.
 
-    Shapes: images uint8 (N, H, W) or (N, C, H, W); labels integer (N).
     Raises: DataError where they are anything else.
     """
+    images, labels = _as_bytes(_upright(images)), _as_integers(labels)
     expected = found = ""
     if images.dtype != torch.uint8 or images.ndim not in (3, 4):
-        expected, found = "images as uint8 (N, H, W) or (N, C, H, W)", _form(images)
-    elif images.ndim == 4 and images.shape[3] <= MOST_COLOURS < images.shape[1]:
-        expected = "images as (N, C, H, W)"
-        found = f"{list(images.shape)}; images.permute(0, 3, 1, 2) puts the colours first"
+        expected = "images as uint8 (N, H, W), (N, C, H, W) or (N, H, W, C)"
+        found = _form(images)
+        if images.dtype.is_floating_point:
+            found += "; (255 * images).round() makes bytes of numbers from 0 to 1"
     elif labels.ndim == 2:
-        expected, advice = "labels as integers (N)", "labels[:, 0] takes the first column"
-        if labels.shape[1] > 1:
-            advice = f"labels.argmax(1) for rows that mark the class with a 1, else {advice}"
-        found = f"{_form(labels)}; {advice}"
+        expected, found = "labels as integers (N)", _form(labels)
+        found += "; labels.argmax(1) for rows that mark the class with a 1, else labels[:, 0]"
     elif labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype.is_complex:
         expected, found = "labels as integers (N)", _form(labels)
     elif len(images) != len(labels):
@@ -99,6 +98,32 @@ def checked(images: Tensor, labels: Tensor, path: str | Path) -> tuple[Tensor, T
     if expected:
         raise DataError(f"{one_line(path)}: expected {expected}, found {found}")
     return images.contiguous(), labels.to(torch.int64).contiguous()
+
+
+def _as_integers(labels: Tensor) -> Tensor:
+    """A column of labels as labels, and whole numbers as integers; others as they are."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    is_whole = labels.is_floating_point() and bool((labels == labels.round()).all())
+    return labels.long() if is_whole else labels
+
+
+def _upright(images: Tensor) -> Tensor:
+    """Rows of pixels as squares, and colours before the places."""
+    if images.ndim == 2 and (side := math.isqrt(images.shape[1])) ** 2 == images.shape[1]:
+        return images.reshape(-1, side, side)
+    if images.ndim == 4 and images.shape[3] <= MOST_COLOURS < images.shape[1]:
+        return images.permute(0, 3, 1, 2)
+    return images
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """Whole numbers from 0 to 255 as bytes; others as they are. Numbers from 0 to 1 are not levels
+    of grey yet.
+    """
+    if images.dtype == torch.uint8 or not images.numel() or images.dtype == torch.bool:
+        return images
+    small = images.to(torch.uint8)
+    return small if images.max() > 1 and bool((small == images).all()) else images
 
 
 def _form(tensor: Tensor) -> str:

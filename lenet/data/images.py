@@ -1,5 +1,7 @@
 """From the bytes of images to what a network reads."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -7,8 +9,10 @@ from torch.nn.functional import interpolate
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 CHUNK = 1000  # images that are converted at once, to bound the memory
 
+Level = float | Sequence[float]  # of all pixels, or one of each channel
 
-def as_input(images: Tensor, image_size: int, mean: float, std: float) -> Tensor:
+
+def as_input(images: Tensor, image_size: int, mean: Level, std: Level) -> Tensor:
     """Images as a network reads them.
 
     Shapes: uint8 (N, H, W) or (N, C, H, W) -> float32 (N, C, image_size, image_size).
@@ -34,19 +38,35 @@ def as_pixels(images: Tensor, image_size: int) -> Tensor:
     return output
 
 
-def normalised(pixels: Tensor, mean: float, std: float) -> Tensor:
+def normalised(pixels: Tensor, mean: Level, std: Level) -> Tensor:
     """Pixels from 0 to 1, less `mean`, divided by `std`: the same bits as torchvision's.
 
-    Shapes: uint8 (...) -> float32 (...).
+    Shapes: uint8 (..., C, H, W) -> float32 (..., C, H, W).
     """
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+    less, by = (
+        pixels.new_tensor(level, dtype=torch.float32).view(-1, 1, 1)
+        if isinstance(level, Sequence)
+        else level
+        for level in (mean, std)
+    )
+    return pixels.to(torch.float32).div_(255).sub_(less).div_(by)
 
 
-def pixel_statistics(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels (0 to 1), to four decimals as is the custom.
+def pixel_statistics(images: Tensor) -> tuple[Level, Level]:
+    """Mean and standard deviation of the pixels (0 to 1), to four decimals as is the custom; of
+    images in colour those of each channel.
 
     They come from the counts of the 256 levels, which is exact and needs no copy of the images.
+
+    Shapes: uint8 (N, H, W) or (N, C, H, W).
     """
+    if images.ndim == 4 and images.shape[1] > 1:
+        means, deviations = zip(*map(_statistics, images.unbind(1)), strict=True)
+        return means, deviations
+    return _statistics(images)
+
+
+def _statistics(images: Tensor) -> tuple[float, float]:
     counts = torch.bincount(images.flatten(), minlength=256).double() / images.numel()
     levels = torch.arange(256).double() / 255
     mean = levels @ counts

@@ -9,7 +9,9 @@ FOUR = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labe
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a published set. `folder` names torchvision's class and its folder too."""
+    """What is known of a published set. `folder` names torchvision's class and its folder too;
+    `batches` is torchvision's folder of CIFAR's python batches.
+    """
 
     folder: str
     classes: tuple[str, ...]
@@ -17,6 +19,12 @@ class Known:
     sha256: tuple[str, ...] | None = None
     first_label: int = 0
     transposed: bool = False
+    batches: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The folder of the files in torchvision's layout."""
+        return self.batches or f"{self.folder}/raw"
 
 
 # Balanced and bymerge join the letters whose two cases look alike (Cohen et al. 2017, table II).
@@ -64,6 +72,15 @@ KNOWN = {
             for part in ("train", "test")
             for kind in ("images-idx3-ubyte", "labels-idx2-int")
         ),
+    ),
+    "cifar10": Known(
+        "CIFAR10",
+        (
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
+        (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+        batches="cifar-10-batches-py",
     ),
 } | {
     f"emnist_{split}": Known(

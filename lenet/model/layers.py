@@ -135,7 +135,7 @@ class ConnectedConv2d(nn.Module):
 class RBF(nn.Module):
     """Scores by squared distance: the closer the inputs are to a digit's bitmap, the higher.
 
-    It has no trained parameters.
+    A score is minus `scale` times the squared distance. It has no trained parameters.
 
     Shapes: (N, 84) -> (N, 10).
     Source: LeCun et al. 1998, section II.B, equation 7.
@@ -144,8 +144,9 @@ class RBF(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, in_features: int = 84, num_classes: int = 10) -> None:
+    def __init__(self, in_features: int = 84, num_classes: int = 10, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         if (in_features, num_classes) != (84, 10):
             raise ValueError(
                 "output=rbf: expected 84 units and the 10 digits that have a bitmap, got "
@@ -157,7 +158,7 @@ class RBF(nn.Module):
         # Paper: the penalty y, smallest for the best class; here: -y, because the output of every
         # other network is a score, highest for the best class.
         norms = x.square().sum(dim=1, keepdim=True) + self.centres.shape[1]
-        return 2 * x @ self.centres.T - norms
+        return self.scale * (2 * x @ self.centres.T - norms)
 
 
 def initialise(network: nn.Module, how: Initialisation) -> None:

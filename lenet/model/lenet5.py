@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lenet.model.fused import Fused
 from lenet.model.layers import (
     RBF,
     TABLE_I,
@@ -45,8 +46,11 @@ class LeNet5(nn.Module):
 
     `activation` is called without arguments and returns a module. `pooling` too, or with `channels`
     and `activation` if it takes them. `connections=table_i` is the paper's choice of S2 maps for
-    each C3 map. `output=rbf` is the paper's: distances to ten bitmaps, which are not trained. For
-    `initialisation` see `lenet.model.layers.initialise`.
+    each C3 map. `output=rbf` is the paper's: squared distances to ten bitmaps, which are not
+    trained, times `distance_scale`. For `initialisation` see `lenet.model.layers.initialise`.
+
+    On a CPU the native kernels compute it. What they cannot compute, `kernels=auto` leaves to
+    PyTorch, and one line says so; `native` raises KernelError; `eager` is PyTorch alone.
 
     Shapes: (N, in_channels, image_size, image_size) -> (N, num_classes).
     Raises: ValueError if image_size is less than 16, which leaves nothing for S4, or if a class has
@@ -62,9 +66,12 @@ class LeNet5(nn.Module):
         pooling: Callable[..., nn.Module] = average_pooling,
         connections: Literal["full", "table_i"] = "full",
         output: Literal["linear", "rbf"] = "linear",
+        distance_scale: float = 1.0,
         initialisation: Initialisation = "torch",
+        kernels: Literal["auto", "native", "eager"] = "auto",
     ) -> None:
         super().__init__()
+        self.kernels, self.fused = kernels, Fused(LeNet5.stages)
         if image_size < 16:
             raise ValueError(f"image_size: expected 16 or more, got {image_size}")
         side = ((image_size - 4) // 2 - 4) // 2  # 32 -> C1 28 -> S2 14 -> C3 10 -> S4 5
@@ -76,12 +83,16 @@ class LeNet5(nn.Module):
         self.pool2 = pooling(channels=16, activation=activation()) if trained else pooling()
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.fc3 = RBF(84, num_classes) if output == "rbf" else nn.Linear(84, num_classes)
+        if output == "rbf":
+            self.fc3: nn.Module = RBF(84, num_classes, distance_scale)
+        else:
+            self.fc3 = nn.Linear(84, num_classes)
         self.activation = activation()
         initialise(self, initialisation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)["output"]
+        output = None if self.kernels == "eager" else self.fused(self, x)
+        return self.stages(x)["output"] if output is None else output
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Every layer's output under the paper's name for it; trailing shapes are for 32x32."""

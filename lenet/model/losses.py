@@ -1,9 +1,37 @@
-"""The paper's losses, which torch does not have."""
+"""Cross entropy with weights of the classes, and the paper's losses, which torch does not have."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+
+def cross_entropy(
+    weight: Literal["balanced"] | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    class_counts: Tensor | None = None,
+) -> nn.CrossEntropyLoss:
+    """torch's cross entropy. `balanced` weighs a class by the mean number of training images of a
+    class, divided by its own; a list has a number for each class.
+
+    Shapes: class_counts (K), the number of training images of each class.
+    Raises: ValueError where weights lack the counts, or are not as many as there are classes.
+    """
+    if weight is None:
+        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    if class_counts is None:
+        raise ValueError("loss.weight: expected class_counts beside it, found none")
+    counts = class_counts.float()
+    if weight == "balanced":
+        weights = counts.mean() / counts.clamp(min=1)
+    elif len(weight) == len(counts):
+        weights = counts.new_tensor(weight)
+    else:
+        raise ValueError(
+            f"loss.weight: expected {len(counts)} numbers, one a class, found {len(weight)}"
+        )
+    return nn.CrossEntropyLoss(weights, label_smoothing=label_smoothing)
 
 
 class MAP(nn.Module):

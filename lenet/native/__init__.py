@@ -1,5 +1,5 @@
-"""Fused C++ kernels for LeNet5 on a CPU."""
+"""Fused C++ kernels for LeNet-5 on a CPU."""
 
-from lenet.native.equip import CHOICES, Chosen, KernelError, equip
+from lenet.native.op import get_threads, set_threads
 
-__all__ = ["CHOICES", "Chosen", "KernelError", "equip"]
+__all__ = ["get_threads", "set_threads"]

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 # Not -ffast-math: linked into a library it sets flush-to-zero for the process that loads it.
 FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fPIC", "-shared", "-Wall"),
+    *("-fPIC", "-shared", "-pthread", "-Wall"),
 )
 NATIVE_FLAGS = ("-march=native", "-mcpu=native")  # each compiler knows one of them
 LOCK_SECONDS = 300
@@ -40,10 +40,10 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded kernels. `about` names the compiler, and says so if they run on one thread."""
+    """The loaded kernels, and the name of the compiler that built them."""
 
     cdll: ctypes.CDLL
-    about: str
+    compiler: str
 
 
 def library(source: Path = HERE) -> Library:
@@ -117,10 +117,8 @@ def find_compiler() -> Compiler:
         if not (version := re.search(r'__VERSION__ "\D*([\d.]+)', done.stdout)):
             continue
         name = f"{'clang++' if '__clang__' in done.stdout else 'g++'} {version[1]}"
-        # Elsewhere OpenMP would bring threads of its own beside torch's.
-        if sys.platform == "linux" and name.startswith("g++"):
-            return Compiler((*command, "-fopenmp"), name, done.stdout)
-        return Compiler(command, f"{name}, no OpenMP, one thread", done.stdout)
+        openmp = ("-fopenmp",) if sys.platform == "linux" and name.startswith("g++") else ()
+        return Compiler((*command, *openmp), name, done.stdout)
     raise BuildError(f"{path}: expected a compiler like g++ or clang ({_first_error(done)})")
 
 

@@ -15,7 +15,7 @@ struct Convolution {
     static_assert(MAPS_OUT % BLOCK_MAPS == 0 && SIDE_OUT % BLOCK_PIXELS == 0);
 };
 
-// out[m][y][x] = bias[m] + sum over c, ky, kx of in[c][y + ky][x + kx] * weight[m][c][ky][kx],
+// out[m][y % 2][x] = bias[m] + sum over c, ky, kx of in[c][y + ky][x + kx] * weight[m][c][ky][kx],
 // for one row y of all maps.
 template <class C>
 void convolve_row(const vec* in, const real* weight, const real* bias, int y, vec* out) {
@@ -39,7 +39,7 @@ void convolve_row(const vec* in, const real* weight, const real* bias, int y, ve
                 }
             unroll<MAPS>([&](auto i) {
                 unroll<PIXELS>([&](auto p) {
-                    out[((m + i) * C::side + y) * C::side + x + p] = sum[i][p];
+                    out[((m + i) * 2 + y % 2) * C::side + x + p] = sum[i][p];
                 });
             });
         }

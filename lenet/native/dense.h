@@ -4,9 +4,10 @@
 #pragma once
 #include "vector.h"
 
-// For OUTPUTS outputs from j on: out[j] = bias[j] + sum over i of weight[j][i] * in[i]
-template <int OUTPUTS>
-void dense_outputs(const vec* in, const real* weight, const real* bias, int ins, int j, vec* out) {
+// For OUTPUTS outputs from j on: out[j] = f(bias[j] + sum over i of weight[j][i] * in[i])
+template <int OUTPUTS, class F>
+void dense_outputs(const vec* in, const real* weight, const real* bias, int ins, int j, F f,
+                   vec* out) {
     vec sum[OUTPUTS];
     unroll<OUTPUTS>([&](auto o) { sum[o] = broadcast(bias[j + o]); });
     const real* row = weight + int64_t(j) * ins;
@@ -14,14 +15,15 @@ void dense_outputs(const vec* in, const real* weight, const real* bias, int ins,
         const vec x = in[i];
         unroll<OUTPUTS>([&](auto o) { sum[o] += row[o * ins + i] * x; });
     }
-    unroll<OUTPUTS>([&](auto o) { out[j + o] = sum[o]; });
+    unroll<OUTPUTS>([&](auto o) { out[j + o] = f(sum[o]); });
 }
 
-inline void dense(const vec* in, const real* weight, const real* bias, int ins, int outs, vec* out) {
+template <class F>
+void dense(const vec* in, const real* weight, const real* bias, int ins, int outs, F f, vec* out) {
     constexpr int BLOCK = 12;
     int j = 0;
-    for (; j + BLOCK <= outs; j += BLOCK) dense_outputs<BLOCK>(in, weight, bias, ins, j, out);
-    for (; j < outs; j++) dense_outputs<1>(in, weight, bias, ins, j, out);
+    for (; j + BLOCK <= outs; j += BLOCK) dense_outputs<BLOCK>(in, weight, bias, ins, j, f, out);
+    for (; j < outs; j++) dense_outputs<1>(in, weight, bias, ins, j, f, out);
 }
 
 // For INPUTS inputs from i on: in_grad[i] = sum over j of weight[j][i] * out_grad[j]

@@ -9,23 +9,27 @@
 //      pooling                  S4 [16][5][5][lane]  =  [400][lane]
 //      dense, activation ...    [120][lane], [84][lane], [classes][lane]  ->  output (N, classes)
 //
-// A thread takes neighbouring groups and sums its own gradients. Then each thread sums a part of
-// these over all threads, in their order, so the same number of threads gives the same bits.
+// Each group has gradients of its own, which are then summed in the order of the groups. So the bits
+// depend neither on the number of threads nor on who computed what.
+#include <numeric>
+
 #include "single.h"
+#include "team.h"
 
 template <class A, class P>
 void forward_convolutions(const real* const* parameters, const Group& g, A f, P pooling) {
     const Trained trained1{parameters[COEFFICIENT1], parameters[SHIFT1], nullptr, nullptr};
     const Trained trained2{parameters[COEFFICIENT2], parameters[SHIFT2], nullptr, nullptr};
+    vec rows[std::max(6 * 28, 16 * 10) * 2];  // two of each map
     for (int Y = 0; Y < 14; Y++) {
         for (int y : {2 * Y, 2 * Y + 1})
-            convolve_row<C1>(g.image, parameters[WEIGHT1], parameters[BIAS1], y, g.c1);
-        activate_and_pool<C1>(g.c1, f, pooling, trained1, Y, g.s2);
+            convolve_row<C1>(g.image, parameters[WEIGHT1], parameters[BIAS1], y, rows);
+        activate_and_pool<C1>(rows, f, pooling, trained1, Y, g.c1, g.s2);
     }
     for (int Y = 0; Y < 5; Y++) {
         for (int y : {2 * Y, 2 * Y + 1})
-            convolve_row<C3>(g.s2, parameters[WEIGHT2], parameters[BIAS2], y, g.c3);
-        activate_and_pool<C3>(g.c3, f, pooling, trained2, Y, g.s4);
+            convolve_row<C3>(g.s2, parameters[WEIGHT2], parameters[BIAS2], y, rows);
+        activate_and_pool<C3>(rows, f, pooling, trained2, Y, g.c3, g.s4);
     }
 }
 
@@ -36,9 +40,10 @@ const vec* forward_dense(const Net& net, const real* const* parameters, const Gr
     vec* out = g.hidden;
     for (int l = 0; l < net.layers; l++) {
         const int ins = net.units[l], outs = net.units[l + 1];
-        dense(in, parameters[DENSE + 2 * l], parameters[DENSE + 2 * l + 1], ins, outs, out);
+        const real *weight = parameters[DENSE + 2 * l], *bias = parameters[DENSE + 2 * l + 1];
         if (l < net.activated)
-            for (int j = 0; j < outs; j++) out[j] = f.of(out[j]);
+            dense(in, weight, bias, ins, outs, [f](vec x) { return f.of(x); }, out);
+        else dense(in, weight, bias, ins, outs, [](vec x) { return x; }, out);
         in = out, out += outs;
     }
     return in;
@@ -109,103 +114,153 @@ static void keep_rows(const Net& net, const Group& g, int64_t n, int64_t first, 
     }
 }
 
-// Backward for one group, from the gradient of its outputs in s.grad to this thread's sums.
+// What the tasks of one call write, each to its own part. A call that computes only forward or only
+// backward uses the half that it needs.
+struct Shared {
+    real *in_rows, *output;                   // forward
+    real *out_rows, *sums, *grads, *losses;   // backward: the groups' sums, and those of all groups
+
+    static int64_t forward_size(const Net& net, int64_t n, bool keep) {
+        return n * net.units[net.layers] + (keep ? rows_offset(net, n, net.layers, 0) : 0);
+    }
+    static int64_t backward_size(const Net& net, int64_t n) {
+        int64_t size = n + rows_offset(net, n, net.layers, 1) + groups_of(n) * SUMS;
+        for_parameters(net, [&](int, int64_t, int64_t count) { size += count; });
+        return size;
+    }
+    Shared(const Net& net, int64_t n, bool keep, real* forward, real* backward) {
+        in_rows = forward;
+        output = forward + forward_size(net, n, keep) - n * net.units[net.layers];
+        out_rows = backward, sums = out_rows + rows_offset(net, n, net.layers, 1);
+        grads = sums + groups_of(n) * SUMS, losses = backward + backward_size(net, n) - n;
+    }
+};
+
+// One group of a call with n images.
+struct Part {
+    int64_t first;
+    int count;
+    Part(int64_t group, int64_t n) {
+        first = group * LANES, count = std::min<int64_t>(LANES, n - first);
+    }
+};
+
+// Backward for one group, from the gradient of its outputs in s.grad.
 static void backward_group(const Net& net, const real* const* parameters, const Group& g,
-                           const Scratch& s, int64_t n, int64_t first, int count, real* out_rows) {
+                           const Scratch& s, int64_t n, int64_t group, const Shared& shared) {
+    const Part part(group, n);
+    s.clear();
     with_activation(net, [&](auto f) {
-        const vec* s4_grad = backward_dense(net, parameters, g, s, n, first, count, f, out_rows);
+        const vec* s4_grad =
+            backward_dense(net, parameters, g, s, n, part.first, part.count, f, shared.out_rows);
         with_pooling(net, [&](auto p) {
             backward_convolutions(parameters, g, s, s4_grad, f, p);
         });
     });
+    for (int k = 0; k < SUMS; k++) shared.sums[group * SUMS + k] = sum_of_lanes(s.sums[0][k]);
 }
 
-// This thread's part of all gradients, summed over threads and images. `done(p, begin, end)` is
-// called as soon as elements begin to end of parameter p have their gradient.
-template <class F>
-void sum_up(const Net& net, int64_t n, vec* scratch_at, const real* in_rows, const real* out_rows,
-            real* const* grads, F done) {
-    for (int p = 0; p < DENSE; p++) {
-        const Share part(grads[p] ? CONV_SIZES[p] : 0);
-        for (int64_t k = part.begin; k < part.end; k++) {
-            vec sum = {};
-            for (int t = 0; t < omp_get_num_threads(); t++)
-                sum += Scratch(net, scratch_at + t * Scratch::size(net)).sums[p][k];
-            grads[p][k] = sum_of_lanes(sum);
-        }
-        done(p, part.begin, part.end);
+// The gradients are summed over images in parts: those of the convolutions, then up to ROWS rows of
+// a dense layer's weights.
+constexpr int ROWS = 20;
+
+static int64_t sum_parts(const Net& net) {
+    int64_t parts = 1;
+    for (int l = 1; l <= net.layers; l++) parts += (net.units[l] + ROWS - 1) / ROWS;
+    return parts;
+}
+
+static void sum_part(const Net& net, int64_t n, int64_t part, const Shared& shared) {
+    real* grads = shared.grads;
+    if (part-- == 0) {
+        real total[SUMS] = {};  // not summed in `grads`, where another thread may do the same
+        for (int64_t group = 0; group < groups_of(n); group++)
+            for (int k = 0; k < SUMS; k++) total[k] += shared.sums[group * SUMS + k];
+        std::copy_n(total, SUMS, grads);
+        return;
     }
-    for (int l = 0; l < net.layers; l++) {
-        const int ins = net.units[l], outs = net.units[l + 1], weight = DENSE + 2 * l;
-        const Share part(outs);
-        dense_weight_grad(in_rows + rows_offset(net, n, l, 0), out_rows + rows_offset(net, n, l, 1),
-                          n, ins, outs, part.begin, part.end, grads[weight], grads[weight + 1]);
-        done(weight, part.begin * ins, part.end * ins);
-        done(weight + 1, part.begin, part.end);
+    grads += SUMS;
+    int l = 0;
+    for (; part * ROWS >= net.units[l + 1]; l++) {
+        part -= (net.units[l + 1] + ROWS - 1) / ROWS;
+        grads += (net.units[l] + 1) * net.units[l + 1];
     }
+    const int ins = net.units[l], outs = net.units[l + 1], row = part * ROWS;
+    dense_weight_grad(shared.in_rows + rows_offset(net, n, l, 0),
+                      shared.out_rows + rows_offset(net, n, l, 1), n, ins, outs, row,
+                      std::min(row + ROWS, outs), grads, grads + ins * outs);
+}
+
+// Sums over all images, once the groups are done, into `grads`. Returns the bit of a late job.
+static int64_t sum_up(const Net& net, int64_t n, int threads, const Shared& shared,
+                      real* const* grads) {
+    // A helper costs more than it saves on the sums of one group.
+    const int helped = std::min<int64_t>(threads, groups_of(n));
+    const int64_t late = team.run(sum_parts(net), helped,
+                                  [=](int64_t part) { sum_part(net, n, part, shared); });
+    for_parameters(net, [&](int p, int64_t offset, int64_t count) {
+        if (grads[p]) std::copy_n(shared.grads + offset, count, grads[p]);
+    });
+    return late;
 }
 
 extern "C" {
 
+// A bit for each job that a thread may still work at.
+int64_t lenet_late_jobs() { return team.late_jobs(); }
+
 // The memory that `lenet_forward` fills for backward (keep), or works in (not keep), in bytes.
-int64_t lenet_saved_bytes(const Net* net, int64_t n, int threads, int keep) {
-    const int64_t groups = keep ? groups_of(n) : threads;
-    const int64_t rows = keep ? rows_offset(*net, n, net->layers, 0) : 0;
-    return groups * Group::size(*net) * sizeof(vec) + rows * sizeof(real);
+int64_t lenet_saved_bytes(const Net* net, int64_t n, int keep) {
+    return (keep ? groups_of(n) * Group::size(*net) * sizeof(vec) : 0) +
+           Shared::forward_size(*net, n, keep) * sizeof(real);
 }
 
-int64_t lenet_scratch_bytes(const Net* net, int64_t n, int threads) {
-    return threads * Scratch::size(*net) * sizeof(vec) +
-           rows_offset(*net, n, net->layers, 1) * sizeof(real);
+int64_t lenet_scratch_bytes(const Net* net, int64_t n) {
+    return Shared::backward_size(*net, n) * sizeof(real);
 }
 
 // images (n, 32, 32) -> output (n, units of the last layer). `saved` is aligned to VECTOR_BYTES.
-void lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const real* images,
-                   const real* const* parameters, void* saved, real* output) {
+// Returns a bit for each job that a thread still works at. Until it leaves it, see
+// `lenet_late_jobs`, it reads what this function was given, and writes to `saved`.
+int64_t lenet_forward(const Net* net_at, int64_t n, int threads, int keep, const real* images,
+                      const real* const* parameters_at, void* saved, real* output) {
     const Net net = *net_at;
+    const Parameters parameters(net, parameters_at);
     const int outs = net.units[net.layers];
     vec* groups_at = static_cast<vec*>(saved);
-    real* in_rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
-#pragma omp parallel num_threads(threads)
-    {
-        const Share share(groups_of(n));
-        for (int64_t i = share.begin; i < share.end; i++) {
-            const Group g(groups_at + (keep ? i : omp_get_thread_num()) * Group::size(net));
-            const int64_t first = i * LANES;
-            const int count = std::min<int64_t>(LANES, n - first);
-            const vec* out = forward_group(net, parameters, g, images + first * IMAGE, count);
-            to_rows(out, outs, count, outs, output + first * outs);
-            if (keep) keep_rows(net, g, n, first, count, in_rows);
-        }
-    }
+    const int64_t kept = keep ? groups_of(n) * Group::size(net) : 0;
+    const Shared shared(net, n, keep, reinterpret_cast<real*>(groups_at + kept), nullptr);
+    const int64_t late = team.run(groups_of(n), threads, [=](int64_t group) {
+        const Group g(keep ? groups_at + group * Group::size(net) : own_memory(Group::size(net)));
+        const Part part(group, n);
+        const vec* out =
+            forward_group(net, parameters.at, g, images + part.first * IMAGE, part.count);
+        to_rows(out, outs, part.count, outs, shared.output + part.first * outs);
+        if (keep) keep_rows(net, g, n, part.first, part.count, shared.in_rows);
+    });
+    std::copy_n(shared.output, n * outs, output);
+    return late;
 }
 
 // output_grad (n, units of the last layer) -> grads, an array for each parameter, in their order.
-// The four of the pooling are null if it has no parameters.
-void lenet_backward(const Net* net_at, int64_t n, int threads, const real* const* parameters,
-                    const void* saved, const real* output_grad, void* scratch, real* const* grads) {
+// The four of the pooling are null if it has no parameters. Returns as lenet_forward.
+int64_t lenet_backward(const Net* net_at, int64_t n, int threads, const real* const* parameters_at,
+                       const void* saved, const real* output_grad, void* scratch,
+                       real* const* grads) {
     const Net net = *net_at;
+    const Parameters parameters(net, parameters_at);
     const int outs = net.units[net.layers];
     vec* groups_at = static_cast<vec*>(const_cast<void*>(saved));
-    const real* in_rows = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
-    vec* scratch_at = static_cast<vec*>(scratch);
-    real* out_rows = reinterpret_cast<real*>(scratch_at + threads * Scratch::size(net));
-#pragma omp parallel num_threads(threads)
-    {
-        const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
-        s.clear();
-        const Share share(groups_of(n));
-        // From the last group to the first, because the caches still have the last one.
-        for (int64_t i = share.end - 1; i >= share.begin; i--) {
-            const Group g(groups_at + i * Group::size(net));
-            const int64_t first = i * LANES;
-            const int count = std::min<int64_t>(LANES, n - first);
-            to_lanes(output_grad + first * outs, outs, count, outs, s.grad);
-            backward_group(net, parameters, g, s, n, first, count, out_rows);
-        }
-#pragma omp barrier
-        sum_up(net, n, scratch_at, in_rows, out_rows, grads, [](int, int64_t, int64_t) {});
-    }
+    real* rows_at = reinterpret_cast<real*>(groups_at + groups_of(n) * Group::size(net));
+    const Shared shared(net, n, true, rows_at, static_cast<real*>(scratch));
+    const int64_t late = team.run(groups_of(n), threads, [=](int64_t group) {
+        const Scratch s(net, own_memory(Scratch::size(net)));
+        const Part part(group, n);
+        to_lanes(output_grad + part.first * outs, outs, part.count, outs, s.grad);
+        backward_group(net, parameters.at, Group(groups_at + group * Group::size(net)), s, n, group,
+                       shared);
+    });
+    return late | sum_up(net, n, threads, shared, grads);
 }
 
 // The options of torch.optim.SGD. With `diagonal` only the learning rate counts, multiplied by each
@@ -240,60 +295,61 @@ static auto update_by(const Rule& sgd, real* const* parameters, real* const* sta
 }
 
 // The memory that `lenet_step` works in, in bytes.
-int64_t lenet_step_bytes(const Net* net, int64_t n, int threads) {
-    return lenet_saved_bytes(net, n, threads, 0) + lenet_scratch_bytes(net, n, threads) +
-           rows_offset(*net, n, net->layers, 0) * sizeof(real);
+int64_t lenet_step_bytes(const Net* net, int64_t n) {
+    return (Shared::forward_size(*net, n, true) + Shared::backward_size(*net, n)) * sizeof(real);
 }
 
 // A whole training step: forward, loss, backward, and the update of the parameters and their
 // states. Each group goes backward right after forward, while the caches have all of it. Writes the
-// outputs (n, classes) and each image's loss (n). Returns 0; or 1, with nothing changed, if a label
-// is none of the classes.
-int lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t n, int threads,
-               const real* images, const int64_t* labels, real* const* parameters,
-               real* const* states, void* memory, real* const* grads, real* output, real* losses) {
+// outputs (n, classes) and the mean loss. Returns as lenet_forward; or -1, with nothing changed, if
+// a label is none of the classes.
+int64_t lenet_step(const Net* net_at, const Rule* rule, const Head* head_at, int64_t n, int threads,
+                   const real* images, const int64_t* labels, real* const* parameters_at,
+                   real* const* states, void* memory, real* const* grads, real* output,
+                   real* loss) {
     const Net net = *net_at;
     const Head head = *head_at;
+    const Parameters parameters(net, parameters_at);
     const int outs = net.units[net.layers];
     for (int64_t i = 0; i < n; i++)
-        if (labels[i] < 0 || labels[i] >= outs) return 1;
-    vec* groups_at = static_cast<vec*>(memory);
-    vec* scratch_at = groups_at + threads * Group::size(net);
-    real* in_rows = reinterpret_cast<real*>(scratch_at + threads * Scratch::size(net));
-    real* out_rows = in_rows + rows_offset(net, n, net.layers, 0);
-
-    const auto update = update_by(*rule, parameters, states, grads);
-#pragma omp parallel num_threads(threads)
-    {
-        const Group g(groups_at + omp_get_thread_num() * Group::size(net));
-        const Scratch s(net, scratch_at + omp_get_thread_num() * Scratch::size(net));
-        s.clear();
-        const Share share(groups_of(n));
-        for (int64_t i = share.begin; i < share.end; i++) {
-            const int64_t first = i * LANES;
-            const int count = std::min<int64_t>(LANES, n - first);
-            const vec* out = forward_group(net, parameters, g, images + first * IMAGE, count);
-            to_rows(out, outs, count, outs, output + first * outs);
-            keep_rows(net, g, n, first, count, in_rows);
-            std::fill_n(s.grad, outs, vec{});
-            for (int lane = 0; lane < count; lane++) {
-                real row[MOST_CLASSES];
-                std::copy_n(output + (first + lane) * outs, outs, row);
-                losses[first + lane] = loss_of(head, row, outs, labels[first + lane]);
-                for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k] / n;
-            }
-            backward_group(net, parameters, g, s, n, first, count, out_rows);
+        if (labels[i] < 0 || labels[i] >= outs) return -1;
+    real* at = static_cast<real*>(memory);
+    const Shared shared(net, n, true, at, at + Shared::forward_size(net, n, true));
+    int64_t late = team.run(groups_of(n), threads, [=](int64_t group) {
+        vec* own = own_memory(Group::size(net) + Scratch::size(net));
+        const Group g(own);
+        const Scratch s(net, own + Group::size(net));
+        const Part part(group, n);
+        const vec* out =
+            forward_group(net, parameters.at, g, images + part.first * IMAGE, part.count);
+        to_rows(out, outs, part.count, outs, shared.output + part.first * outs);
+        keep_rows(net, g, n, part.first, part.count, shared.in_rows);
+        std::fill_n(s.grad, outs, vec{});
+        for (int lane = 0; lane < part.count; lane++) {
+            const int64_t image = part.first + lane;
+            real row[MOST_CLASSES];
+            std::copy_n(shared.output + image * outs, outs, row);
+            shared.losses[image] = loss_of(head, row, outs, labels[image]);
+            for (int k = 0; k < outs; k++) s.grad[k][lane] = row[k] / n;
         }
-#pragma omp barrier
-        sum_up(net, n, scratch_at, in_rows, out_rows, grads, update);
-    }
-    return 0;
+        backward_group(net, parameters.at, g, s, n, group, shared);
+    });
+    std::copy_n(shared.output, n * outs, output);
+    *loss = std::accumulate(shared.losses, shared.losses + n, 0.0) / n;
+    late |= sum_up(net, n, threads, shared, grads);
+    // Last: what a late thread writes from now on is computed with other parameters.
+    const auto update = update_by(*rule, parameters_at, states, grads);
+    for_parameters(net, [&](int p, int64_t, int64_t count) {
+        if (grads[p]) update(p, 0, count);
+    });
+    return late;
 }
 
 // The memory that `lenet_step_on_one` works in, in bytes.
 int64_t lenet_single_bytes(const Net* net) { return Planes(*net).size * sizeof(real); }
 
-// `lenet_step` for one image. It also takes an RBF output, and a C3 with partial connections.
+// `lenet_step` for one image, on one thread. It also takes an RBF output, and a C3 with partial
+// connections.
 int lenet_step_on_one(const Net* net_at, const Rule* rule, const Head* head_at,
                       const int64_t* pairs_at, int connections, const real* image,
                       const int64_t* label, real* const* parameters, real* const* states,
@@ -302,7 +358,7 @@ int lenet_step_on_one(const Net* net_at, const Rule* rule, const Head* head_at,
     const Head head = *head_at;
     const Pairs pairs{connections, pairs_at, pairs_at + connections};
     const int classes = head.distances ? DIGITS : net.units[net.layers];
-    if (*label < 0 || *label >= classes) return 1;
+    if (*label < 0 || *label >= classes) return -1;
     const auto update = update_by(*rule, parameters, states, grads);
     with_activation(net, [&](auto f) {
         with_pooling(net, [&](auto pooling) {

@@ -8,13 +8,6 @@
 #include "dense.h"
 #include "pooling.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num() { return 0; }
-static int omp_get_num_threads() { return 1; }
-#endif
-
 using C1 = Convolution<1, 6, 28, 3, 4>;
 using C3 = Convolution<6, 16, 10, 2, 5>;
 
@@ -32,7 +25,8 @@ struct Net {
 
 // The order of the parameters in arrays. Weight and bias of each dense layer follow.
 enum { WEIGHT1, BIAS1, WEIGHT2, BIAS2, COEFFICIENT1, SHIFT1, COEFFICIENT2, SHIFT2, DENSE };
-constexpr int CONV_SIZES[DENSE] = {6 * TAPS, 6, 16 * 6 * TAPS, 16, 6, 6, 16, 16};
+constexpr int CONV_SIZES[DENSE] = {6 * TAPS, 6, 16 * 6 * TAPS, 16, 6, 6, 16, 16},
+              SUMS = 6 * TAPS + 6 + 16 * 6 * TAPS + 16 + 2 * 6 + 2 * 16;
 
 template <class F>
 void with_activation(const Net& net, F f) {
@@ -80,12 +74,10 @@ static int64_t groups_of(int64_t n) { return (n + LANES - 1) / LANES; }
 
 // One thread's memory for backward.
 struct Scratch {
-    vec *c3_grad, *s2_grad, *c1_grad, *grad, *next_grad, *sums[DENSE];
+    vec *c3_grad, *s2_grad, *c1_grad, *grad, *next_grad, *sums[DENSE];  // sums of each lane
 
     static int64_t size(const Net& net) {
-        int64_t size = C3_SIZE + S2_SIZE + 2 * 28 * 6 + 2 * widest(net);
-        for (int part : CONV_SIZES) size += part;
-        return size;
+        return C3_SIZE + S2_SIZE + 2 * 28 * 6 + 2 * widest(net) + SUMS;
     }
     static int widest(const Net& net) {
         return *std::max_element(net.units, net.units + net.layers + 1);
@@ -96,7 +88,7 @@ struct Scratch {
         sums[0] = next_grad + widest(net);
         for (int p = 1; p < DENSE; p++) sums[p] = sums[p - 1] + CONV_SIZES[p - 1];
     }
-    void clear() const { std::fill(sums[0], sums[DENSE - 1] + CONV_SIZES[DENSE - 1], vec{}); }
+    void clear() const { std::fill_n(sums[0], SUMS, vec{}); }
     Trained pooling_sums(const real* const* parameters, int coefficient) const {
         return {parameters[coefficient], parameters[coefficient + 1], sums[coefficient],
                 sums[coefficient + 1]};
@@ -131,11 +123,22 @@ static void to_rows(const vec* lanes, int64_t stride, int count, int units, real
         for (int lane = 0; lane < count; lane++) rows[lane * stride + u] = lanes[u][lane];
 }
 
-// This thread's share of `count` items: the first, and one past the last.
-struct Share {
-    int64_t begin, end;
-    explicit Share(int64_t count) {
-        const int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
-        begin = count * t / threads, end = count * (t + 1) / threads;
+// Calls f(p, offset, count) for each parameter: its place and size in an array of all gradients.
+template <class F>
+void for_parameters(const Net& net, F f) {
+    int64_t offset = 0;
+    const auto next = [&](int p, int64_t count) { f(p, offset, count), offset += count; };
+    for (int p = 0; p < DENSE; p++) next(p, CONV_SIZES[p]);
+    for (int l = 0; l < net.layers; l++) {
+        next(DENSE + 2 * l, int64_t(net.units[l]) * net.units[l + 1]);
+        next(DENSE + 2 * l + 1, net.units[l + 1]);
+    }
+}
+
+// The addresses of the parameters, copied: a late thread may read them when the caller's are gone.
+struct Parameters {
+    const real* at[DENSE + 2 * MOST_LAYERS];
+    Parameters(const Net& net, const real* const* from) {
+        std::copy_n(from, DENSE + 2 * net.layers, at);
     }
 };

@@ -1,6 +1,7 @@
 """The kernels as an autograd function of tensors. It knows the library, not the module LeNet5."""
 
 import ctypes
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet.native.build import library
+from lenet.native.build import BuildError, Library, library
 
 MOST_LAYERS = 8
 DIGITS = 10  # outputs of an RBF head
@@ -19,18 +20,69 @@ POOLINGS = {"average": 0, "maximum": 1, "subsample": 2}
 # What the functions of lenet.cpp return and take.
 _INT, _SIZE, _AT = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 SIGNATURES = {
-    "lenet_saved_bytes": (_SIZE, (_AT, _SIZE, _INT, _INT)),
-    "lenet_scratch_bytes": (_SIZE, (_AT, _SIZE, _INT)),
-    "lenet_step_bytes": (_SIZE, (_AT, _SIZE, _INT)),
+    "lenet_late_jobs": (_SIZE, ()),
+    "lenet_saved_bytes": (_SIZE, (_AT, _SIZE, _INT)),
+    "lenet_scratch_bytes": (_SIZE, (_AT, _SIZE)),
+    "lenet_step_bytes": (_SIZE, (_AT, _SIZE)),
     "lenet_single_bytes": (_SIZE, (_AT,)),
-    "lenet_forward": (None, (_AT, _SIZE, _INT, _INT, *[_AT] * 4)),
-    "lenet_backward": (None, (_AT, _SIZE, _INT, *[_AT] * 5)),
-    "lenet_step": (_INT, (*[_AT] * 3, _SIZE, _INT, *[_AT] * 8)),
+    "lenet_forward": (_SIZE, (_AT, _SIZE, _INT, _INT, *[_AT] * 4)),
+    "lenet_backward": (_SIZE, (_AT, _SIZE, _INT, *[_AT] * 5)),
+    "lenet_step": (_SIZE, (*[_AT] * 3, _SIZE, _INT, *[_AT] * 8)),
     "lenet_step_on_one": (_INT, (*[_AT] * 4, _INT, *[_AT] * 8)),
+    "lenet_distort": (_SIZE, (_AT, _INT, *[_AT] * 6)),
 }
 # Memory up to this size is kept for the next batch. The system zeroes new memory page by page,
 # which takes a fifth of a step.
 SPARE_BYTES = 128 * 2**20
+# Bits of jobs, and the tensors that a thread in one of them may still use. Never freed, because
+# such a thread may run when the interpreter ends.
+_held: list[tuple[int, tuple[Tensor | None, ...]]] = []
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_held))
+
+
+def loaded() -> Library:
+    """The kernels, whose functions know their types.
+
+    Raises: BuildError where they cannot be built.
+    """
+    built = build_once()
+    if isinstance(built, BuildError):
+        raise BuildError(str(built))
+    return built
+
+
+@functools.cache
+def build_once() -> Library | BuildError:
+    """The kernels, or why there are none: a process does not try again."""
+    try:
+        built = library()
+    except BuildError as error:
+        return error
+    for name, (returns, takes) in SIGNATURES.items():
+        function = getattr(built.cdll, name)
+        function.restype, function.argtypes = returns, takes
+    return built
+
+
+def hold(late: int, *tensors: Tensor | None) -> None:
+    """Keeps what a thread that was put aside in the middle of a job still reads and writes."""
+    if _held or late:
+        now = loaded().cdll.lenet_late_jobs()
+        _held[:] = [(jobs, of_job) for jobs, of_job in [*_held, (late, tensors)] if jobs & now]
+
+
+_threads: int | None = None
+
+
+def set_threads(count: int | None) -> None:
+    """Sets the number of threads that the kernels take; None: as many as torch has at each call."""
+    global _threads
+    _threads = count
+
+
+def get_threads() -> int:
+    """The number of threads that the kernels take."""
+    return _threads or torch.get_num_threads()
 
 
 class Net(ctypes.Structure):
@@ -69,6 +121,7 @@ class Head(ctypes.Structure):
         ("distances", ctypes.c_int32),
         ("smoothing", ctypes.c_float),
         ("rubbish", ctypes.c_float),
+        ("scale", ctypes.c_float),
         ("centres", ctypes.c_void_p),
     )
 
@@ -90,12 +143,8 @@ class Kernels:
         amplitude: float = 1.0,
         slope: float = 1.0,
     ) -> None:
-        built = library()
-        self.about = built.about
-        self._c = built.cdll
-        for name, (returns, takes) in SIGNATURES.items():
-            function = getattr(self._c, name)
-            function.restype, function.argtypes = returns, takes
+        built = loaded()
+        self.compiler, self._c = built.compiler, built.cdll
         kinds = ACTIVATIONS[activation], POOLINGS[pooling]
         counts = (ctypes.c_int32 * (MOST_LAYERS + 1))(*units)
         self._net = Net(*kinds, len(units) - 1, 2, counts, amplitude, slope)
@@ -120,11 +169,12 @@ class Kernels:
     ) -> tuple[Tensor, Tensor]:
         """The output, and with `keep` what `backward` needs."""
         images = images.contiguous()
-        call = (self._at, len(images), torch.get_num_threads())
-        saved = self._lend("saved" if keep else "forward", self._c.lenet_saved_bytes(*call, keep))
+        size = (self._at, len(images))
+        saved = self._lend("saved" if keep else "forward", self._c.lenet_saved_bytes(*size, keep))
         output = images.new_empty(len(images), self.outputs)
         data = (images.data_ptr(), _pointers(parameters), saved.data_ptr(), output.data_ptr())
-        self._c.lenet_forward(*call, keep, *data)
+        late = self._c.lenet_forward(*size, get_threads(), keep, *data)
+        hold(late, images, *parameters, saved)
         return output, saved
 
     def backward(
@@ -132,11 +182,13 @@ class Kernels:
     ) -> list[Tensor | None]:
         """The gradients of the parameters."""
         output_grad = output_grad.contiguous()
-        call = (self._at, len(output_grad), torch.get_num_threads())
-        scratch = self._lend("scratch", self._c.lenet_scratch_bytes(*call))
+        size = (self._at, len(output_grad))
+        scratch = self._lend("scratch", self._c.lenet_scratch_bytes(*size))
         grads = [None if p is None else torch.empty_like(p) for p in parameters]
         data = (_pointers(parameters), saved.data_ptr(), output_grad.data_ptr())
-        self._c.lenet_backward(*call, *data, scratch.data_ptr(), _pointers(grads))
+        work = (scratch.data_ptr(), _pointers(grads))
+        late = self._c.lenet_backward(*size, get_threads(), *data, *work)
+        hold(late, *parameters, saved, output_grad, scratch)
         return grads
 
     def step(
@@ -155,29 +207,32 @@ class Kernels:
         A single image has kernels of its own. They alone take a head of distances, and `pairs`: the
         connections of a ConnectedConv2d, whose own weights are then among the parameters.
 
-        Shapes: (N, 1, 32, 32), labels int64 (N), pairs int64 (2, connections) -> losses (N),
+        Shapes: (N, 1, 32, 32), labels int64 (N), pairs int64 (2, connections) -> mean loss (),
         outputs (N, K).
         Returns: None, with nothing changed, where a label is none of the K classes.
         """
         images, labels = images.contiguous(), labels.contiguous()
         output = images.new_empty(len(images), DIGITS if head.distances else self.outputs)
-        losses = images.new_empty(len(images))
+        loss = images.new_empty(())
 
         def data(memory: Tensor) -> tuple[Any, ...]:
             given = (images.data_ptr(), labels.data_ptr(), _pointers(parameters))
             changed = (states and _pointers(states), memory.data_ptr(), _pointers(grads))
-            return *given, *changed, output.data_ptr(), losses.data_ptr()
+            return *given, *changed, output.data_ptr(), loss.data_ptr()
 
         rules = (self._at, ctypes.byref(rule), ctypes.byref(head))
         if len(images) == 1:
             memory = self._lend("single", self._c.lenet_single_bytes(self._at))
             connections = (None, 0) if pairs is None else (pairs.data_ptr(), pairs.shape[1])
-            status = self._c.lenet_step_on_one(*rules, *connections, *data(memory))
+            late = self._c.lenet_step_on_one(*rules, *connections, *data(memory))
         else:
-            sizes = (len(images), torch.get_num_threads())
-            memory = self._lend("step", self._c.lenet_step_bytes(self._at, *sizes))
-            status = self._c.lenet_step(*rules, *sizes, *data(memory))
-        return None if status else (losses, output)
+            memory = self._lend("step", self._c.lenet_step_bytes(self._at, len(images)))
+            sizes = (len(images), get_threads())
+            late = self._c.lenet_step(*rules, *sizes, *data(memory))
+        if late < 0:
+            return None
+        hold(late, images, labels, *parameters, memory)
+        return loss, output
 
     def _lend(self, use: str, size: int) -> Tensor:
         """At least `size` bytes, new or kept from the last time. A graph frees its memory right

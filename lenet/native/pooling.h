@@ -61,15 +61,18 @@ struct Subsample {
     }
 };
 
-// conv = f(conv) in place, and pooled = the pooling of it, for one row Y of the pooled maps.
+// conv = f(rows), and pooled = the pooling of it, for one row Y of the pooled maps. `rows` has the two
+// rows of each map. Nothing is written twice: another thread may compute the same.
 template <class C, class A, class P>
-void activate_and_pool(vec* conv, A f, P pooling, const Trained& trained, int Y, vec* pooled) {
+void activate_and_pool(const vec* rows, A f, P pooling, const Trained& trained, int Y, vec* conv,
+                       vec* pooled) {
     constexpr int SIDE = C::side, HALF = SIDE / 2;
     for (int m = 0; m < C::maps_out; m++) {
+        const vec *upper = rows + m * 2 * SIDE, *lower = upper + SIDE;
         vec *above = conv + (m * SIDE + 2 * Y) * SIDE, *below = above + SIDE;
         for (int X = 0; X < HALF; X++) {
-            const vec four[4] = {f.of(above[2 * X]), f.of(above[2 * X + 1]),
-                                 f.of(below[2 * X]), f.of(below[2 * X + 1])};
+            const vec four[4] = {f.of(upper[2 * X]), f.of(upper[2 * X + 1]),
+                                 f.of(lower[2 * X]), f.of(lower[2 * X + 1])};
             above[2 * X] = four[0], above[2 * X + 1] = four[1];
             below[2 * X] = four[2], below[2 * X + 1] = four[3];
             pooled[(m * HALF + Y) * HALF + X] = pooling.down(four, f, trained, m);

@@ -154,6 +154,7 @@ struct Head {
     int32_t distances;   // whether the outputs are minus squared distances to the rows of `centres`
     real smoothing;      // of the cross entropy
     real rubbish;        // j, of the maximum a posteriori
+    real scale;          // of the squared distances
     const real* centres; // [DIGITS][the last dense layer's units]
 };
 
@@ -248,13 +249,14 @@ inline real score(const Head& head, const real* states, int size, int64_t label,
             const real apart = states[j] - head.centres[k * size + j];
             scores[k] -= apart * apart;
         }
+        scores[k] *= head.scale;
     }
     std::copy_n(scores, DIGITS, output);
     const real loss = loss_of(head, scores, DIGITS, label);
     std::fill_n(grad, size, real(0));
     for (int k = 0; k < DIGITS; k++)
         for (int j = 0; j < size; j++)
-            grad[j] -= 2 * scores[k] * (states[j] - head.centres[k * size + j]);
+            grad[j] -= 2 * head.scale * scores[k] * (states[j] - head.centres[k * size + j]);
     return loss;
 }
 

@@ -1,25 +1,30 @@
 """Second derivatives of a loss: the diagonal that stochastic diagonal Levenberg-Marquardt needs.
 
 The states s of an example are the network's outputs, or the inputs of its RBF output. Both ways
-start from H, the Hessian of the loss by s, and ignore the second derivatives of s itself:
+start from H and ignore the second derivatives of s itself. H is the Hessian of the loss by s. Where
+`output_curvature` is a number, H is that number times the identity: 1 in the authors' released
+code.
 
 * `gauss_newton` is the diagonal of J' H J with J = ds/dw.
 * `second_backward` is the paper's approximation of it. h = diag H goes back layer by layer through
   the squares of weights and slopes. The h of a connection is that of its unit times its squared
   input, summed over the connections that share a weight.
 
-Source: LeCun et al. 1998, appendix C, equations 24 to 28.
+Source: LeCun et al. 1998, appendix C, equations 24 to 28; the code released with Lush (gblearn2).
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from lenet.model.layers import RBF, ConnectedConv2d, ScaledTanh, Subsample
+from lenet.model.lenet5 import LeNet5
 
+OutputCurvature = Literal["exact"] | float
 Diagonal = dict[str, Tensor]
 Call = tuple[nn.Module, Tensor, Tensor]  # a layer, its input, its output
 ELEMENTWISE = (nn.Tanh, ScaledTanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.GELU)
@@ -34,7 +39,11 @@ class CurvatureError(ValueError):
 
 
 def second_backward(
-    model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
+    model: nn.Module,
+    criterion: Callable[..., Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    output_curvature: OutputCurvature = "exact",
 ) -> Diagonal:
     """The paper's second derivatives by parameter name, the mean over the examples.
 
@@ -47,7 +56,8 @@ def second_backward(
     with _layer_by_layer(model):
         calls = _recorded(model, inputs)
         head, states = _split(calls)
-        h = _hessian(criterion, head, states, labels).diagonal(dim1=1, dim2=2).clamp_min(0)
+        hessian = _hessian(criterion, head, states, labels, output_curvature)
+        h = hessian.diagonal(dim1=1, dim2=2).clamp_min(0)
         for layer, x, y in reversed(calls[:-1] if head else calls):
             if h.numel() != y.numel():
                 raise CurvatureError(f"{layer}: expected the next layer to read all its outputs")
@@ -59,7 +69,11 @@ def second_backward(
 
 
 def gauss_newton(
-    model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
+    model: nn.Module,
+    criterion: Callable[..., Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    output_curvature: OutputCurvature = "exact",
 ) -> Diagonal:
     """The Gauss-Newton diagonal by parameter name, the mean over the examples. It takes a backward
     pass for each state of each example.
@@ -70,7 +84,9 @@ def gauss_newton(
     found: Diagonal = {name: torch.zeros_like(p) for name, p in parameters.items()}
     with _layer_by_layer(model):
         head, states = _split(_recorded(model, inputs))
-        values, vectors = torch.linalg.eigh(_hessian(criterion, head, states, labels))
+        values, vectors = torch.linalg.eigh(
+            _hessian(criterion, head, states, labels, output_curvature)
+        )
         roots = vectors * values.clamp_min(0).sqrt()[:, None, :]  # H = roots roots'
 
         def state(parameters: Diagonal, image: Tensor) -> Tensor:
@@ -85,17 +101,18 @@ def gauss_newton(
 
 @contextmanager
 def _layer_by_layer(model: nn.Module) -> Iterator[None]:
-    """Puts `model` in evaluation mode, where nothing is drawn at random, and takes away a `forward`
-    that was put on it: a fused one calls no layers.
+    """Puts `model` in evaluation mode, where nothing is drawn at random, and lets PyTorch compute,
+    because the native kernels call no layers.
     """
-    forward, training = vars(model).pop("forward", None), model.training
+    before = vars(model).copy()
     try:
         model.eval()
+        if isinstance(model, LeNet5):
+            model.kernels = "eager"
         yield
     finally:
-        model.train(training)
-        if forward is not None:
-            vars(model)["forward"] = forward
+        model.train(before["training"])
+        vars(model).update(before)
 
 
 def _recorded(model: nn.Module, inputs: Tensor) -> list[Call]:
@@ -140,9 +157,16 @@ def _states_of(model: nn.Module, head: RBF | None, parameters: Diagonal, images:
 
 
 def _hessian(
-    criterion: Callable[..., Tensor], head: RBF | None, states: Tensor, labels: Tensor
+    criterion: Callable[..., Tensor],
+    head: RBF | None,
+    states: Tensor,
+    labels: Tensor,
+    output_curvature: OutputCurvature,
 ) -> Tensor:
-    """The Hessian of each example's loss. Shapes: (N, F), (N) -> (N, F, F)."""
+    """H of each example. Shapes: (N, F), (N) -> (N, F, F)."""
+    if output_curvature != "exact":
+        identity = torch.eye(states.shape[1]).to(states)
+        return output_curvature * identity.expand(len(states), -1, -1)
 
     def loss(state: Tensor, label: Tensor) -> Tensor:
         scores = head(state[None]) if head else state[None]

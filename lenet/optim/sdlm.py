@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenet.optim.curvature import gauss_newton, second_backward
+from lenet.optim.curvature import OutputCurvature, gauss_newton, second_backward
 
 DIAGONALS = {"second_backward": second_backward, "gauss_newton": gauss_newton}
 
@@ -16,8 +16,9 @@ class SDLM(Optimizer):
     """Stochastic diagonal Levenberg-Marquardt: each parameter's learning rate is lr / (mu + h).
 
     h is the second derivative of the loss by the parameter, the mean over `samples` training
-    examples. `fit` calls `measure` before each epoch; until then h is 0. `curvature` is how h is
-    computed, see lenet.optim.curvature: `second_backward` as in the paper, or `gauss_newton`.
+    examples. `fit` calls `measure` before each epoch; until then h is 0. For `curvature` and
+    `output_curvature` see lenet.optim.curvature. `memory` is the share of the last h in the new
+    one: with 0 the last one is forgotten, as in the paper, with 1 the first one stays.
 
     Source: LeCun et al. 1998, appendix C.
     """
@@ -29,10 +30,14 @@ class SDLM(Optimizer):
         mu: float = 0.02,
         samples: int = 500,
         curvature: Literal["second_backward", "gauss_newton"] = "second_backward",
+        output_curvature: OutputCurvature = "exact",
+        memory: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "mu": mu})
         self.samples = samples
         self.curvature = curvature
+        self.output_curvature: OutputCurvature = output_curvature
+        self.memory = memory
 
     def measure(
         self, model: nn.Module, criterion: Callable[..., Tensor], inputs: Tensor, labels: Tensor
@@ -41,11 +46,14 @@ class SDLM(Optimizer):
 
         Raises: CurvatureError if the model has a layer whose second derivatives are unknown.
         """
-        diagonal = DIAGONALS[self.curvature](model, criterion, inputs, labels)
+        diagonal = DIAGONALS[self.curvature](
+            model, criterion, inputs, labels, self.output_curvature
+        )
         own = {p for group in self.param_groups for p in group["params"]}
         for name, parameter in model.named_parameters():
             if parameter in own:
-                self.state[parameter]["curvature"] = diagonal[name].contiguous()
+                state, new = self.state[parameter], diagonal[name].contiguous()
+                state["curvature"] = new.lerp(state.get("curvature", new), self.memory)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lenet.config.metrics import is_share
 from lenet.config.overrides import format_value, short_names
-from lenet.report.verdict import Verdict, interval
+from lenet.report.transforms import transform_of
+from lenet.report.verdict import Verdict
 
 CLASS = "test/class_accuracy/"
 UNSET = "not set"
@@ -33,10 +33,6 @@ class Effect:
     levels: pd.DataFrame
     share: float
     rho: float
-
-    @property
-    def is_numeric(self) -> bool:
-        return all(isinstance(value, int | float) for value in self.levels.get("value", ()))
 
 
 def main_effects(verdict: Verdict) -> list[Effect]:
@@ -67,8 +63,8 @@ def _effect(runs: pd.DataFrame, axis: str, name: str, metric: str) -> Effect:
     levels = groups.agg(n="count", mean="mean", sd="std").reset_index(names="value")
     texts = [format_value(value) for value in distinct]
     levels.insert(1, "text", texts if len(set(texts)) == len(texts) else list(map(str, distinct)))
-    levels["low"], levels["high"] = interval(
-        levels["n"], levels["mean"], levels["sd"], is_share(metric)
+    levels["low"], levels["high"] = transform_of(metric).interval(
+        levels["n"], levels["mean"], levels["sd"]
     )
     if all(_is_number(value) for value in distinct):
         levels = levels.sort_values("value", ignore_index=True)

@@ -44,18 +44,16 @@ def analyze(
     sweep = read_sweep(parent_run_id, uri)
     if sweep.runs.empty:
         raise ReportError(f"{parent_run_id}: is not a sweep; no run names it as its parent")
-    finished = sweep.runs[sweep.runs["status"] == "FINISHED"]
-    if finished.empty:
+    if (sweep.runs["status"] != "FINISHED").all():
         raise ReportError(f"{parent_run_id}: none of its {len(sweep.runs)} runs is finished")
-    shared = [m for m in sweep.metrics if finished[m].notna().all()]
     chosen = metric or sweep.objective
     wanted = [chosen] if chosen else ["val/accuracy", "test/accuracy"]
-    scored = [m for m in wanted if m in shared]
+    scored = [m for m in wanted if m in sweep.shared]
     if not scored:
-        some = ", ".join(m for m in shared if m.startswith(("val/", "test/a")))
+        some = ", ".join(m for m in sweep.shared if m.startswith(("val/", "test/a")))
         missing = ", ".join(wanted)
         raise ReportError(
-            f"{parent_run_id}: not all finished runs have {missing}; they have {some}"
+            f"{parent_run_id}: not all finished runs have {missing}; they have {some or 'none'}"
         )
     direction = direction or metric_facts(scored[0]).direction
     if direction is None:

@@ -1,85 +1,142 @@
-"""A report as one HTML file that needs no script, no other file and no network."""
+"""A report as one HTML file that needs no other file and no network."""
 
 import base64
-import html
-from collections.abc import Collection, Iterable, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+from typing import Any
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from lenet.cli import one_line
-from lenet.report.effects import CLASS
+from lenet.config.overrides import short_names
+from lenet.report import plots
+from lenet.report.effects import UNSET
 from lenet.report.findings import Findings
-from lenet.report.published import by_metric
+from lenet.report.published import Comparison, as_printed, by_metric
+from lenet.report.results import SEED
 from lenet.report.text import (
     cost_line,
-    effect_line,
     failures,
     format_difference,
     format_number,
+    format_p,
     headline,
-    published_rows,
-    ranking_rows,
+    lacking,
     verdict_sentences,
 )
+from lenet.report.verdict import BEST, SAME, Verdict
 
-PAGE = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
+FOLDER = Path(__file__).parent
+SCRIPT, STYLE = (
+    (FOLDER / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
+)
 SETTINGS_ON_PAGE = 100
 
 
-def page(found: Findings, pictures: Iterable[tuple[str, bytes]]) -> str:
-    """The HTML text. `pictures` are titles and PNG files."""
-    images = "".join(
-        f'<h2>{html.escape(title)}</h2>\n<img alt="{html.escape(title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">\n'
-        for title, png in pictures
+def page(found: Findings, curves: tuple[str, pd.DataFrame], address: Callable[[str], str]) -> str:
+    """The HTML text. `curves` are a metric and its points; `address` gives the page of a run id."""
+    verdict = found.verdict
+    metric, points = curves
+    settings = _settings(verdict)
+    levels = [effect.levels for effect in found.effects if len(effect.levels)]
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    folder = jinja2.FileSystemLoader(FOLDER)
+    templates = jinja2.Environment(autoescape=True, loader=folder, undefined=jinja2.StrictUndefined)
+    return templates.get_template("report.html").render(
+        title=one_line(found.sweep.name) or found.sweep.run_id,
+        found=found,
+        verdict=verdict,
+        settings=settings,
+        most=SETTINGS_ON_PAGE,
+        scale=_scale([verdict.settings.head(SETTINGS_ON_PAGE)], verdict.metric),
+        chart=plots.curves(points, verdict, metric) if len(points) else None,
+        level_scale=_scale(levels, verdict.metric),
+        trend=lambda effect: plots.trend(effect, verdict),
+        grid=_grid(found, settings),
+        compared=[_compared(each) for each in by_metric(found.compared)],
+        failures=failures(found),
+        headline=headline(found),
+        cost=cost_line(found),
+        sentences=list(verdict_sentences(found)),
+        address=address,
+        number=format_number,
+        difference=format_difference,
+        p_text=format_p,
+        lacking=lacking,
+        finite=math.isfinite,
+        style=Markup(STYLE),
+        script=Markup(SCRIPT),
+        script_hash=f"sha256-{digest}",
     )
-    metric = found.verdict.metric
-    sentences = "".join(f"<p>{html.escape(line)}</p>\n" for line in verdict_sentences(found))
-    effects = [effect_line(effect, metric).partition(": ")[::2] for effect in found.effects]
-    sections = [
-        _section("Compared with published numbers", published_rows(compared), {0, 2, 3, 4, 5, 6})
-        for compared in by_metric(found.compared)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the verdict's settings, its place in them, and its runs: (id, seed, value).
+
+    `shade` says how good it is, from 0 to 1 for the best.
+    """
+
+    place: int
+    row: Any
+    shade: float
+    runs: list[tuple[str, Any, float]]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it is the best, or has no significant difference from it."""
+        return self.row.verdict in (BEST, SAME)
+
+
+def _settings(verdict: Verdict) -> list[Setting]:
+    runs: dict[str, list[tuple[str, Any, float]]] = {}
+    columns = verdict.runs.sort_values(SEED)[["setting", "run_id", SEED, verdict.metric]]
+    for key, *run in columns.itertuples(index=False):
+        runs.setdefault(key, []).append(tuple(run))
+    rows = zip(verdict.settings.itertuples(), plots.shades(verdict), strict=True)
+    return [
+        Setting(place, row, shade, runs.get(row.key, []))
+        for place, (row, shade) in enumerate(rows, 1)
     ]
-    sections += [
-        _section("Main effects", [("parameter", "what it does"), *effects]),
-        _section("Classes", _class_rows(found.classes), range(1, 99)),
-        _section("Failed runs", [("run", "reason"), *failures(found)]),
-    ]
-    return PAGE.substitute(
-        title=html.escape(one_line(found.sweep.name) or found.sweep.run_id),
-        run_id=html.escape(found.sweep.run_id),
-        headline=html.escape(headline(found)),
-        cost=html.escape(cost_line(found)),
-        judgement=sentences,
-        ranking=_table(ranking_rows(found, SETTINGS_ON_PAGE), numbers={0, 2, 3, 4, 5}),
-        pictures=images,
-        sections="\n".join(sections),
+
+
+def _scale(frames: Sequence[pd.DataFrame], metric: str) -> plots.Scale:
+    return plots.scale_of(
+        [x for frame in frames for x in frame[["low", "mean", "high"]].to_numpy().flat], metric
     )
 
 
-def _section(title: str, rows: Sequence[tuple[str, ...]], numbers: Collection[int] = ()) -> str:
-    if len(rows) < 2:
-        return ""
-    return f"<h2>{html.escape(title)}</h2>\n{_table(rows, numbers)}"
+def _grid(found: Findings, settings: Sequence[Setting]) -> dict[str, Any] | None:
+    """Two parameters with a few values each as a table of settings; None for other sweeps."""
+    axes, levels = found.verdict.axes, {each.axis: each.levels for each in found.effects}
+    if len(axes) != 2 or any(frame.empty for frame in levels.values()):
+        return None
+    values = found.verdict.settings[axes].astype(object)
+    keys = values.where(values.notna(), UNSET).itertuples(index=False, name=None)
+    cells = dict(zip(keys, settings, strict=True))
+    down, across = (levels[axis] for axis in axes)
+    return {
+        "names": short_names(axes),
+        "across": list(across["text"]),
+        "rows": [
+            (text, [cells.get((value, other)) for other in across["value"]])
+            for value, text in zip(down["value"], down["text"], strict=True)
+        ],
+    }
 
 
-def _class_rows(classes: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The first setting's accuracy, and the differences of the others from it in points."""
-    rows: list[tuple[str, ...]] = [("setting", *map(str, classes.index))]
-    for place, (label, column) in enumerate(classes.items()):
-        form = format_difference if place else format_number
-        texts = [form(value, f"{CLASS}{k}") for k, value in column.items()]
-        rows.append((str(label), *texts))
-    return rows
-
-
-def _table(rows: Sequence[tuple[str, ...]], numbers: Collection[int]) -> str:
-    def cells(row: Sequence[str], tag: str) -> str:
-        marks = [' class="n"' if i in numbers else "" for i in range(len(row))]
-        pairs = zip(marks, map(html.escape, row), strict=True)
-        return "".join(f"<{tag}{mark}>{text}</{tag}>" for mark, text in pairs)
-
-    body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows[1:])
-    return f'<div class="wide"><table>\n<tr>{cells(rows[0], "th")}</tr>\n{body}\n</table></div>\n'
+def _compared(own: Sequence[Comparison]) -> tuple[str, str, Sequence[Comparison], plots.Scale]:
+    """The metric, its name and numbers as papers print them, and a scale for them."""
+    name, numbers = as_printed(own)
+    metric = own[0].metric
+    values = [value for each in numbers for value in (each.mean, each.published)]
+    ends = [value for each in numbers for value in (each.low, each.high)]
+    scale = plots.scale_of(
+        values + ends, metric, log=plots.is_wide(values) and not any(end <= 0 for end in ends)
+    )
+    return metric, name, numbers, scale

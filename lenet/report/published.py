@@ -9,7 +9,7 @@ import pandas as pd
 from lenet.config.check import metric_of
 from lenet.config.metrics import is_maximized, is_share
 from lenet.config.overrides import job_name
-from lenet.report.verdict import interval
+from lenet.report.transforms import transform_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Comparison:
 def compare_published(runs: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     """A comparison for each entry that has finished runs, in the order of the entries.
 
-    `runs` is a frame from `load_sweep`, with one run of each setting and seed. An entry is a
+    `runs` is the frame of a `Sweep`, with one run of each setting and seed. An entry is a
     mapping of a setting's keys and one metric, such as {model: lenet1, test/accuracy: 0.983}.
     """
     found = []
@@ -47,7 +47,7 @@ def compare_published(runs: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) 
         if values.empty:
             continue
         n, mean, sd = len(values), float(values.mean()), float(values.std())
-        low, high = map(float, interval(n, mean, sd, is_share(metric)))
+        low, high = map(float, transform_of(metric).interval(n, mean, sd))
         label, number = job_name(setting, ", "), float(entry[metric])
         found.append(Comparison(label, metric, n, mean, sd, low, high, number))
     return found

@@ -1,15 +1,16 @@
 """The words of a report: lines for the terminal, rows for tables."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from lenet.cli import aligned, format_duration, one_line
+from lenet.cli import format_duration, one_line
+from lenet.cli.screen import aligned
 from lenet.config.metrics import is_share
 from lenet.report.effects import Effect
 from lenet.report.findings import Findings
 from lenet.report.published import Comparison, as_printed, by_metric
-from lenet.report.verdict import BEST, SAME, UNKNOWN, WORSE
+from lenet.report.verdict import BEST, FAILS, NO_SPREAD, SAME, TOO_FEW, WORSE, Power
 
 SETTINGS_ON_SCREEN = 15
 NUMBERS = (0, 2, 3, 4, 5)  # columns of a table
@@ -34,14 +35,19 @@ def report_lines(found: Findings) -> Iterator[str]:
     yield from aligned(ranking_rows(found, SETTINGS_ON_SCREEN), NUMBERS)
     if (more := len(found.verdict.settings) - SETTINGS_ON_SCREEN) > 0:
         yield f"  and {more} more on the page"
-    yield from verdict_sentences(found)
+    yield from _paragraphs(verdict_sentences(found))
     for compared in by_metric(found.compared):
         yield "Compared with published numbers:"
-        yield from (f"  {line}" for line in aligned(published_rows(compared), NUMBERS))
-    for effect in found.effects[:MOST_LINES]:
-        yield f"  {effect_line(effect, found.verdict.metric)}"
-    yield from class_lines(found)
-    yield cost_line(found)
+        yield from aligned(published_rows(compared), NUMBERS, indent=2)
+    effects = [effect_line(effect, found.verdict.metric) for effect in found.effects[:MOST_LINES]]
+    yield from _paragraphs(effects, indent=2)
+    yield from _paragraphs([*class_lines(found), cost_line(found)])
+
+
+def _paragraphs(texts: Iterable[str], indent: int = 0) -> Iterator[str]:
+    """Lines that end with a whole word, where a terminal is too narrow for the text."""
+    for text in texts:
+        yield from aligned([[text]], indent=indent, header=False)
 
 
 def headline(found: Findings) -> str:
@@ -66,18 +72,20 @@ def ranking_rows(found: Findings, most: int) -> list[tuple[str, ...]]:
         if math.isfinite(row.low):
             between = f"{format_number(row.low, metric)} to {format_number(row.high, metric)}"
         behind = format_difference(row.difference, metric)
-        p = f" (p {_p(row.p_corrected)})" if math.isfinite(row.p_corrected) else ""
+        p = f" (p {format_p(row.p)})" if math.isfinite(row.p) else ""
         mean = format_number(row.mean, metric)
         label = one_line(row.label)
-        state = "; ".join(filter(None, [row.verdict, _lacking(row)]))
+        state = "; ".join(filter(None, [row.verdict, lacking(row)]))
         rows.append((str(place), label, str(row.n), mean, between, behind + p, state))
     return rows
 
 
-def _lacking(row: Any) -> str:
-    """How many seeds of a setting have no result."""
-    seeds = row.n + row.unfinished
-    return f"{row.unfinished} of {seeds} seeds without a result" if row.unfinished else ""
+def lacking(row: Any) -> str:
+    """How many seeds of a setting failed, or have no result yet."""
+    seeds = row.n + row.failed + row.unfinished
+    parts = [f"{row.failed} of {seeds} seeds failed"] if row.failed else []
+    parts += [f"{row.unfinished} of {seeds} seeds without a result"] if row.unfinished else []
+    return ", ".join(parts)
 
 
 def published_rows(compared: Sequence[Comparison]) -> list[tuple[str, ...]]:
@@ -93,7 +101,7 @@ def published_rows(compared: Sequence[Comparison]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _p(value: float) -> str:
+def format_p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
@@ -111,26 +119,35 @@ def verdict_sentences(found: Findings) -> Iterator[str]:
     if verdict.best is None:
         yield "Each setting has one run, so the best may be luck; 'seed=range(5)' repeats them."
         return
-    same, worse, unknown = (states.count(state) for state in (SAME, WORSE, UNKNOWN))
     (best,) = verdict.settings[verdict.settings["verdict"] == BEST].itertuples()
-    lacking = f" ({_lacking(best)})" if best.unfinished else ""
-    yield (
-        f"Best: {one_line(best.label)}{lacking}. No significant difference from it: {same}; "
-        f"worse: {worse}" + (f"; too few runs to tell: {unknown}" if unknown else "") + "."
+    without = f" ({lacking(best)})" if best.unfinished else ""
+    counts = [f"no significant difference from it: {states.count(SAME)}"]
+    counts += [f"{word}: {states.count(word)}" for word in (WORSE, FAILS, TOO_FEW, NO_SPREAD)]
+    said = "; ".join(c for c in counts if not c.endswith(": 0") or c.startswith((WORSE, "no sig")))
+    yield f"Best: {one_line(best.label)}{without}. {said[0].upper()}{said[1:]}."
+    if verdict.power and not (set(states) - {BEST, SAME, WORSE} or best.unfinished):
+        yield "With 95% confidence the truly best setting is one that is not called worse."
+    if verdict.power and SAME in states:
+        yield power_sentence(found, verdict.power)
+
+
+def power_sentence(found: Findings, power: Power) -> str:
+    """What so few seeds can find, and what more of them would."""
+    metric, settings = found.verdict.metric, found.verdict.settings
+    found_now, half = (
+        format_difference(size, metric).lstrip("+")
+        for size in (power.difference, power.difference / 2)
     )
-    tests = dict.fromkeys(
-        test.partition(",")[0]
-        for test in verdict.settings.loc[verdict.settings["p"].notna(), "test"]
+    points = " points" if is_share(metric) else ""
+    text = f"{power.seeds} seeds find differences above about {found_now}{points} here"
+    if power.more_seeds is None:
+        return f"{text}."
+    added = int((power.more_seeds - settings["n"][settings["n"] >= 2]).clip(lower=0).sum())
+    cost = format_duration(added * found.verdict.runs["seconds"].median())
+    return (
+        f"{text}; for {half} run {power.more_seeds}: "
+        f"'seed=range({power.more_seeds})' adds {added} runs, {cost} of computing."
     )
-    if tests:
-        named = {"paired t": "paired t-test by seed", "Welch's t": "Welch's t-test"}
-        names = " and ".join(named.get(test, test) for test in tests)
-        text = f"Test: {names}, two-sided, 5%"
-        if verdict.comparisons > 1:
-            text += f"; p values multiplied by {verdict.comparisons} comparisons (Bonferroni)"
-        yield f"{text}."
-        if not unknown and not verdict.settings["unfinished"].any():
-            yield "With 95% confidence the truly best setting is one that is not called worse."
 
 
 def _validation_advice(found: Findings) -> str:
@@ -168,9 +185,10 @@ def cost_line(found: Findings) -> str:
     return f"Cost: {total} in all runs, {median} for a run (median)."
 
 
-def failures(found: Findings) -> list[tuple[str, str]]:
+def failures(found: Findings) -> list[tuple[str, str, str]]:
+    """The id, the name and the reason of each failed run."""
     failed = found.sweep.runs[found.sweep.runs["status"] == "FAILED"]
     return [
-        (one_line(row.name), one_line(row.error or "no reason given"))
-        for row in failed[["name", "error"]].itertuples(index=False)
+        (row.run_id, one_line(row.name), one_line(row.error or "no reason given"))
+        for row in failed.itertuples()
     ]

@@ -1,6 +1,7 @@
 """Runs in MLflow: recording, sending, reading, resuming."""
 
 import os
+import warnings
 from typing import Any
 
 # MLflow reads its settings when it is imported, which happens in this package alone.
@@ -13,6 +14,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+warnings.filterwarnings("ignore", "IProgress not found")  # of MLflow's bars, which nobody sees
 
 __all__ = ["Run"]
 

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,32 +23,13 @@ from sqlalchemy.exc import ArgumentError
 
 from lenet.cli import first_error_line, shortened
 from lenet.config.record import masked
+from lenet.tracking.names import ID_TAG, SWEEP_KIND_TAG, TrackingError, Unreachable, home
 
-ROOT = Path(__file__).resolve().parents[2]
-PROCESS_TAG, ID_TAG = "lenet.process", "lenet.id"
-HEARTBEAT_TAG = "lenet.heartbeat"  # when the run's process was alive last, in seconds since 1970
-PARENT_TAG, SWEEP_KIND_TAG = "mlflow.parentRunId", "lenet.sweep"
-ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG = "lenet.error", "lenet.pruned", "lenet.weights.sha256"
 FIRST_USE_SECONDS = 60.0  # to wait for another process that creates the database
 REFUSALS = (MlflowException, requests.HTTPError)  # the latter for artifacts
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
 logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-class TrackingError(ValueError):
-    """A tracking store or a run that can't be used: one line that says which, and why."""
-
-
-class Unreachable(TrackingError):
-    """A store that does not answer now, but may later."""
-
-
-def home() -> Path:
-    """The folder of mlflow.db and mlruns/: that of run.py, or the current one if the package is
-    installed without run.py.
-    """
-    return ROOT if (ROOT / "run.py").is_file() else Path.cwd()
 
 
 def own_uri() -> str:
@@ -79,6 +61,26 @@ def sqlite_file(uri: str) -> Path | None:
 def _moved(uri: str, file: Path) -> str:
     """The same address with another file."""
     return make_url(uri).set(database=str(file)).render_as_string(hide_password=False)
+
+
+def run_page(uri: str, experiment_id: str, run_id: str) -> str:
+    """The address of a run's page: on the tracking server, else where `mlflow ui` serves it."""
+    server = re.sub("//[^/@]*@", "//", uri) if uri.startswith("http") else "http://127.0.0.1:5000"
+    page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{server.rstrip('/')}/{page}"
+
+
+def page_lines(uri: str, experiment_id: str, run_id: str) -> str:
+    """Where a browser shows a run: its address, in the line after the command that serves it where
+    no server runs.
+    """
+    page = run_page(uri, experiment_id, run_id)
+    if uri.startswith("http"):
+        return f"  {page}"
+    ui = "mlflow ui"
+    if uri != own_uri() or home() != Path.cwd():  # mlflow.db in this folder is its default
+        ui += f" --backend-store-uri {shlex.quote(masked(uri))}"
+    return f"  {ui}\n  {page}"
 
 
 def is_there(uri: str | None) -> bool:
@@ -185,8 +187,8 @@ def experiment_id_of(client: MlflowClient, experiment: str | int) -> str:
                 raise
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"experiment {found.name!r} is deleted; restore it, or give another name: "
-            "tracking.experiment=..."
+            f"experiment {found.name!r} is deleted; give another one, tracking.experiment=NAME, or "
+            f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     return str(found.experiment_id)
 

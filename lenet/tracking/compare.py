@@ -1,14 +1,18 @@
 """Two runs side by side: configuration, environment, metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lenet.cli import aligned, one_line
+from lenet.cli import one_line
+from lenet.cli.screen import aligned
 from lenet.config.errors import clip
-from lenet.tracking.client import WEIGHTS_TAG, TrackingError
+from lenet.config.record import changes_nothing, flatten
+from lenet.tracking.additions import add_records
+from lenet.tracking.names import WEIGHTS_TAG, TrackingError, command
 from lenet.tracking.provenance import environment_differences, short_name
-from lenet.tracking.read import Summary, fetched, read_run, set_tags, with_points
+from lenet.tracking.read import Summary, fetched, read_run, text_of, with_points
+from lenet.tracking.stored_config import read_config
 
 Row = tuple[str, str, str]
 # Tags that can explain a difference: code, machine, data and network.
@@ -44,8 +48,7 @@ class Difference:
 
 
 def compare(a: Summary, b: Summary, environments: tuple[str, str] = ("", "")) -> Difference:
-    ignored = ("tracking.", "resume", "rerun")
-    settings = [row for row in _rows(a.params, b.params) if not row[0].startswith(ignored)]
+    settings = [row for row in _rows(a.params, b.params) if not changes_nothing(row[0])]
     tags = [
         {short_name(tag): run.tags[tag] for tag in MADE_OF if tag in run.tags} for run in (a, b)
     ]
@@ -101,8 +104,15 @@ def is_timed(metric: str) -> bool:
 
 
 def read(run_id: str, uri: str | None = None) -> tuple[Summary, str]:
-    """The run and its environment.txt. Raises: TrackingError."""
+    """The run, with all of its config.yaml as `params`, and its environment.txt.
+
+    Raises: TrackingError, ConfigError.
+    """
     run = with_points(read_run(run_id, uri), uri)
+    with fetched(run_id, "config.yaml", uri) as path:
+        if path:
+            config = flatten(read_config(text_of(path)))
+            run = replace(run, params={key: str(value) for key, value in config.items()})
     with fetched(run_id, "environment.txt", uri) as path:
         return run, path.read_text("utf-8", errors="replace") if path else ""
 
@@ -113,9 +123,9 @@ def rerun_verdict(before: str, run_id: str, uri: str | None) -> str:
         (a, env_a), (b, env_b) = read(before, uri), read(run_id, uri)
         difference = compare(a, b, (env_a, env_b))
         same = {True: "true", False: "false", None: "unknown"}[difference.same_bits]
-        set_tags(run_id, {"lenet.rerun.same": same}, uri)
+        add_records(run_id, uri, {"lenet.rerun.same": same})
     except TrackingError as error:
-        return f"Not compared yet ({error}); later: python -m lenet diff {before} {run_id}"
+        return f"Not compared yet ({error}); later: {command('diff', before, run_id, uri=uri)}"
     return verdict(before, difference)
 
 
@@ -173,8 +183,7 @@ def _part(title: str, head: Row, rows: list[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    lines = aligned([[_short(cell) for cell in row] for row in rows])
-    return [f"  {line}" for line in lines]
+    return aligned([[_short(cell) for cell in row] for row in rows], indent=2)
 
 
 def _short(cell: str) -> str:

@@ -4,9 +4,11 @@ Every request may be repeated: what MLflow has already is not doubled. So nobody
 know whether an answer was lost.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
@@ -23,8 +25,9 @@ from mlflow.entities import (
 from mlflow.tracking import MlflowClient
 
 from lenet.tracking import registry
-from lenet.tracking.client import ERROR_TAG, ID_TAG, PROCESS_TAG, experiment_id_of
+from lenet.tracking.client import experiment_id_of
 from lenet.tracking.journal import Entry, Journal
+from lenet.tracking.names import ERROR_TAG, ID_TAG, PARENT_TAG, PROCESS_TAG, SWEEP_KIND_TAG
 from lenet.tracking.turns import is_worked_on, last_turn
 from lenet.tracking.variables import adopt_run
 
@@ -41,7 +44,7 @@ def start_run(client: MlflowClient, journal: Journal, may_exist: bool) -> str:
     facts = journal.facts
     tags = {ID_TAG: facts.id, PROCESS_TAG: facts.process, **facts.tags}
     if facts.adopts:
-        return adopt_run(client, facts.adopts, tags)
+        return adopt_run(client, facts.adopts, tags, facts.process)
     experiment_id = experiment_id_of(client, facts.experiment)
     if may_exist:
         wanted = f"tags.`{ID_TAG}` = '{facts.id}'"
@@ -58,7 +61,7 @@ def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) ->
     """
     run_id, (kind, value) = str(journal.facts.run_id), entries[0]
     if kind == "metrics":
-        return _send_metrics(client, run_id, entries)
+        return _send_metrics(client, journal, run_id, entries)
     if kind == "params":
         params = [Param(key, text[:MAX_CHARACTERS]) for key, text in value.items()]
         for first in range(0, len(params), MAX_PARAMS):
@@ -87,16 +90,26 @@ def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) ->
     return 1
 
 
-def _send_metrics(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> int:
+def _send_metrics(
+    client: MlflowClient, journal: Journal, run_id: str, entries: Sequence[Entry]
+) -> int:
     points: list[Metric] = []
     count = 0
     for kind, value in entries:
         if kind != "metrics" or (points and len(points) + len(value) > MAX_METRICS):
             break
-        points += [Metric(*point) for point in value]
+        points += [Metric(*point) for point in value if (point[0], point[3]) not in journal.stored]
         count += 1
     client.log_batch(run_id, metrics=points)
     return count
+
+
+def stored_points(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    """(metric, step) of all points of a run."""
+    names = client.get_run(run_id).data.metrics
+    return {
+        (name, point.step) for name in names for point in client.get_metric_history(run_id, name)
+    }
 
 
 def _send_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str | None]) -> None:
@@ -128,8 +141,6 @@ def _send_model(client: MlflowClient, journal: Journal, run_id: str, step: int) 
     """The folder `model/` becomes the run's logged model. A model that an earlier try left
     unfinished is deleted, and so is that of an earlier end of the run, unless it is registered.
     """
-    from mlflow.models import Model
-
     run = client.get_run(run_id)
     steps = model_steps(client, run_id)
     experiment_id = run.info.experiment_id
@@ -141,18 +152,20 @@ def _send_model(client: MlflowClient, journal: Journal, run_id: str, step: int) 
     folder = journal.folder / "model"
     if not (folder / "MLmodel").exists():  # an earlier process sent it
         return
-    model = client.create_logged_model(experiment_id, "model", run_id, params=run.data.params)
-    # Not Model.load: it takes a path with a percent code for a URI.
-    about = Model.from_dict(yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")))
-    about.run_id, about.model_uuid, about.model_id = run_id, model.model_id, model.model_id
-    about.artifact_path = model.artifact_location
-    about.save(str(folder / "MLmodel"))
+    name = re.sub("[/:.%\"']", "_", run.info.run_name)  # characters that MLflow refuses
+    model = client.create_logged_model(experiment_id, name, run_id, params=run.data.params)
+    about = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+    about |= {"run_id": run_id, "artifact_path": model.artifact_location}
+    about["utc_time_created"] = str(datetime.now(UTC).replace(tzinfo=None))
+    about |= {"model_id": model.model_id, "model_uuid": model.model_id}
+    text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+    (folder / "MLmodel").write_text(text, encoding="utf-8")
     client.log_model_artifacts(model.model_id, str(folder))
     points = [
         Metric(key, number, time, at, model_id=model.model_id, run_id=run_id)
         for kind, value in journal.entries
         for key, number, time, at in (value if kind == "metrics" else ())
-        if at == step
+        if at == step and (key, at) not in journal.stored
     ]
     client.log_batch(run_id, metrics=points)  # MLflow shows them on the model's page
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -167,26 +180,36 @@ def model_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
 
 
 def _send_version(
-    client: MlflowClient, run_id: str, name: str, step: int, facts: Mapping[str, str]
+    client: MlflowClient,
+    run_id: str,
+    name: str,
+    step: int,
+    facts: Mapping[str, str],
+    description: str = "",
 ) -> None:
     """The run's model of that step becomes a version of the registered model `name`."""
     for model_id, at in model_steps(client, run_id).items():
         if at == step:
-            print(registry.register(client, name, run_id, model_id, facts))
+            print(registry.register(client, name, run_id, model_id, facts, description))
 
 
 def mark_dead_runs(client: MlflowClient, but: str | None) -> list[str]:
-    """Gives the runs whose process is gone the status KILLED. Returns: their ids."""
+    """Gives the runs whose process is gone the status KILLED. Returns: a line about each, but for
+    the jobs of sweeps.
+    """
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
-    killed = []
+    lines = []
     for run in running:
-        holder = last_turn(run.data.params)[1]
-        if run.info.run_id == but or is_worked_on("RUNNING", run.data.tags, holder) is not False:
+        run_id, holder = run.info.run_id, last_turn(run.data.params)[1]
+        if run_id == but or is_worked_on("RUNNING", run.data.tags, holder) is not False:
             continue
         # It may have ended just before its process did.
-        if client.get_run(run.info.run_id).info.status == "RUNNING":
-            client.set_tag(run.info.run_id, ERROR_TAG, LOST)
-            client.set_terminated(run.info.run_id, "KILLED")
-            killed.append(run.info.run_id)
-    return killed
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, ERROR_TAG, LOST)
+            client.set_terminated(run_id, "KILLED")
+            if SWEEP_KIND_TAG in run.data.tags:
+                lines.append(f"The process of sweep {run_id} has died; its command continues it")
+            elif PARENT_TAG not in run.data.tags:
+                lines.append(f"The process of run {run_id} has died; resume={run_id} continues it")
+    return lines

@@ -1,10 +1,21 @@
 """What a sweep tells each of its jobs."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 JOB_TAG = "lenet.sweep.job_sha256"
+DIFFERS_TAG = "lenet.sweep.job"  # the values in which a job differs from the others of its sweep
+
+
+def job_sha256(config_sha256: str, own: Mapping[str, Any] = {}) -> str:
+    """Identifies a job by its configuration, and by the tags and the note that it has for its own,
+    as in `+tags.repeat=1,2`. A run outside of a sweep has none of its own.
+    """
+    text = f"{config_sha256} {json.dumps(own, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

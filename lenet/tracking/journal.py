@@ -13,6 +13,7 @@ The folder is removed once the run has ended and MLflow has everything.
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -31,6 +32,7 @@ from lenet.cli import one_line
 Entry = tuple[str, Any]
 RECORDS, FILES = 0, 1  # two queues: files that can't be sent don't hold records back
 KINDS_OF_FILES = ("artifact", "checkpoint", "model", "register")
+REMAINS_SECONDS = 3600.0  # after that no process is about to write the first file of its folder
 # What reading a folder raises that holds no run, or the run of another version.
 UNREADABLE = (OSError, ValueError, TypeError)
 
@@ -84,9 +86,11 @@ class Journal:
         self.entries: list[Entry] = []
         self.lanes: tuple[list[Entry], list[Entry]] = ([], [])  # the same entries, in two queues
         self.points: set[tuple[str, int]] = set()  # (metric, step) of all points
+        self.stored: set[tuple[str, int]] = set()  # of those in MLflow when this process took over
         self.latest: dict[str, float] = {}
         self.is_whole = True
         self.changed = threading.Condition()
+        self.follow: Callable[[str], None] = lambda line: None  # gets each new line
         self._path = folder / "journal.jsonl"
         self._lock = FileLock(folder / ".lock", thread_local=False)
 
@@ -101,9 +105,7 @@ class Journal:
             journal.describe()
         except OSError as error:
             shutil.rmtree(journal.folder, ignore_errors=True)
-            raise JournalError(
-                f"tracking.folder={root}: cannot be written ({error.strerror or error})"
-            ) from None
+            raise unwritable(root, error) from None
         return journal
 
     @classmethod
@@ -150,6 +152,7 @@ class Journal:
             self._add(kind, json.loads(line)[1])  # just as another process would read it
             if self.is_whole:
                 self._write(line)
+            self.follow(line)
             self.changed.notify_all()
 
     def _add(self, kind: str, value: Any) -> None:
@@ -175,8 +178,7 @@ class Journal:
         # For its owner alone: the store's address may hold a password.
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(asdict(self.facts), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())  # else a power failure could leave an empty run.json
+        _sync(temporary)  # else a power failure could leave an empty run.json
         os.replace(temporary, self.folder / "run.json")
 
     def resume_as(self, process: str) -> None:
@@ -217,11 +219,13 @@ class Journal:
 
     def write(self, path: Path, make: Callable[[Path], Any]) -> None:
         """Calls `make` with the path of the file or folder that it shall write. Nothing stays of
-        it where it fails.
+        it where it fails. After it, a power failure loses nothing of it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             make(path)
+            for each in [path, *path.rglob("*")]:
+                _sync(each)
         except BaseException:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             raise
@@ -236,6 +240,35 @@ def unfinished(root: Path) -> Iterator[tuple[Path, Facts]]:
             continue
         except UNREADABLE as error:
             print(f"Warning: {_no_journal(path.parent, error)}", file=sys.stderr)
+
+
+def remove_remains(root: Path) -> None:
+    """Removes the runs' folders without run.json. Their process was killed while it made the
+    folder, or while it removed the folder of a run that MLflow has. One that was begun just now
+    stays: its process may be about to write the file. Folders of other names are not runs'.
+    """
+    for folder in root.glob("*/"):
+        is_run = re.fullmatch("[0-9a-f]{32}", folder.name)
+        if is_run and not (folder / "run.json").exists() and _age(folder) > REMAINS_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age(folder: Path) -> float:
+    with suppress(FileNotFoundError):  # another process removes it
+        return time.time() - folder.stat().st_mtime
+    return 0.0
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(root: Path, error: OSError) -> JournalError:
+    return JournalError(f"tracking.folder={root}: cannot be written ({error.strerror or error})")
 
 
 def _no_journal(folder: Path, error: Exception) -> JournalError:

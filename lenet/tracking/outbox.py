@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lenet.config.record import masked
-from lenet.tracking.client import ERROR_TAG, PARENT_TAG, TrackingError, Unreachable, resolved
+from lenet.tracking.client import resolved
 from lenet.tracking.deliver import LOST
 from lenet.tracking.journal import Journal, JournalError, unfinished
-from lenet.tracking.sender import Sender, send_command
-from lenet.tracking.turns import Outdated
+from lenet.tracking.names import (
+    ERROR_TAG,
+    PARENT_TAG,
+    Outdated,
+    TrackingError,
+    Unreachable,
+    send_command,
+)
+from lenet.tracking.sender.thread import Sender
 
 
 def send(folder: Path, seconds: float, uri: str | None = None) -> str:
@@ -41,12 +48,12 @@ def send(folder: Path, seconds: float, uri: str | None = None) -> str:
 def _send_all(sender: Sender, journal: Journal, seconds: float) -> None:
     try:
         sender.start()
-        sender.wait_for_run(seconds)
-        # Now: a journal that is refused stays as it is.
-        statuses = [value[0] for kind, value in journal.entries if kind == "status"]
-        if not statuses or statuses[-1] == "RUNNING":
-            journal.log_tags({ERROR_TAG: LOST})
-            journal.log_status("KILLED")
+        if sender.wait_for_run(seconds):  # else the journal stays as it is
+            statuses = [value[0] for kind, value in journal.entries if kind == "status"]
+            # After a power failure MLflow may have a status that the journal lacks.
+            if [sender.stored_status, *statuses][-1] == "RUNNING":
+                journal.log_tags({ERROR_TAG: LOST})
+                journal.log_status("KILLED")
         if not sender.finish(seconds):
             raise TrackingError(str(sender.refusal or sender.problem or "no answer in time"))
     except TrackingError as error:
@@ -63,8 +70,7 @@ def what_to_do(error: TrackingError, journal: Journal) -> str:
         return f"; {shlex.join(['rm', '-r', str(folder)])} removes them"
     if facts.run_id is None or isinstance(error, Unreachable):
         return ""
-    to = shlex.quote(masked(facts.uri))
-    return f"; as a new run: {send_command(folder)} --uri {to}"
+    return f"; as a new run: {send_command(folder, facts.uri)}"
 
 
 def _move(journal: Journal, uri: str) -> None:

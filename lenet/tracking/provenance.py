@@ -4,34 +4,42 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from lenet.config.record import masked
 
 
 def environment() -> str:
     """Python, the machine and the version of every installed package, one a line."""
-    import torch  # late: a configuration is checked without it
-
     packages = _packages()
     lines = [
         f"python {platform.python_version()}",
         f"platform {platform.platform()}",
         f"cores {os.cpu_count()}",
-        f"threads {torch.get_num_threads()}",
-        f"command {masked(' '.join(sys.argv))}",
+        f"command {command()}",
     ]
     return "\n".join(lines + [f"{name}=={packages[name]}" for name in sorted(packages)]) + "\n"
 
 
+def command() -> str:
+    """What was typed to start this process."""
+    return masked(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]))
+
+
 @functools.cache
 def _packages() -> dict[str, str]:
-    return {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    """The version of each installed package. Its metadata are not parsed: that takes a second."""
+    found = {}
+    for each in importlib.metadata.distributions():
+        text = each.read_text("METADATA") or each.read_text("PKG-INFO") or ""
+        about = dict(re.findall(r"^(Name|Version): *(.+?) *$", text.partition("\n\n")[0], re.M))
+        found[about.get("Name", "")] = about.get("Version", "")
+    return found
 
 
 def environment_differences(before: str, now: str) -> list[tuple[str, str, str]]:
@@ -52,6 +60,7 @@ def short_name(tag: str) -> str:
     return tag.removeprefix("lenet.").removeprefix("mlflow.source.")
 
 
+@functools.cache  # the jobs of a worker have the code that it began with
 def git(*arguments: str) -> str | None:
     """git's output for this checkout; None if there is no git or no checkout."""
     try:
@@ -116,6 +125,8 @@ def _start_of(pid: int) -> str:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         # In ticks since the boot, which no step of the clock changes.
         return "" if state in "ZX" else numbers[18]
+    import psutil  # late: Linux does not need it
+
     try:
         return f"{psutil.Process(pid).create_time():.0f}"
     except (psutil.Error, OverflowError):

@@ -1,11 +1,9 @@
-"""What is read from the tracking store: runs, sweeps, their points and artifacts.
-
-Also the little that commands add to earlier runs: tags and artifacts.
-"""
+"""What is read from the tracking store: runs, sweeps, their points and artifacts."""
 
 import math
 import re
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,26 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
 from lenet.tracking import registry
-from lenet.tracking.client import (
-    ID_TAG,
-    PARENT_TAG,
-    SWEEP_KIND_TAG,
-    TrackingError,
-    Unreachable,
-    connect,
-    find_experiment,
-    is_passing,
-    reason,
-    translated,
-)
+from lenet.tracking.client import connect, find_experiment, is_passing, reason, translated
+from lenet.tracking.names import ID_TAG, SWEEP_KIND_TAG, TrackingError, Unreachable
 from lenet.tracking.turns import TURN, is_worked_on, last_turn
 
 RUN_ID = re.compile("[0-9a-f]{32}")
@@ -60,6 +47,7 @@ class Summary:
     points: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     holder: str = ""
     stage: str = "active"  # or deleted
+    experiment_id: str = ""
 
     @classmethod
     def of(cls, run: Run) -> "Summary":
@@ -68,9 +56,10 @@ class Summary:
         return cls(
             *(info.run_id, name, info.status, start, info.end_time),
             *({k: v for k, v in data.params.items() if not TURN.fullmatch(k)}, data.tags),
-            data.metrics,
+            {name: _as_logged(value) for name, value in data.metrics.items()},
             holder=last_turn(data.params)[1],
             stage=info.lifecycle_stage,
+            experiment_id=info.experiment_id,
         )
 
     @property
@@ -185,7 +174,13 @@ def with_points(run: Summary, uri: str | None = None) -> Summary:
 def points_of(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
     """(step, value) in the order of steps."""
     points = client.get_metric_history(run_id, metric)
-    return [(p.step, p.value) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+    ordered = sorted(points, key=lambda point: (point.step, point.timestamp))
+    return [(point.step, _as_logged(point.value)) for point in ordered]
+
+
+def _as_logged(value: float) -> float:
+    """The value that was logged: MLflow's SQL stores keep infinity as the largest float."""
+    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
 @contextmanager
@@ -202,11 +197,19 @@ def fetched(run_id: str, artifact: str, uri: str | None = None) -> Iterator[Path
         yield found if found.is_file() else None
 
 
+def artifacts(run_id: str, folder: str, uri: str | None = None) -> list[str]:
+    """The names of a run's artifacts in a folder. Raises: TrackingError."""
+    client = connect(uri, create=False)
+    with translated(client, f"{checked_id(run_id)}: no such run"):
+        found = client.list_artifacts(run_id, folder)
+        return [each.path.removeprefix(f"{folder}/") for each in found]
+
+
 def read_text(run_id: str, artifact: str, uri: str | None = None) -> str:
     """A run's artifact as text. Raises: TrackingError where there is none, or it is no text."""
     with fetched(run_id, artifact, uri) as path:
         if path is None:
-            read_run(run_id, uri)  # raises if there is no such run at all
+            check_is_no_sweep(read_run(run_id, uri))
             raise TrackingError(f"{run_id}: the run has no artifact {artifact}")
         return text_of(path)
 
@@ -223,38 +226,13 @@ def text_of(path: Path) -> str:
         raise TrackingError(f"{path.name}: expected a text") from None
 
 
-def set_tags(run_id: str, tags: Mapping[str, str], uri: str | None = None) -> None:
-    """Raises: TrackingError where the store doesn't take them."""
-    client = connect(uri, create=False)
-    with translated(client, f"{run_id}: takes no tags"):
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-def add_artifacts(run_id: str, folder: Path, where: str, uri: str | None = None) -> str:
-    """Logs the files in `folder` below the artifact path `where`.
-
-    Returns: where to look at them.
-    Raises: TrackingError.
-    """
-    client = connect(uri, create=False)
-    with translated(client, f"{checked_id(run_id)}: takes no artifacts"):
-        client.log_artifacts(run_id, str(folder), where)
-        info = client.get_run(run_id).info
-    if client.tracking_uri.startswith("http"):
-        runs = f"{masked(client.tracking_uri)}/#/experiments/{info.experiment_id}/runs"
-        return f"{runs}/{run_id}/artifacts/{where}"
-    place = f"{info.artifact_uri}/{where}"
-    return unquote(urlsplit(place).path) if place.startswith("file:") else place
-
-
-def read_family(run_id: str, uri: str | None = None) -> tuple[Summary, list[Summary]]:
-    """A run and its children, the first started first. Raises: TrackingError."""
-    client = connect(uri, create=False)
-    with translated(client, f"{checked_id(run_id)}: no such run"):
-        parent = client.get_run(run_id)
-        wanted = f"tags.`{PARENT_TAG}` = '{run_id}'"
-        found = map(Summary.of, search(client, [parent.info.experiment_id], wanted))
-        return Summary.of(parent), sorted(found, key=lambda child: (child.start, child.run_id))
+def check_is_no_sweep(run: Summary) -> None:
+    """Raises: TrackingError where the run is a sweep, which has no network of its own."""
+    if SWEEP_KIND_TAG in run.tags:
+        raise TrackingError(
+            f"{run.run_id}: this is a sweep; take one of its runs, which python -m lenet runs "
+            f"--sweep {run.run_id[:8]} lists. To continue a sweep, give its command again"
+        )
 
 
 def read_points(

@@ -12,25 +12,33 @@ import torch
 import yaml
 from torch import nn
 
-from lenet.config.record import flatten
+from lenet.config.record import changes_nothing, result_settings
 from lenet.data.sets import Data
+from lenet.model import Chosen
 from lenet.model.lenet5 import count_parameters
-from lenet.native import Chosen
-from lenet.tracking.client import ERROR_TAG, PARENT_TAG, PROCESS_TAG, PRUNED_TAG, WEIGHTS_TAG
-from lenet.tracking.job import JOB_TAG
+from lenet.tracking.job import DIFFERS_TAG, JOB_TAG, job_sha256
 from lenet.tracking.journal import Journal
-from lenet.tracking.provenance import code_state, environment, git, process_identity
+from lenet.tracking.names import (
+    ERROR_TAG,
+    NOTE_TAG,
+    PARENT_TAG,
+    PROCESS_TAG,
+    PRUNED_TAG,
+    WEIGHTS_TAG,
+)
+from lenet.tracking.provenance import code_state, command, environment, git, process_identity
 from lenet.tracking.settings import Past, Settings, data_tags
-from lenet.tracking.variables import context_tags
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
 
-def start_tags(settings: Settings, users: Mapping[str, Any], note: str | None) -> dict[str, str]:
+def start_tags(
+    settings: Settings, users: Mapping[str, Any], note: str | None, mlflows: Mapping[str, str]
+) -> dict[str, str]:
     """The tags that a new run begins with: MLflow's own, the user's, and where the run belongs."""
-    tags = context_tags() | {key: str(value) for key, value in users.items()}
-    if note:
-        tags["mlflow.note.content"] = note
+    tags = {**mlflows} | code_state() | {key: str(value) for key, value in users.items()}
+    if text := note or made_by(settings):
+        tags.setdefault(NOTE_TAG, text)
     if settings.past:
         tags["lenet.rerun.of"] = settings.past.run_id
     return tags | {"lenet.host": platform.node()} | sweep_tags(settings)
@@ -38,15 +46,23 @@ def start_tags(settings: Settings, users: Mapping[str, Any], note: str | None) -
 
 def log_start(journal: Journal, settings: Settings) -> None:
     """The first entries of a new run."""
-    config = settings.public_config
-    # Where a job belongs is in its tags instead.
-    own = {key: value for key, value in config.items() if key not in ("sweep", "job")}
-    journal.append("params", {key: str(value) for key, value in flatten(own).items()})
+    journal.append("params", params(settings))
     journal.log_text(environment(), "environment.txt")
-    journal.log_tags(code_state())
     if patch := git("diff", "HEAD"):
         journal.log_text(patch, "uncommitted.patch")
     _log_config(journal, settings)  # last: a run with a config.yaml can be resumed
+
+
+def params(settings: Settings) -> dict[str, str]:
+    """What the result can depend on, flat: the option of each config group, such as `optimizer=sgd`
+    and `model/activation=tanh`, and the values that are set. config.yaml has everything.
+    """
+    options = {
+        group: option
+        for group, option in settings.options.items()
+        if option and not group.startswith("hydra/") and not changes_nothing(group)
+    }
+    return options | result_settings(settings.config)
 
 
 def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
@@ -58,18 +74,20 @@ def log_resume(journal: Journal, settings: Settings, past: Past) -> None:
     # Those of an earlier end do not hold any more.
     journal.log_status("RUNNING")  # first: with this process's name the status is its own
     journal.log_tags(dict.fromkeys((ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG)) | tags)
-    if settings.epochs != past.epochs:
+    if settings.config["epochs"] != past.epochs:
         _log_config(journal, settings)  # MLflow's parameters can't change
 
 
 def _log_config(journal: Journal, settings: Settings) -> None:
     journal.log_tags({"lenet.config.sha256": settings.sha256})
+    if settings.job is None:  # a sweep with the same job can reuse the run
+        journal.log_tags({JOB_TAG: job_sha256(settings.sha256)})
     journal.log_text(_yaml(settings.public_overrides), "overrides.yaml")
     journal.log_text(_yaml(settings.public_config), "config.yaml")
 
 
 def _yaml(value: Any) -> str:
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True))
 
 
 def sweep_tags(settings: Settings) -> dict[str, str]:
@@ -79,7 +97,7 @@ def sweep_tags(settings: Settings) -> dict[str, str]:
         return {}
     tags = {
         PARENT_TAG: job.parent,
-        "lenet.sweep.job": json.dumps(settings.differs),
+        DIFFERS_TAG: json.dumps(settings.differs),
         JOB_TAG: job.sha256,
     }
     return tags if job.trial is None else tags | {"lenet.trial": str(job.trial)}
@@ -109,7 +127,7 @@ def dataset_of(data: Data) -> dict[str, str]:
     """The arguments of MLflow's Dataset."""
     return {
         "name": data.name,
-        "digest": data.sha256[:36],
+        "digest": data.sha256[:8],  # as long as MLflow's own
         "source_type": "local",
         "source": str(data.where),
         "profile": json.dumps({"train": data.train.count, "test": data.test.count}),
@@ -159,6 +177,22 @@ def score_for_registry(history: Sequence[Epoch], patience: int | None) -> dict[s
     scores = [record.val for record in history if record.val]
     score = scores[-1] if patience is None else min(scores, key=lambda each: each.loss)
     return {"val/accuracy": str(score.accuracy), "val/loss": str(score.loss)}
+
+
+def version_description(
+    settings: Settings, data: Data, score: Score, facts: Mapping[str, str]
+) -> str:
+    """What a registered version is, in Markdown."""
+    size, val_accuracy = data.val.count if data.val else 0, float(facts["val/accuracy"])
+    return (
+        f"Right on {val_accuracy:.2%} of {size:,} validation images and {score.accuracy:.2%} of "
+        f"{data.test.count:,} test images of {data.name}. {made_by(settings)}"
+    )
+
+
+def made_by(settings: Settings) -> str:
+    """The command, in Markdown; empty for a job, whose process has that of the sweep, or none."""
+    return "" if settings.job else f"Made by `{command()}`."
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from lenet.cli import one_line
-from lenet.tracking.client import TrackingError
+from lenet.tracking.names import TrackingError
 from lenet.tracking.settings import DATA_TAGS
 
 CHAMPION = "champion"
@@ -18,7 +18,12 @@ REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
 def register(
-    client: MlflowClient, name: str, run_id: str, model_id: str, facts: Mapping[str, str]
+    client: MlflowClient,
+    name: str,
+    run_id: str,
+    model_id: str,
+    facts: Mapping[str, str],
+    description: str = "",
 ) -> str:
     """Registers the run's logged model as a version of `name`. It becomes the champion if it is the
     first one, or has a higher `val/accuracy` on the same images (if equal: a lower `val/loss`).
@@ -37,7 +42,10 @@ def register(
     if not versions:
         tags = {MODEL_TAG: model_id, **facts}
         source = f"models:/{model_id}"
-        made = client.create_model_version(name, source, run_id, tags, model_id=model_id)
+        text = f"{description.rstrip()} `python run.py rerun={run_id}` makes it again.".strip()
+        made = client.create_model_version(
+            name, source, run_id, tags, description=text, model_id=model_id
+        )
         versions = [str(made.version)]
     version = versions[0]
     entry = json.dumps([{"name": name, "version": version}])

@@ -3,8 +3,7 @@
 To resume a run is to
 1. find it: its folder on this machine, and what the store has of it,
 2. take its configuration, of which the command line may change only a few keys,
-3. take its last good checkpoint,
-4. note which points MLflow has already.
+3. take its last good checkpoint.
 
 Anybody who can write to the store may have written what is read here. So the configuration may
 only name what this checkout's own could name: see `lenet.tracking.stored_config`.
@@ -25,19 +24,26 @@ from lenet.config.build import build
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import config_folders, explicit_overrides
 from lenet.config.record import config_hash
-from lenet.tracking.client import PROCESS_TAG, TrackingError, Unreachable, resolved
+from lenet.tracking.client import resolved
 from lenet.tracking.journal import Facts, Journal, unfinished
+from lenet.tracking.names import (
+    ID_TAG,
+    PROCESS_TAG,
+    TrackingError,
+    Unreachable,
+    send_command,
+    waiting_root,
+)
 from lenet.tracking.outbox import what_to_do
 from lenet.tracking.read import (
     Summary,
+    check_is_no_sweep,
     fetched,
     read_run,
     read_text,
     resolve_run,
     text_of,
-    with_points,
 )
-from lenet.tracking.sender import waiting_root
 from lenet.tracking.settings import Past, Settings
 from lenet.tracking.stored_config import merge_configs, read_config
 from lenet.tracking.trained import stored_state
@@ -49,8 +55,8 @@ from lenet.training.state import StateError, progress_of, sets_rates_of
 
 @contextmanager
 def resume(settings: Settings) -> Iterator[Settings]:
-    """The settings to resume the run that `settings.resume` names."""
-    run_id = resolve_run(str(settings.resume), settings.uri)
+    """The settings to resume the run that the key `resume` names."""
+    run_id = resolve_run(str(settings.config["resume"]), settings.uri)
     here = _folders_of(run_id, settings)
     settings = _at_its_store(here, settings)
     journal, stored = _find(run_id, here, settings)
@@ -75,25 +81,26 @@ def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Se
             f"epochs={more}; start a new run instead"
         )
     if status == "FINISHED" and not is_extended:
-        unsent = "; python -m lenet send sends what MLflow lacks" if journal.entries else ""
+        sends = f"; {send_command(journal.folder)} sends what MLflow lacks"
+        unsent = sends if journal.entries else ""
         advice = f"; epochs={more}, for one, extends it" if can_extend else ""
         raise ConfigError(f"resume={run_id}: the run is finished{advice}{unsent}")
     environment = _text(journal, "environment.txt", settings.uri)
     history = progress_of(state).history if state else []
-    _note_points(journal, stored)
     past = Past(run_id, before["epochs"], tags, environment, state, journal, history)
     return replace(settings, config=config, past=past)
 
 
 def repeat(settings: Settings) -> Settings:
-    """The settings to repeat the run that `settings.rerun` names."""
-    run_id = resolve_run(str(settings.rerun), settings.uri)
+    """The settings to repeat the run that the key `rerun` names."""
+    run_id = resolve_run(str(settings.config["rerun"]), settings.uri)
     run = read_run(run_id, settings.uri)
     stored = read_config(read_text(run_id, "config.yaml", settings.uri))
     config = _merge(settings, stored, "rerun", run_id)
     environment = read_text(run_id, "environment.txt", settings.uri)
     past = Past(run_id, config["epochs"], run.tags, environment)
-    return replace(settings, config=config, past=past)
+    options = {group: run.params[group] for group in settings.options if group in run.params}
+    return replace(settings, config=config, past=past, options=options)
 
 
 def _folders_of(run_id: str, settings: Settings) -> dict[Path, Facts]:
@@ -120,13 +127,17 @@ def _find(
     Raises: JournalError or TrackingError where its process is alive, or there is no such run.
     """
     root, uri = waiting_root(settings.config["tracking"]["folder"]), settings.uri
-    if not here:
+    if here:
+        journal = Journal.open(next(iter(here)))
+    else:
         stored = _stored(run_id, uri)
         _check_is_over(stored)
-        facts = Facts(resolved(uri), stored.name, process=stored.holder, run_id=run_id)
-        return Journal.create(root, facts), stored
-    folder, facts = next(iter(here.items()))
-    journal = Journal.open(folder)
+        folder = root / stored.tags.get(ID_TAG, run_id)
+        if not (folder / "run.json").exists():
+            facts = Facts(resolved(uri), stored.name, process=stored.holder, run_id=run_id)
+            return Journal.create(root, facts), stored
+        journal = Journal.open(folder)  # its process ended before it wrote down MLflow's id
+        journal.facts = replace(journal.facts, run_id=run_id)
     try:
         return journal, _stored_for(journal, uri)
     except BaseException:
@@ -158,7 +169,8 @@ def _stored(run_id: str, uri: str | None) -> Summary:
     """Raises: TrackingError where there is no such run, or somebody has deleted it."""
     stored = read_run(run_id, uri)
     check_not_deleted(run_id, stored.stage)
-    return with_points(stored, uri)
+    check_is_no_sweep(stored)
+    return stored
 
 
 def _check_is_over(run: Summary) -> None:
@@ -200,7 +212,7 @@ def _text(journal: Journal, name: str, uri: str | None) -> str:
 
 def _tags_and_status(journal: Journal, run: Summary | None) -> tuple[dict[str, str], str | None]:
     """The newest of each: the journal may hold some that MLflow does not have."""
-    tags = dict(run.tags) if run else {}
+    tags = dict(run.tags) if run else dict(journal.facts.tags)
     status = run.status if run else None
     for kind, value in journal.entries:
         if kind == "tags":
@@ -237,10 +249,3 @@ def _can_extend(config: Mapping[str, Any], at: Progress) -> bool:
     optimizer = build(config, "optimizer", [nn.Parameter(torch.zeros(1))])
     lengths = {"epochs": config["epochs"], "steps_per_epoch": at.steps_per_epoch}
     return sets_rates_of(at, build(config, "schedule", optimizer, **lengths), optimizer)
-
-
-def _note_points(journal: Journal, run: Summary | None) -> None:
-    """What MLflow has is not sent again, whoever sent it."""
-    for name, points in run.points.items() if run else ():
-        journal.points |= {(name, step) for step, _ in points}
-        journal.latest.setdefault(name, points[-1][1])

@@ -8,24 +8,22 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch import nn
 from torch.profiler import profile
 
 from lenet.cli import first_error_line
 from lenet.config.metrics import is_maximized
 from lenet.data.sets import Data
-from lenet.tracking import records
-from lenet.tracking.client import ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG, TrackingError, resolved
-from lenet.tracking.compare import rerun_verdict
-from lenet.tracking.journal import Facts, Journal
+from lenet.tracking import names, records, sender
+from lenet.tracking.journal import Facts, Journal, unwritable
+from lenet.tracking.names import ERROR_TAG, PRUNED_TAG, WEIGHTS_TAG, TrackingError
 from lenet.tracking.objective import Result, is_hopeless
 from lenet.tracking.provenance import process_identity
-from lenet.tracking.sender import Sender, waiting_root
+from lenet.tracking.saved_model import save_model
 from lenet.tracking.settings import Settings, data_tags
-from lenet.tracking.variables import chosen_experiment, given_run, start_monitor
+from lenet.training.checkpoints import newest_first
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
@@ -57,13 +55,14 @@ class Run:
     becomes the tag `lenet.error`.
 
     Everything that is recorded is written to a folder of the run below `folder`, and sent from
-    there to the store at `uri` during the training. On leaving, a store that fails gets
-    `wait` seconds. What it has not taken by then stays in the folder, and a line says how to send
-    it.
+    there to the store at `uri` during the training. On leaving, a store that fails gets `wait`
+    seconds. What it has not taken by then stays in the folder, and a line says how to send it.
 
-    Raises: TrackingError, JournalError or OSError on entering, where the store refuses the run or
-    the folder can't be written; nothing is left then.
+    Raises: TrackingError or JournalError on entering, where the store refuses the run or the folder
+    can't be written; nothing is left then.
     """
+
+    latest: ClassVar["Run | None"] = None  # of those that this process began
 
     def __init__(
         self,
@@ -74,6 +73,7 @@ class Run:
         tags: Mapping[str, Any] | None = None,
         note: str | None = None,
         pictures: bool = True,
+        picture_format: str = "png",
         model: bool = True,
         register_as: str | None = None,
         folder: str | None = None,
@@ -81,21 +81,18 @@ class Run:
     ) -> None:
         self.settings = settings
         self.past = settings.past
-        self.uri = uri
-        self.experiment = chosen_experiment(experiment)
+        self.uri, self.note, self.register_as = uri, note, register_as
+        self.experiment = names.chosen_experiment(experiment)
         self.name = run_name or settings.name
         self.tags = tags or {}
-        self.note = note
         self.pictures, self.model = pictures, model  # whether to log them
-        self.register_as = register_as
-        self.root = waiting_root(folder)
-        self.wait = wait
+        self.picture_format = picture_format
+        self.root, self.wait = names.waiting_root(folder), wait
         self.seconds = 0.0  # spent on logging
         self.checkpoint_seconds: float | None = None  # once the training is over
         self.pruned = False
         self.history: list[Epoch] = []  # whole epochs, those before a resume included
         self.curve: list[float] = []  # the objective after each of them
-        self._monitor: SystemMetricsMonitor | None = None
 
     @property
     def folder(self) -> Path:
@@ -109,40 +106,43 @@ class Run:
     @property
     def result(self) -> Result | None:
         """The objective after the last epoch, None if there is no objective."""
-        value = self.journal.latest.get(self.settings.objective or "")
+        value = self.journal.latest.get(self.settings.config["objective"] or "")
         return None if value is None else Result(value, self.curve, self.pruned)
 
     def __enter__(self) -> "Run":
-        start = time.perf_counter()
+        start, Run.latest = time.perf_counter(), self
         resumed = self.past.journal if self.past else None
         self.journal = resumed or Journal.create(self.root, self._facts())
-        self._sender = Sender(self.journal, self.uri, may_exist=resumed is not None)
         try:
             if resumed:
                 resumed.resume_as(process_identity())
             else:
                 records.log_start(self.journal, self.settings)
-            self._sender.start()
+            begun = self.settings.sender, self.journal, self.uri
+            self._sender = sender.begin(*begun, may_exist=resumed is not None)
             if not self._sender.wait_for_run(START_SECONDS):
                 why = f"the tracking server does not take this run yet ({self._sender.problem})"
                 print(f"Warning: {why}; its records wait in {self.folder}", file=sys.stderr)
-            elif run_id := self.journal.facts.run_id:
-                self._monitor = start_monitor(run_id, self._sender.uri, resumed is not None)
             if self.past and resumed:  # now that another process can't have the run any more
                 records.log_resume(resumed, self.settings, self.past)
-                for record in self.past.history:  # its last points may not be recorded yet
+                # The process may have ended before it recorded its last points and checkpoint.
+                for record in self.past.history:
                     self._add_epoch(record)
-        except BaseException:
+                for path in newest_first(self.folder / "checkpoints")[:1]:
+                    resumed.append("checkpoint", path.name)
+        except BaseException as error:
             self.journal.close(remove=resumed is None)
+            if isinstance(error, OSError):
+                raise unwritable(self.root, error) from None
             raise
         self.seconds += time.perf_counter() - start
         return self
 
     def _facts(self) -> Facts:
-        process = process_identity()
-        tags = records.start_tags(self.settings, self.tags, self.note)
-        uri, start_time = resolved(self.uri), int(self.settings.started * 1000)
-        adopts = None if self.settings.job else given_run()  # it may be the run of a whole sweep
+        uri, tags = sender.address_and_tags(self.settings.sender, self.uri)
+        tags = records.start_tags(self.settings, self.tags, self.note, tags)
+        start_time, process = int(self.settings.started * 1000), process_identity()
+        adopts = None if self.settings.job else names.given_run()  # it may be that of a whole sweep
         return Facts(uri, self.name, self.experiment, start_time, process, tags, adopts=adopts)
 
     @_recording
@@ -157,7 +157,7 @@ class Run:
         need not see more of the run.
         """
         self._add_epoch(record)
-        name, job = self.settings.objective, self.settings.job
+        name, job = self.settings.config["objective"], self.settings.job
         if not (record.complete and name and job):
             return
         if is_hopeless(self.curve, job.bounds, is_maximized(name)):
@@ -171,15 +171,15 @@ class Run:
     def _add_epoch(self, record: Epoch) -> None:
         """A stopped epoch gets only those points that the whole epoch will have too."""
         for step, loss in record.steps:
-            if record.complete or step % self.settings.log_interval == 0:
+            if record.complete or step % self.settings.config["log_interval"] == 0:
                 self.journal.log_points({"train/loss_step": loss}, step)
         if not record.complete:
             return
         self.history.append(record)
         values = records.epoch_metrics(record) | records.best_metrics(self.history)
         self.journal.log_points(values, record.epoch)
-        if self.settings.objective in values:
-            self.curve.append(values[self.settings.objective])
+        if (objective := self.settings.config["objective"]) in values:
+            self.curve.append(values[objective])
 
     @_recording
     def log_training(self, checkpoint_seconds: float, recording: profile | None = None) -> None:
@@ -200,7 +200,7 @@ class Run:
         if self.model:
             self._log_model(model, data)
         if self.register_as:
-            self._register(data)
+            self._register(data, score)
 
     @_recording
     def _log_score(self, model: nn.Module, score: Score) -> None:
@@ -211,9 +211,11 @@ class Run:
     def _log_pictures(self, model: Any, data: Data, score: Score) -> None:
         """The time that it takes to draw them counts as logging."""
         from lenet.training.plots import gallery  # late: matplotlib takes a second to import
+        from lenet.training.plots.style import save
 
-        for name, figure in gallery(model, data, self.history, score):
-            self.journal.log_file(figure.savefig, f"pictures/{name}.png")
+        for name, figure in gallery(model, data, self.history, score, self.name, self.id):
+            file = f"pictures/{name}.{self.picture_format}"
+            self.journal.log_file(functools.partial(save, figure), file)
 
     def checkpoint_arguments(
         self, data: Data
@@ -230,15 +232,16 @@ class Run:
     def _log_model(self, model: nn.Module, data: Data) -> None:
         folder = self.folder / "model"
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier end
-        self.journal.write(folder, lambda path: records.save_mlflow_model(model, data, path))
+        self.journal.write(folder, lambda path: save_model(model, data, path))
         self.journal.append("model", len(self.history))
 
     @_recording
-    def _register(self, data: Data) -> None:
+    def _register(self, data: Data, score: Score) -> None:
         """Has the logged model registered, with its validation score."""
-        facts = records.score_for_registry(self.history, self.settings.patience)
-        facts |= data_tags(data)
-        self.journal.append("register", [self.register_as, len(self.history), facts])
+        facts = records.score_for_registry(self.history, self.settings.config["patience"])
+        text = records.version_description(self.settings, data, score, facts)
+        version = [self.register_as, len(self.history), facts | data_tags(data), text]
+        self.journal.append("register", version)
 
     def __exit__(
         self,
@@ -257,15 +260,19 @@ class Run:
             self._log_error(error)
         elif self.checkpoint_seconds is not None:
             self._log_seconds(was_stopped=error is not None)
-        if self._monitor:
-            self._monitor.finish()
         self.journal.log_status(status)
         is_safe = self._sender.finish_run(self.wait)
         if not is_safe and error is None:
             raise TrackingError(
                 f"records of run {self.id} are lost: neither MLflow nor {self.folder} has them all"
             )
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            print(f"To continue: python run.py resume={self.id}")
+        elif status == "FINISHED" and not self._sender.waiting:
+            print(f"Look closer: python -m lenet explain {self.id[:8]}")
         if self.past and not self.past.journal and status == "FINISHED":
+            from lenet.tracking.compare import rerun_verdict
+
             print(rerun_verdict(self.past.run_id, self.id, self.uri))
 
     @_recording

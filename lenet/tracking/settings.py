@@ -6,18 +6,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lenet.cli import shortened
+from lenet.cli.screen import aligned
 from lenet.config.errors import ConfigError
-from lenet.config.overrides import differing, job_name
-from lenet.config.record import config_hash, masked, shown, tree_lines
+from lenet.config.overrides import differing, job_name, run_name
+from lenet.config.record import config_hash, masked, shown
 from lenet.tracking.job import SweepJob
 from lenet.tracking.provenance import code_state, environment, environment_differences, short_name
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from lenet.data.sets import Data
     from lenet.tracking.journal import Journal
+    from lenet.tracking.sender.process import SenderProcess
     from lenet.training.progress import Epoch
 
-MAX_NAME = 250  # characters
+MAX_NAME = 60  # characters
+REPEATS = "rerun of "
 DATA_NAME_TAG = "lenet.dataset"
 DATA_TAGS = ("lenet.dataset.sha256", "lenet.dataset.val_sha256")  # equal for the same images
 
@@ -75,13 +81,17 @@ class Past:
 @dataclass(frozen=True)
 class Settings:
     """A checked configuration, the overrides that it was composed from, and when the run started
-    (seconds since 1970, imports included). `past` is the earlier run that it resumes or repeats.
+    (seconds since 1970, imports included). `past` is the earlier run that it resumes or repeats;
+    `options` has the option of each config group, None where it has none. `sender` sends the run;
+    without it a thread does.
     """
 
     config: Mapping[str, Any]
     overrides: Sequence[str]
     started: float
     past: Past | None = None
+    options: Mapping[str, str | None] = field(default_factory=dict)
+    sender: "SenderProcess | None" = None
 
     @cached_property
     def sha256(self) -> str:
@@ -101,46 +111,37 @@ class Settings:
     def public_overrides(self) -> list[str]:
         return [masked(override) for override in self.overrides]
 
-    @property
-    def opening(self) -> list[str]:
-        """The lines with which a run begins: its configuration, after how far it came before."""
-        resumed = [self.past.line] if self.past and self.past.journal else []
-        return [*resumed, "Configuration", *tree_lines(self.public_config)]
+    def opening(self, data: "Data", model: "Module", device: str) -> list[str]:
+        """The lines with which a run begins: what it is made of, after how far it came before."""
+        from lenet.model.lenet5 import count_parameters  # late: it imports torch
 
-    @property
+        config = self.config
+        changed = " ".join(o for o in self.public_overrides if not o.startswith("tracking."))
+        rows = [
+            ("data", data.line()),
+            ("network", f"{type(model).__name__}, {count_parameters(model):,} parameters"),
+            ("optimizer", _in_brief(config["optimizer"])),
+            ("schedule", _in_brief(config["schedule"])),
+            ("epochs", f"{config['epochs']}, batches of {config['data']['batch_size']}"),
+            ("seed", str(config["seed"])),
+            ("device", device),
+            ("changed", changed or "nothing: these are the defaults"),
+        ]
+        resumed = [self.past.line] if self.past and self.past.journal else []
+        return [*resumed, *aligned(rows, header=False)]
+
+    @cached_property
     def differs(self) -> dict[str, Any]:
         """What tells a job from the others of its sweep; empty outside of a sweep."""
         return differing(self.overrides, self.job.axes if self.job else ())
 
     @property
     def name(self) -> str:
-        """What a run is called if nobody names it."""
-        name = job_name(self.differs) or " ".join(self.public_overrides)
-        return name[:MAX_NAME] or "defaults"
-
-    @property
-    def resume(self) -> str | None:
-        return self.config["resume"]
-
-    @property
-    def rerun(self) -> str | None:
-        return self.config["rerun"]
-
-    @property
-    def epochs(self) -> int:
-        return int(self.config["epochs"])
-
-    @property
-    def log_interval(self) -> int:
-        return int(self.config["log_interval"])
-
-    @property
-    def objective(self) -> str | None:
-        return self.config["objective"]
-
-    @property
-    def patience(self) -> int | None:
-        return self.config["patience"]
+        """What a run is called if nobody names it: what differs from the defaults."""
+        name = job_name(self.differs) or run_name(self.public_overrides)
+        if self.past and not self.past.journal:
+            name = REPEATS + self.past.tags.get("mlflow.runName", "").removeprefix(REPEATS)
+        return shortened(name, MAX_NAME) or "defaults"
 
     @property
     def uri(self) -> str | None:
@@ -151,6 +152,13 @@ class Settings:
         """Raises: ConfigError where the earlier run had other data than this `setup_tags`."""
         if self.past:
             self.past.check(setup)
+
+
+def _in_brief(node: Mapping[str, Any]) -> str:
+    """SGD: lr 0.01, momentum 0.9. Of a part's values those that are numbers and not 0."""
+    values = {k: v for k, v in node.items() if isinstance(v, int | float) and v and v is not True}
+    name = str(node["_target_"]).rpartition(".")[2]
+    return ": ".join(filter(None, [name, ", ".join(f"{k} {v:g}" for k, v in values.items())]))
 
 
 def data_tags(data: "Data") -> dict[str, str]:

@@ -4,6 +4,8 @@ To build from a configuration is to call what it names. Anybody may have written
 in a tracking store, so at each place it may only name what this checkout's `conf/` names there.
 """
 
+import copy
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +16,14 @@ import yaml
 from lenet.cli import one_line, shortened
 from lenet.config.check import check_values
 from lenet.config.errors import ConfigError, clip
+from lenet.config.overrides import in_grammar
 from lenet.config.record import changes_nothing, flatten
 
 # These keys depend on the machine: they are taken from today's configuration.
 OF_THIS_MACHINE = ("data.root", "data.mirror", "data.download", "tracking.uri", "tracking.folder")
 PATHS = ("data.train", "data.test")  # of data=files
+# What earlier versions of conf/ named.
+EARLIER = {"loss._target_": {"torch.nn.CrossEntropyLoss"}}
 PLAIN = (type(None), bool, int, float, str, dict, list)
 
 
@@ -77,7 +82,7 @@ def _special_values(folders: Sequence[Path]) -> dict[str, set[str]]:
     """The special values that conf/ has at each place: `model.activation._target_` ->
     {torch.nn.Tanh, ...}.
     """
-    found: dict[str, set[str]] = {}
+    found = copy.deepcopy(EARLIER)
     for folder in folders:
         for file in folder.rglob("*.yaml"):
             with suppress(OSError, ValueError, yaml.YAMLError):  # another program's file
@@ -97,12 +102,12 @@ def merge_configs(
     folders: Sequence[Path],
     what: str,
     may_extend: bool = False,
-    say_where: str = "data=files data.train=[...] data.test=[...]",
+    say_where: str = "",
 ) -> dict[str, Any]:
     """The configuration of a stored run on this machine. `config` is today's; `explicit` holds its
     flat keys that were set on purpose. These may only change what has no effect on the result,
     and with `may_extend` raise the number of epochs. `say_where` is what to type where a path of
-    the stored run can't be read.
+    the stored run can't be read, by default the overrides of run.py.
 
     Raises: ConfigError where `explicit` changes more, or the stored configuration is not allowed.
     """
@@ -115,14 +120,29 @@ def merge_configs(
     if refused:
         shown = ", ".join(f"{k} {before.get(k)} (here {v})" for k, v in list(refused.items())[:5])
         raise ConfigError(f"{what}: the run has {shown}; none of this can change")
-    for key in PATHS:
-        if key not in explicit:
-            _check_below_here(key, before.get(key, ()), what, say_where)
+    paths = stored_paths(before)
+    say_where = say_where or " ".join(["data=files", *(_override(k, v) for k, v in paths.items())])
+    for key in paths.keys() - explicit.keys():
+        _check_below_here(key, paths[key], what, say_where)
     today = flatten(config)
     of_this_machine = {key: today.get(key) for key in OF_THIS_MACHINE if key in before}
     # Only a sweep that takes the run up again says what job it is.
     of_this_start = {key: config[key] for key in ("resume", "rerun", "job")}
     return check_values(_nested(before | allowed | of_this_machine | of_this_start), what)
+
+
+def stored_paths(flat: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The paths of data=files in a flat configuration, which anybody may have written."""
+    found = {key: flat[key] for key in PATHS if flat.get(key)}
+    return {
+        key: list(map(str, value)) if isinstance(value, list) else [str(value)]
+        for key, value in found.items()
+    }
+
+
+def _override(key: str, paths: Sequence[str]) -> str:
+    value = in_grammar(list(paths)) if len(paths) > 1 else in_grammar(paths[0])
+    return shlex.quote(one_line(f"{key}={value}"))
 
 
 def _check_below_here(key: str, paths: Sequence[str], what: str, say_where: str) -> None:

@@ -1,29 +1,28 @@
 """What a run trained: its network, and the data that it was trained on."""
 
 import os
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from lenet.cli import shortened
+from lenet.cli import one_line, shortened
 from lenet.config.build import build
 from lenet.config.check import check_values
 from lenet.config.errors import ConfigError
+from lenet.config.labs import conf_folders
 from lenet.config.record import flatten
 from lenet.data.inputs import Inputs
 from lenet.data.sets import Data
-from lenet.tracking.client import ROOT, WEIGHTS_TAG, TrackingError
+from lenet.tracking.names import WEIGHTS_TAG, TrackingError
 from lenet.tracking.read import fetched, read_run, read_text
 from lenet.tracking.records import weights_sha256
 from lenet.tracking.settings import check_data, data_tags
-from lenet.tracking.stored_config import PATHS, check_targets, merge_configs, read_config
+from lenet.tracking.stored_config import check_targets, merge_configs, read_config, stored_paths
 from lenet.training.checkpoints import load_newest
 from lenet.training.progress import State
 from lenet.training.state import StateError
-
-CONF = ROOT / "conf"
 
 
 def stored_state(
@@ -50,7 +49,7 @@ def load_trained(run_id: str, uri: str | None = None) -> tuple[nn.Module, Inputs
     """
     config = read_config(read_text(run_id, "config.yaml", uri))
     recorded = read_run(run_id, uri).tags.get(WEIGHTS_TAG)
-    check_targets(config, [CONF])
+    check_targets(config, conf_folders())
     state = stored_state(run_id, uri)
     if state is None:
         raise TrackingError(f"{run_id}: the run has no checkpoint to take the network from")
@@ -91,25 +90,24 @@ def load_data(run_id: str, uri: str | None = None, folder: Path | None = None) -
         "tracking": {"uri": uri, "folder": "outputs"},
         **dict.fromkeys(("resume", "rerun", "job")),
     }
-    moved = _moved(stored, folder) if folder else {}
-    say_where = "--data FOLDER, for explain, evaluate and export"
-    config = merge_configs(stored, here, moved, [CONF], run_id, say_where=say_where)
+    paths = stored_paths(flatten(stored))
+    before = _common_folder(paths)
+    moved = {
+        key: [str(folder / os.path.relpath(path, before or ".")) for path in each]
+        for key, each in paths.items()
+        if folder
+    }
+    say_where = f"--data {shlex.quote(one_line(before or '.'))}"
+    config = merge_configs(stored, here, moved, conf_folders(), run_id, say_where=say_where)
     data: Data = build(config, "data")
     check_data(run_id, run.tags, data_tags(data))
     return data
 
 
-def _moved(stored: Mapping[str, Any], folder: Path) -> dict[str, list[str]]:
-    """The paths of data=files, as they are in the folder that has become theirs."""
-    data = stored.get("data")
-    found = flatten({"data": data}) if isinstance(data, dict) else {}
-    given = {key: list(map(str, found[key])) for key in PATHS if isinstance(found.get(key), list)}
-    parents = [os.path.dirname(path) for each in given.values() for path in each]
+def _common_folder(paths: Mapping[str, Sequence[str]]) -> str:
+    """The folder in which all paths of data=files lie."""
+    parents = [os.path.dirname(path) for each in paths.values() for path in each]
     try:
-        common = os.path.commonpath(parents) if parents else ""
+        return os.path.commonpath(parents) if parents else ""
     except ValueError:
         raise ConfigError("data: expected absolute or relative paths, found both") from None
-    return {
-        key: [str(folder / os.path.relpath(path, common or ".")) for path in each]
-        for key, each in given.items()
-    }

@@ -5,6 +5,8 @@ the run takes the next turn, just before its first record is sent: the parameter
 `lenet.turn.3` and so on, with the process as its value. MLflow's parameters are written once, so
 of several processes only one gets a turn. A journal knows the processes that have written it. It
 may be sent as long as the run's last turn belongs to one of them.
+
+A process that uses a run which somebody else created, and one that runs a sweep, takes a turn too.
 """
 
 import re
@@ -16,17 +18,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
-from lenet.tracking.client import HEARTBEAT_TAG, PROCESS_TAG, TrackingError, is_passing
+from lenet.tracking.client import is_passing
 from lenet.tracking.journal import Facts
+from lenet.tracking.names import HEARTBEAT_TAG, PROCESS_TAG, Outdated, TrackingError
 from lenet.tracking.provenance import is_alive
 
 TURN = re.compile(r"lenet\.turn\.(\d{1,9})")
 BEAT_SECONDS = 60.0  # between two signs of life of a process at work
 SILENCE_SECONDS = 900.0  # without one, a process that can't be seen from here counts as dead
-
-
-class Outdated(TrackingError):
-    """Another process has had its turn at the run since."""
 
 
 def last_turn(params: Mapping[str, str]) -> tuple[int, str]:
@@ -68,22 +67,30 @@ def check_not_deleted(run_id: str, stage: str) -> None:
         raise TrackingError(f"run {run_id} is deleted there; {restore} brings it back")
 
 
-def take_turn(client: MlflowClient, facts: Facts) -> None:
-    """Gives the turn to the journal's process if it resumes the run and does not have it yet.
+def take_turn(client: MlflowClient, run: Run, process: str) -> None:
+    """Gives the process the next turn after those that `run` shows, unless it has the last one.
 
-    Raises: TrackingError as `check_run` does.
+    Raises: Outdated where another process was faster.
     """
-    run = check_run(client, facts)
     turn, holder = last_turn(run.data.params)
-    if not facts.earlier or holder == facts.process:
+    if holder == process:
         return
+    run_id = run.info.run_id
     try:
-        client.log_param(run.info.run_id, f"lenet.turn.{turn + 1}", facts.process)
+        client.log_param(run_id, f"lenet.turn.{turn + 1}", process)
     except MlflowException as error:
-        if is_passing(error, client.tracking_uri):
-            raise
-        check_run(client, facts)  # another process was faster
+        if not is_passing(error, client.tracking_uri):
+            check_turn(run_id, last_turn(client.get_run(run_id).data.params)[1], [process])
         raise
+
+
+def beat(client: MlflowClient, run: Run) -> None:
+    """Gives a sign of life of a run. It also corrects the status of a run that another process took
+    for dead.
+    """
+    client.set_tag(run.info.run_id, HEARTBEAT_TAG, str(int(time.time())))
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, "RUNNING")
 
 
 def is_worked_on(status: str, tags: Mapping[str, str], holder: str) -> bool | None:
@@ -102,5 +109,5 @@ def is_worked_on(status: str, tags: Mapping[str, str], holder: str) -> bool | No
 
 def silence_of(tags: Mapping[str, str]) -> float | None:
     """Seconds since the run's last sign of life; None if it never gave one."""
-    beat = tags.get(HEARTBEAT_TAG, "")
-    return time.time() - int(beat) if beat.isdecimal() else None
+    last = tags.get(HEARTBEAT_TAG, "")
+    return time.time() - int(last) if last.isdecimal() else None

@@ -1,6 +1,5 @@
 """What MLflow's own variables and context ask for, as in every program that logs to MLflow."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,39 +10,27 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.git_context import GitRunContext
 from mlflow.tracking.context.registry import resolve_tags
 
-from lenet.tracking.client import ID_TAG, TrackingError, is_own
-
-DEFAULT_EXPERIMENT = "lenet5"
-
-
-def chosen_experiment(given: str | int | None) -> str | int:
-    """The experiment that was given, else the one that MLFLOW_EXPERIMENT_NAME or
-    MLFLOW_EXPERIMENT_ID says: a name, or an id as a number.
-    """
-    if given is not None:
-        return given
-    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
-        return name
-    number = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
-    return int(number) if number.isdecimal() else DEFAULT_EXPERIMENT
+from lenet.tracking.client import is_own
+from lenet.tracking.names import ID_TAG, Outdated, TrackingError
+from lenet.tracking.turns import check_turn, last_turn, take_turn
 
 
-def given_run() -> str | None:
-    """The run that MLFLOW_RUN_ID names, to be used instead of a new one. `mlflow run` sets it."""
-    return os.environ.get("MLFLOW_RUN_ID") or None
-
-
-def adopt_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> str:
-    """Gives these tags to a run that exists, but for those that it has. Returns: its id.
+def adopt_run(client: MlflowClient, run_id: str, tags: Mapping[str, str], process: str) -> str:
+    """Gives a run that exists to the process, with these tags but for those that it has. Returns:
+    its id.
 
     Raises: TrackingError where another training or sweep has the run already.
     """
     run = client.get_run(run_id)
-    if is_own(run) and run.data.tags.get(ID_TAG) != tags.get(ID_TAG, ""):
+    try:
+        if is_own(run) and run.data.tags.get(ID_TAG) != tags.get(ID_TAG, ""):
+            raise Outdated
+        check_turn(run_id, last_turn(run.data.params)[1], [process])
+        take_turn(client, run, process)
+    except Outdated:
         raise TrackingError(
-            f"MLFLOW_RUN_ID={run_id}: the run has a training already; unset MLFLOW_RUN_ID, or "
-            f"continue the run with resume={run_id}"
-        )
+            f"MLFLOW_RUN_ID={run_id}: another training or sweep has this run; unset MLFLOW_RUN_ID"
+        ) from None
     new = [RunTag(key, text) for key, text in tags.items() if key not in run.data.tags]
     client.log_batch(run_id, tags=new)
     client.update_run(run_id, "RUNNING")

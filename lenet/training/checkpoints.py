@@ -1,6 +1,7 @@
 """Weights on disk, and the folder of states from which a training can go on."""
 
 import copy
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,16 +18,37 @@ from lenet.training.progress import State
 MAX_COST = 0.01  # the share of a training's time that checkpoints may take
 
 
+# Under which programs keep weights beside other things.
+KEYS = ("state_dict", "model_state_dict", "model")
+# torch gives them to the names of a network that runs on several GPUs or was compiled.
+PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """The weights in a file, under the names that the network itself gives them.
+
+    Raises: CheckpointError where the file is none of tensors by name.
+    """
+    state = load(path)
+    for key in KEYS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        found = type(state).__name__
+        raise CheckpointError(f"{one_line(path)}: expected weights by name, found {found}")
+    # A plain dict: the metadata of a state_dict can tell torch to keep the file's own tensors.
+    return {PREFIXES.sub("", str(name)): value for name, value in state.items()}
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Fills the model from a file of weights.
+    """Fills the model from a file of weights, as `read_weights` reads it.
 
     Raises: CheckpointError where the file holds no weights of this network; the model is then as
     it was.
     """
-    state, before = load(path), copy.deepcopy(model.state_dict())
+    state, before = read_weights(path), copy.deepcopy(model.state_dict())
     try:
-        # A plain dict: the metadata of a state_dict can tell torch to keep the file's own tensors.
-        model.load_state_dict(dict(state))
+        model.load_state_dict(state)
     except Exception as error:  # torch has no closed list of errors for a file of another network
         model.load_state_dict(before)
         reason = first_error_line(error)

@@ -1,23 +1,27 @@
 """One epoch: an optimizer step for each batch, and the sums of their results."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
-from lenet.native.step import Step as FusedStep
-from lenet.native.step import whole_step
+from lenet.cli import screen
+from lenet.optim.eager import skip_compiler
 from lenet.optim.sdlm import SDLM
 from lenet.training.device import device_of
 from lenet.training.evaluate import Criterion
+from lenet.training.fused_step import Step as FusedStep
+from lenet.training.fused_step import whole_step
 from lenet.training.progress import Progress
 from lenet.training.rng import random_state, set_random_state
+
+skip_compiler()
 
 
 class Loader(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
@@ -65,9 +69,7 @@ class Step:
         return loss, logits
 
 
-def take_steps(
-    step: Step, batches: Loader, at: Progress, log_interval: int, bar: "tqdm[Any]"
-) -> Iterator[None]:
+def take_steps(step: Step, batches: Loader, at: Progress, log_interval: int) -> Iterator[None]:
     """Takes the steps that the epoch under way still needs, and yields after each one.
 
     An SDLM measures the curvature on the epoch's first examples before it begins.
@@ -86,10 +88,8 @@ def take_steps(
         tally.learning_rate = step.optimizer.param_groups[0]["lr"]
         tally.add(*step(inputs, labels), labels)
         at.batches += 1
-        bar.update()
         if at.step % log_interval == 0:
             tally.add_point(at.step)
-            bar.set_postfix(loss=f"{tally.steps[-1][1]:.4f}")
         yield
 
 
@@ -126,12 +126,22 @@ def _remaining(batches: Loader, at: Progress) -> Iterator[tuple[Tensor, Tensor]]
     return remaining
 
 
-def progress_bar(at: Progress, epochs: int, is_shown: bool) -> "tqdm[Any]":
-    return tqdm(
-        desc=f"Epoch {at.epochs + 1}/{epochs}",
-        total=at.steps_per_epoch,
-        initial=at.batches,
-        unit=" batches",
-        leave=False,
-        disable=not is_shown,
-    )
+@contextmanager
+def progress_bar(at: Progress, epochs: int, is_shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar for the epoch under way on a terminal; what it gives is called after each step."""
+    if not is_shown:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    columns = BarColumn(None), MofNCompleteColumn(), "{task.fields[loss]}", TimeRemainingColumn()
+    with screen.progress_bar("{task.description}", *columns) as bar:
+        name = f"Epoch {at.epochs + 1}/{epochs}"
+        task = bar.add_task(name, total=at.steps_per_epoch, completed=at.batches, loss="")
+
+        def update() -> None:
+            steps = at.tally.steps
+            loss = f"loss {steps[-1][1]:.4f}" if steps else ""
+            bar.update(task, completed=at.batches, loss=loss)
+
+        yield update

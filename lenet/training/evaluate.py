@@ -116,10 +116,12 @@ def class_lines(accuracies: Iterable[float | None], classes: Iterable[str]) -> l
 
 
 def score_lines(score: Score, classes: Iterable[str]) -> list[str]:
-    """The result of a test, to print: the tutorial's lines, then loss and calibration."""
+    """The result of a test, to print: accuracy, the hardest class, loss and calibration."""
+    pairs = zip(score.class_accuracy, classes, strict=True)
+    hardest, name = min((part, name) for part, name in pairs if part is not None)
     return [
         accuracy_line(score),
-        *class_lines(score.class_accuracy, classes),
+        f"Hardest class: {name}, {hardest:.2%}",
         f"Test loss {score.loss:.4f}, expected calibration error {score.calibration_error:.2%}",
     ]
 

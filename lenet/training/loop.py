@@ -50,8 +50,9 @@ def fit(
         at = restore(checkpoints.state, step, epochs, len(batches))
     while at.epochs < epochs and not at.is_exhausted(patience):
         stopped = False
-        with progress_bar(at, epochs, is_shown=progress) as bar:
-            for _ in take_steps(step, batches, at, log_interval, bar):
+        with progress_bar(at, epochs, is_shown=progress) as update:
+            for _ in take_steps(step, batches, at, log_interval):
+                update()
                 stopped, has_ended = stop(), at.batches == len(batches)
                 if checkpoints and not has_ended and (stopped or checkpoints.is_due()):
                     checkpoints.save(state_of(at, step, epochs))

@@ -1,34 +1,23 @@
-"""Start of a process that trains: output, Ctrl-C, clock, garbage collection, thread settings."""
+"""Start of a process that trains: output, Ctrl-C, clock, garbage collection."""
 
 import gc
-import os
 import time
-
-import psutil
 
 from lenet import cli
 
 _started: list[float] = []
 
 
-def start_process() -> None:
+def start_process(name: str) -> None:
     """Call it before the large imports: they count as part of the first run's time, and Ctrl-C ends
-    them too.
+    them too. Nothing is done where `name`, the caller's `__name__`, is not that of a program: the
+    process then belongs to another one, such as a notebook.
     """
+    if name not in ("__main__", "__mp_main__"):  # the latter in the workers of a sweep
+        return
     cli.start()
     _started[:] = [time.time()]
     gc.set_threshold(50_000, 20, 1000)  # imports leave little garbage: looking for it took 1.5 s
-    psutil.cpu_percent()  # the load is measured from here on
-
-
-def start_run() -> float:
-    """Sets how long torch's threads spin. Returns: when the run began, see `run_start`."""
-    # Threads that wait for each other spin, which takes time from other processes. 20,000 turns
-    # last from one parallel part of a step to the next: best on an idle machine. 1000, libgomp's
-    # choice for crowded machines, is a fifth slower there, four times faster beside a busy process.
-    other_cores = psutil.cpu_percent() / 100 * (os.cpu_count() or 1) - 1
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000" if other_cores > 0.5 else "20000")
-    return run_start()
 
 
 def run_start() -> float:

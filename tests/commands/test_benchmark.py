@@ -70,9 +70,8 @@ def test_the_table_has_the_medians_of_the_rounds():
 
 
 def test_the_picture_has_a_panel_for_each_number_of_threads():
-    figure = plot(SPEEDS, "A CPU")
+    figure = plot(SPEEDS)
     assert [axes.get_title() for axes in figure.axes] == ["1 thread", "2 threads"]
-    assert "A CPU" in figure.get_suptitle()
 
 
 def test_the_command_writes_its_table_and_picture_and_names_what_could_not_run(tmp_path):

@@ -27,7 +27,8 @@ from tests.support.drawings import drawn
 
 
 def network_of(model, image_size=32):
-    inputs = Inputs(tuple("0123456789"), 0.1307, 0.3081, image_size)
+    channels = next(model.parameters()).shape[1] if isinstance(model, LeNet5) else 1
+    inputs = Inputs(tuple("0123456789"), 0.1307, 0.3081, image_size, channels)
     return Network("net", None, model.eval(), inputs, layers_of(model, image_size))
 
 
@@ -44,6 +45,7 @@ NETWORKS = {
     "relu and max": (lambda: lenet5(activation=ACTIVATIONS["relu"], pooling=POOLINGS["max"]), 32),
     "the paper's": (lenet5_1998, 32),
     "small images": (lambda: lenet5(image_size=28), 28),
+    "colours": (lambda: lenet5(in_channels=3), 32),
 }
 
 
@@ -51,9 +53,10 @@ NETWORKS = {
 def test_every_number_can_be_computed_from_the_wiring_that_the_page_gets(name):
     make, size = NETWORKS[name]
     net = network_of(make(), size)
-    image = (torch.rand(28, 28, generator=torch.Generator().manual_seed(3)) * 255).byte()
-    found = net.look(image)
-    shapes = {"input": (1, size, size)} | {layer.name: layer.shape for layer in net.layers}
+    channels = net.inputs.in_channels
+    image = (torch.rand(channels, 28, 28, generator=torch.Generator().manual_seed(3)) * 255).byte()
+    found = net.look(image if channels > 1 else image[0])
+    shapes = {"input": (channels, size, size)} | {layer.name: layer.shape for layer in net.layers}
     stages = {key: np.array(values).reshape(shapes[key]) for key, values in found["stages"].items()}
     assert list(stages) == ["input", "C1", "S2", "C3", "S4", "C5", "F6", "output"]
     activation = net.model.activation
@@ -154,6 +157,7 @@ def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
         ("drawing?network=x", b"\xff" * 100, 422, "network.0: Input should be a valid integer"),
         ("drawing", b"\xff" * 100, 422, "network: Field required"),
         ("picture?network=0", b"no picture", 400, "picture: expected a picture (PNG"),
+        ("picture?network=0&name=a.png", b"no picture", 400, "a.png: expected a picture (PNG"),
         ("picture?network=0", png()[:200], 400, "picture: cannot be read as a picture"),
     ],
 )

@@ -1,7 +1,6 @@
 """The demo page in a real browser, with a network trained on MNIST."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -41,19 +40,6 @@ def url(bench):
     finally:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("needs Debian's chromium")
-    with playwright.sync_playwright() as running:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = running.chromium.launch(executable_path=chromium, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -106,12 +92,30 @@ def move_focus(page, name):
     pytest.fail(f"Tab does not lead to {name}")
 
 
+def clear(page):
+    """Takes the example away, so that an answer is one about what is drawn."""
+    page.click("#clear")
+    page.wait_for_selector("#answer", state="hidden")
+
+
 def pixels(page, selector):
     return page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
 
 
+def test_the_page_opens_with_an_example_and_the_sum_of_one_of_its_numbers(opened):
+    page = opened()
+    reads(page, "7")
+    assert page.inner_text("#invitation") == "An example. Draw your own digit."
+    assert page.inner_text("#unit h2 span").startswith("C1, map ")
+    assert page.inner_text("#unit .sum >> nth=0").startswith("Sum of 25 products ")
+    draw(page, ONE)
+    reads(page, "1")  # the example is gone
+    assert page.locator("#invitation").is_hidden()
+
+
 def test_a_7_is_read_while_it_is_drawn(opened):
     page = opened()
+    clear(page)
     layers = ["input", "C1", "S2", "C3", "S4", "C5", "F6"]
     before = [pixels(page, f"#layer-{name}") for name in layers]
     draw(page, SEVEN, lift=False)
@@ -146,6 +150,7 @@ def test_a_digit_can_be_drawn_with_the_keyboard(opened):
 
 def test_a_number_shows_its_inputs_and_their_sum_is_right(opened):
     page = opened()
+    clear(page)
     draw(page, SEVEN)
     reads(page, "7")
     for name, products, blocks in (("C1", 25, 1), ("C3", 150, 6), ("C5", 400, 16), ("F6", 120, 1)):
@@ -199,7 +204,9 @@ def test_an_image_of_the_test_set_can_be_put_on_the_pad(opened):
     total = int(re.fullmatch(found, page.inner_text("#found"))[1])
     assert 30 < total < 200
     texts = page.locator("#images button").all_inner_texts()
-    rows = [re.fullmatch(r"(\d) read as (\d)\n([\d.]+) %", text).groups() for text in texts]
+    rows = [
+        re.fullmatch(r"(\d) read as (\d)\n([\d.]+) %\nimage \d+", text).groups() for text in texts
+    ]
     assert len(rows) == min(total, 60)
     assert all(truth != guess for truth, guess, _ in rows)
     sureness = [float(share) for _, _, share in rows]
@@ -216,7 +223,8 @@ def test_an_image_of_the_test_set_can_be_put_on_the_pad(opened):
     page.wait_for_function(loaded)
     page.locator("#images button").first.click()
     reads(page, "7")
-    assert re.fullmatch(r"Test image \d+: 7", page.inner_text("#status"))
+    said = r"Test image (\d+): 7\. On one page: python -m lenet explain [0-9a-f]{8} --image \1"
+    assert re.fullmatch(said, page.inner_text("#status"))
     assert page.evaluate("location.hash") == "#draw"
 
 
@@ -241,11 +249,12 @@ def test_two_networks_can_be_compared_on_one_drawing(opened, bench):
 
 def test_a_file_that_is_no_picture_is_refused_and_nothing_else_changes(opened):
     page = opened()
+    clear(page)
     draw(page, SEVEN)
     reads(page, "7")
     content = b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>"
     page.set_input_files("#file", {"name": "a.svg", "mimeType": "image/png", "buffer": content})
-    page.wait_for_selector("#error:has-text('picture: expected a')")
+    page.wait_for_selector("#error:has-text('a.svg: expected a')")
     assert page.inner_text("#guess") == "7"
     page.click("#tab-compare")  # the drawing is still what is looked at
     page.click("#tab-draw")
@@ -269,8 +278,8 @@ def test_a_dropped_picture_is_read(opened, tmp_path):
         }""",
         content,
     )
+    page.wait_for_selector("#invitation", state="hidden")  # the picture has replaced the example
     reads(page, "7")
-    assert page.locator("#invitation").is_hidden()
 
 
 @pytest.mark.parametrize("tab", ["#draw", "#test", "#compare"])

@@ -5,15 +5,21 @@ import math
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lenet.__main__ import main
 from lenet.commands.evaluate.corruptions import CORRUPTIONS, corrupted
+from lenet.commands.evaluate.ensemble import Ensemble, disagreement
+from lenet.commands.evaluate.other_set import load_other
 from lenet.commands.evaluate.plots import robustness as picture
 from lenet.commands.evaluate.robustness import score_copies, table
 from lenet.data.batches import Batches
+from lenet.data.form import Form
+from lenet.data.inputs import Inputs
 from lenet.data.sets import load
 from lenet.training.evaluate import evaluate
+from tests.support.lab import Bench
 
 EVERY = [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
 
@@ -148,7 +154,20 @@ def test_the_picture_has_six_points_for_each_distortion(scores, digits):
     figure = picture(scores, digits.test.images[0])
     lines = [line for axes in figure.subfigs[0].axes for line in axes.lines]
     assert [len(line.get_xdata()) for line in lines] == [6] * 12
-    assert len(figure.subfigs[1].axes) == 36
+    rows = figure.subfigs[1].axes
+    assert len(rows) == 36
+    assert [axes.get_ylabel() for axes in rows[::6]][:2] == [
+        "rotation\ndegrees",
+        "shift\npixels",
+    ]
+    assert {axes.get_title() for axes in rows[::6]} == {"unchanged"}
+
+
+def test_the_example_of_scale_becomes_as_much_larger_as_the_number_above_it_says(scores):
+    row = picture(scores, square(count=1)[0]).subfigs[1].axes[12:18]
+    sides = [(axes.images[0].get_array()[16] > 100).sum() for axes in row]
+    assert sides == pytest.approx([6 * k for k in (1, 1.1, 1.25, 1.4, 1.6, 2)], abs=1)
+    assert row[-1].get_title() == "2"
 
 
 @pytest.mark.slow
@@ -162,3 +181,128 @@ def test_the_command_scores_a_run_on_its_data_and_logs_picture_and_table(latest,
     assert main(["evaluate", "latest", "--output", str(tmp_path / "own")]) == 0
     assert len(pd.read_csv(tmp_path / "own" / "robustness.csv")) == 31
     assert (tmp_path / "own" / "robustness.png").is_file()
+
+
+# ---- Several networks ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return [nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)) for _ in range(3)]
+
+
+def test_an_ensemble_answers_by_the_mean_of_the_probabilities(networks):
+    images = 50 * torch.randn(7, 1, 32, 32)
+    expected = torch.stack([each(images).double().softmax(1) for each in networks]).mean(0)
+    found = Ensemble(networks)(images)
+    assert found.softmax(1).double().allclose(expected, atol=1e-6)
+    assert found.exp().double().allclose(expected, atol=1e-6)  # normalised: a loss can read it
+
+
+def test_an_ensemble_is_sure_of_what_its_networks_are_sure_of():
+    """Probabilities that float32 cannot hold do not become an infinite loss."""
+    sure = nn.Sequential(nn.Flatten(), nn.Linear(1024, 2))
+    sure[1].bias.data = torch.tensor([0.0, 200.0])
+    logits = Ensemble([sure, sure])(torch.zeros(1, 1, 32, 32)).detach()
+    assert float(nn.functional.cross_entropy(logits, torch.tensor([0]))) == pytest.approx(
+        200, abs=0.1
+    )
+
+
+def test_disagreement_is_the_mean_over_pairs_of_networks(networks, digits):
+    scores = [evaluate(each, digits.test, nn.functional.cross_entropy) for each in networks]
+    answers = [score.predicted for score in scores]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    expected = sum(float((answers[i] != answers[j]).double().mean()) for i, j in pairs) / 3
+    assert disagreement(scores) == pytest.approx(expected)
+    assert disagreement([scores[0], scores[0]]) == 0
+
+
+@pytest.mark.slow
+def test_the_command_scores_the_networks_of_a_sweep_together(tmp_path, monkeypatch, capsys):
+    lab = Bench(tmp_path)
+    lab.run("-m", "data=digits", "epochs=1", "seed=0,1,2", "tracking.pictures=false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
+    (sweep,) = [run for run in lab.runs() if "lenet.sweep.sha256" in run.data.tags]
+    assert main(["evaluate", sweep.info.run_id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "network"
+    assert sum("seed=" in line for line in lines) == 3
+    alone = lines[4].split("all of them")[1].split()[0]
+    assert f"Unchanged test set: accuracy {alone}" in "\n".join(lines)
+    assert "ensemble/robustness.csv" in lab.artifacts(sweep)
+    ids = [run.info.run_id for run in lab.runs()]
+    one, other, _ = (each for each in ids if each != sweep.info.run_id)
+    output = str(tmp_path / "two")
+    assert main(["evaluate", one, other[:8], "--output", output]) == 0
+    assert "Two of the networks give different answers to" in capsys.readouterr().out
+
+
+# ---- Another set -------------------------------------------------------------------------------
+
+
+def test_another_set_is_read_as_the_network_reads_images(monkeypatch, digits):
+    monkeypatch.delenv("LENET_DATA", raising=False)
+    inputs = Inputs(tuple("0123456789"), 0.3, 0.2, image_size=40)
+    data = load_other(["data=digits"], inputs)
+    expected = load("digits", "data", mean=0.3, std=0.2, image_size=40)
+    assert data.test.inputs.equal(expected.test.inputs)
+    assert data.test.labels.equal(digits.test.labels)
+
+
+def test_pictures_of_another_form_are_remarked_on(monkeypatch, capsys):
+    monkeypatch.delenv("LENET_DATA", raising=False)
+    tens = tuple("0123456789")
+    load_other(["data=digits"], Inputs(tens, 0.3, 0.2))
+    assert capsys.readouterr().err == ""
+    load_other(["data=digits"], Inputs(tens, 0.3, 0.2, form=Form(8, 8, 255)))
+    assert capsys.readouterr().err == (
+        "Warning: digits: its pictures are 28x28 pixels on black, the network learned from 8x8 "
+        "pixels on white; expect more mistakes\n"
+    )
+
+
+def test_classes_by_name_are_those_of_the_run(tmp_path):
+    """The other set lacks the first class; its second one is still the network's second."""
+    for name in ("dog", "emu"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (20, 20), 90).save(tmp_path / name / "a.png")
+    inputs = Inputs(("cat", "dog", "emu"), 0.3, 0.2)
+    data = load_other(["data=files", f"data.test={tmp_path}"], inputs)
+    assert data.test.labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "classes", "channels", "words"),
+    [
+        (["optimizer=adam"], 10, 1, "optimizer=adam: expected data=NAME or data.KEY=VALUE"),
+        (["data=digit"], 10, 1, "data=digit: no such option"),
+        (["data=digits", "data.size=3"], 10, 1, "data.size"),
+        (["data=digits"], 4, 1, "digits: expected at most 4 classes, as the run has, found 10"),
+        (["data=digits"], 10, 3, "digits: expected images of 3 channels, as the run has, found 1"),
+    ],
+)
+def test_a_set_that_does_not_fit_is_refused(monkeypatch, overrides, classes, channels, words):
+    monkeypatch.delenv("LENET_DATA", raising=False)
+    inputs = Inputs(tuple(map(str, range(classes))), 0.3, 0.2, in_channels=channels)
+    with pytest.raises(ValueError, match=f"^{words}"):
+        load_other(overrides, inputs)
+
+
+@pytest.mark.slow
+def test_the_command_scores_another_set_beside_its_own(latest, tmp_path, capsys, digits):
+    table = pd.DataFrame(load("digits", "data").test.images[:, 0, 2:30, 2:30].flatten(1).numpy())
+    table.insert(0, "label", digits.test.labels.numpy())
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    assert main(["evaluate", "latest"]) == 0
+    own = capsys.readouterr().out.splitlines()[0]
+    path = tmp_path / "mine.csv"
+    files = ["--seed", "1", "data=files", f"data.test={path}", "data.name=mine"]
+    assert main(["evaluate", "latest", *files]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == [f"mine: 360 test images, of {path}, {path}", own]
+    found = latest.artifacts(latest.runs()[-1])
+    assert "robustness_mine/robustness.csv" in found
+    assert main(["evaluate", "latest", *files, "--data", str(tmp_path)]) == 2
+    assert "--data: says where the run's own set is" in capsys.readouterr().err

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from lenet.__main__ import main
-from lenet.tracking.client import ID_TAG, PARENT_TAG, SWEEP_KIND_TAG, connect
+from lenet.tracking.client import connect
+from lenet.tracking.names import ID_TAG, PARENT_TAG, SWEEP_KIND_TAG
 
 RUNS = (  # experiment, name, tags, status, accuracies on validation and test set
     ("lenet5", "a sweep", {SWEEP_KIND_TAG: "grid"}, "FINISHED", ()),

@@ -23,7 +23,7 @@ WRONG = {
     "data.batch_size=[64]": "data.batch_size=[64]: should be a valid integer",
     "data.image_size=8": "data.image_size=8: should be greater than or equal to 16",
     "loss.label_smoothing=2": "loss.label_smoothing=2: should be less than or equal to 1",
-    "device.type=tpu": "device.type=tpu: should be 'auto', 'cpu', 'cuda' or 'mps'",
+    "device.type=tpu": "device.type=tpu: expected auto, cpu, mps, cuda, or a GPU by its number",
     "resume=nope": "resume=nope: expected a run's id, or the first 4 of its digits or more",
     "objective=accuracy": "objective=accuracy: should be 'train/loss'",
     "objective=test/accuracy": "objective=test/accuracy: the test set is scored once",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import run
 from lenet.config.hydra_errors import one_line_errors
-from tests.conftest import ROOT
+from tests.conftest import CONF, ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a warning of Hydra ends no run
 
@@ -35,16 +35,18 @@ def answer_to(*arguments, trains=False):
     with (
         pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as store,
         redirect_stdout(out),
         redirect_stderr(err),
     ):
         patch.chdir(folder)
-        for name in ("LENET_DATA", "LENET_RUNS", "MLFLOW_TRACKING_URI"):
+        for name in ("LENET_DATA", "LENET_RUNS"):
             patch.delenv(name, raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
         patch.setenv("HYDRA_FULL_ERROR", "0")  # run.main changes it
         patch.setattr(sys, "argv", ["run.py", *arguments])
         if not trains:
-            patch.setattr(run, "train", lambda settings: print(*settings.opening, sep="\n"))
+            patch.setattr(run, "train", lambda settings, is_ready: print(settings.name))
         try:
             run.main()
         except SystemExit as end:
@@ -75,19 +77,35 @@ REFUSED = {
     "optimizer=sgdd": f"optimizer=sgdd: no such option; {OPTIMIZERS}",
     "model/activaton=relu": "model/activaton: no such key; did you mean model/activation?",
     "model=mlp model/pooling=max": "model/pooling=max: the chosen model has no pooling",
-    "optimiser=sgd": "optimiser: no such key; did you mean optimizer?",
-    "optimizer.lr=[": "optimizer.lr=[: expected KEY=VALUE",
+    "optimiser=sgd": "optimiser: no such key; did you mean optimizer=sgd?",
+    "optimizer.lr=[": "optimizer.lr=[: cannot be read; a value with special ",
     "optimizer=null": "optimizer=null: ValueError: Config group override must be",
-    "data=files": "data.train: Missing mandatory value: train",
+    "data=files": "data.train: missing; write data.train=...",
     "tags.idea=wide": "tags.idea: to add a tag write +tags.idea=...",
-    "epochs=1,2": "epochs=1,2: several values need -m, for a sweep",
+    "epochs=1,2": "epochs=1,2: several values are a sweep, which needs -m: python run.py -m ",
+    "lr=0.1": "lr: no such key; did you mean optimizer.lr=0.1?",
+    "batch_size=32": "batch_size: no such key; did you mean data.batch_size=32?",
+    "momentun=0.5": "momentun: no such key; did you mean optimizer.momentum=0.5?",
+    "activation=relu": "activation: no such key; did you mean model/activation=relu?",
+    "nothing=1": "nothing: no such key; `python run.py --help` lists all keys",
+    "+seed=1": "+seed=1: this key exists; leave out the +",
+    "train": "train: expected KEY=VALUE, as in epochs=3; `python run.py` alone trains",
+    "optimizer.lr 0.1": "optimizer.lr 0.1: write optimizer.lr=0.1",
+    "lr 0.1": "lr 0.1: write optimizer.lr=0.1",
+    "optimizer.lr": "optimizer.lr: expected a value, as in optimizer.lr=...",
     "experiment=[nope]": "experiment=[nope]: In 'config': Could not load 'experiment/nope'",
-    "--epochs=3": "--epochs=3: no such flag",
-    "seed=0 -m epochs=1,2": "epochs=1,2: no such flag, or it comes after one;",
-    "--cfg tree": "argument --cfg/-c: invalid choice: 'tree'",
+    "--epochs=3": "--epochs=3: no such flag; write epochs=3",
+    "--batch-size 3": "--batch-size: no such flag; write data.batch_size=3",
+    "--fast": "--fast: no such flag; values are KEY=VALUE, as in optimizer.lr=0.05",
+    "seed=0 -m epochs=1,2": "epochs=1,2: comes after a flag; write flags first: python run.py -m ",
+    "--cfg tree": "-c: expected 'job', 'hydra', 'all', got 'tree'",
+    "-m epochs=1,2 -cn": "-cn: expected a value after it",
     "--experimental-rerun x.pickle": "--experimental-rerun: not offered",
-    "-cn nope": "Cannot find primary config 'nope'.",
+    "-cn nope": "-cn nope: no such file; -cd ",
+    "-cn momentum": "-cn momentum: a sweep is in another folder: python run.py -cd ",
     "resume=latest rerun=1234e567": "resume, rerun: expected one of them, got both",
+    "-m optimizer=adam,adamw optimizer.eps=1e-7": "optimizer.eps: not known before the sweep "
+    "chooses from optimizer=adam,adamw; write ++optimizer.eps=1e-7",
     "-m epochs=1,0": "epochs=0: should be greater than or equal to 1",
     "-m seed=range(1000000000)": "seed=range(1000000000): expected 1 to 10,000 runs",
     "-m seed=interval(0,1)": "seed=interval(0,1): an interval has no list of values",
@@ -106,11 +124,11 @@ def test_a_wrong_command_line_is_answered_in_one_line(line, message):
 
 TOO_LATE_FOR_THE_CHECK = {  # each is found when the parts of the run are built
     "device.threads=99999": "device.threads=99999: expected 1 to ",
-    "device=mps": "device=mps: this machine has none; expected auto, cpu",
-    "data.val_size=99999": "data.val_size=99999: expected 0 to 1,436, because digits has 1,437 ",
-    "data.val_size=1437": "data.val_size=1437: expected 0 to 1,436, ",
-    "data.train_size=1438": "data.train_size=1438: expected 1 to 1,437, because digits has 1,437 ",
-    "data.train_size=9 data.val_size=1430": "data.train_size=9: expected 1 to 7, because ",
+    "device=mps": "device.type=mps: this machine has none; expected auto, cpu",
+    "data.val_size=99999": "data.val_size=99999: expected 0 to 1,436 or a part below 1, ",
+    "data.val_size=1437": "data.val_size=1437: expected 0 to 1,436 or a part below 1, ",
+    "data.train_size=1438": "data.train_size=1438: expected 1 to 1,437 or a part below 1, ",
+    "data.train_size=9 data.val_size=1430": "data.train_size=9: expected 1 to 7 or a part below",
     "data=mnist data.root=. data.download=false": "no mnist under .",
     "data.split=letters": "data.split=letters: only emnist has splits",
     "model.pooling.kernel_size=30": "model: Given input size: ",
@@ -141,6 +159,7 @@ def test_a_run_id_that_looks_like_a_number_stays_a_text(run_id):
         *("--help", "--hydra-help", "--cfg job --resolve"),
         "-m tracking.run_name=run-${seed}-${hydra:job.num} seed=1,2 sweep.dry=true",
         f"-cd {ROOT / 'sweeps'} -cn momentum sweep.dry=true",
+        "-m optimizer=adam,adamw ++optimizer.eps=1e-7 sweep.dry=true",
         "optimizer.lr=0.1 +tags.idea=wide",
     ],
 )
@@ -229,7 +248,7 @@ def test_any_file_is_a_configuration_or_one_line(folder, lines, group):
 
 
 def test_a_bug_keeps_its_traceback():
-    with pytest.raises(KeyError), one_line_errors():
+    with pytest.raises(KeyError), one_line_errors(CONF):
         raise KeyError("a bug")
 
 
@@ -242,7 +261,7 @@ def test_a_bug_keeps_its_traceback():
     ],
 )
 def test_a_lack_of_memory_is_one_line_and_a_failed_run(capsys, error):
-    with pytest.raises(SystemExit) as caught, one_line_errors():
+    with pytest.raises(SystemExit) as caught, one_line_errors(CONF):
         raise error
     assert caught.value.code == 1
     assert capsys.readouterr().err.startswith("error: out of memory; ")

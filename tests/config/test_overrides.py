@@ -3,7 +3,15 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lenet.config.overrides import columns_of, differing, in_grammar, job_name
+from lenet.config.overrides import (
+    columns_of,
+    count_in_decimals,
+    differing,
+    float_range_lines,
+    in_grammar,
+    job_name,
+    run_name,
+)
 
 
 def test_a_job_is_named_by_what_differs():
@@ -13,6 +21,23 @@ def test_a_job_is_named_by_what_differs():
     assert differs == {"optimizer.lr": 1e-5, "model/activation": "relu", "seed": 0}
     assert list(differs) == axes
     assert job_name(differs) == "lr=1e-05 activation=relu seed=0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("", ""),
+        ("data=digits optimizer.lr=0.05", "data=digits lr=0.05"),
+        ("experiment=best model/activation=relu", "experiment=best activation=relu"),
+        ("epochs=2 note=first +tags.idea=wide tracking.uri=x resume=0000 data.root=d", "epochs=2"),
+        (
+            "epochs=2 optimizer.momentum=0.5,0.9 seed=range(3)",
+            "momentum=0.5,0.9 seed=range(3) epochs=2",
+        ),
+    ],
+)
+def test_a_run_is_named_by_what_changes_its_result(overrides, name):
+    assert run_name(overrides.split()) == name
 
 
 VALUES = {  # on the command line: to a reader
@@ -71,3 +96,20 @@ def test_values_side_by_side_are_no_product():
     assert len(columns_of(parsed, ["a", "b"])["a"]) == 5000
     with pytest.raises(ValueError, match="expected 1 to 10,000 runs"):
         columns_of(parsed)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("range(0.1,0.4,0.1)", "0.1 0.2 0.3"),
+        ("range(0.0,0.9,0.3)", "0.0 0.3 0.6"),
+        ("range(0.4,0.1,-0.1)", "0.4 0.3 0.2"),
+        ("range(1e-3,4e-3,1e-3)", "0.001 0.002 0.003"),
+        ("sort(range(0.1,0.4,0.1),reverse=true)", "0.3 0.2 0.1"),
+        ("range(1,2,0.25)", "1.0 1.25 1.5 1.75"),
+    ],
+)
+def test_a_range_of_floats_has_the_numbers_that_people_count(text, values):
+    (parsed,) = map(count_in_decimals, OverridesParser.create().parse_overrides([f"a={text}"]))
+    assert columns_of([parsed])["a"] == [f"a={value}" for value in values.split()]
+    assert float_range_lines([parsed]) == [f"a: {values.replace(' ', ', ')}"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from lenet.data.augment import CHUNK, Distortion
+from lenet.data.augment import CHUNK, Distortion, _smoother, field
 from lenet.data.batches import Batches
+from lenet.native import set_threads
 
 ALL = Distortion(12.0, 0.2, 0.1, 0.3, 3.0, elastic=1.5)
 
@@ -34,8 +35,35 @@ def slow(image, matrix, shift):
     return map_coordinates(image, points, order=1, mode="grid-constant", cval=0.0)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 24)])
-def test_affine_maps_read_what_a_slow_loop_reads(height, width):
+@pytest.fixture(params=["kernels", "pytorch"])
+def computed_by(request, use_compiler):
+    """By the native kernels where they can be built, or by PyTorch as without a compiler."""
+    if request.param == "pytorch":
+        use_compiler("no-such-compiler")
+    return request.param
+
+
+def field_of(distortion, count, height, width, draws):
+    """The elastic displacements, in pixels."""
+    smoothers = [_smoother(side, distortion.smoothness) for side in (height, width)]
+    return field(distortion.noise(count, height, width, draws), smoothers[0], smoothers[1].T)
+
+
+def test_kernels_and_pytorch_distort_alike_and_threads_change_no_bit(use_compiler):
+    images = pictures(70).repeat(1, 3, 1, 1)
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        found.append(ALL(images, generator(4)))
+    set_threads(None)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    use_compiler("no-such-compiler")
+    assert (found[0] - ALL(images, generator(4))).abs().max() < 0.05  # of 255
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 24), (19, 21)])
+def test_affine_maps_read_what_a_slow_loop_reads(height, width, computed_by):
     images = pictures(6, height, width)
     distortion = Distortion(30.0, 0.3, 0.2, 0.4, 4.0)
     matrices, shifts = distortion.affine(6, generator(1))
@@ -45,15 +73,15 @@ def test_affine_maps_read_what_a_slow_loop_reads(height, width):
         assert np.abs(got[0].numpy() - expected).max() < 0.05  # of 255: float32's coordinates
 
 
-def test_an_elastic_field_moves_pixels_by_what_it_says_in_pixels():
+def test_an_elastic_field_moves_pixels_by_what_it_says_in_pixels(computed_by):
     images = pictures(3, 16, 24)
     distortion = Distortion(elastic=1.5)
     draws = generator(2)
     distortion.affine(3, draws)
-    field = distortion.field(3, 16, 24, draws) * torch.tensor([12.0, 8.0])[:, None, None]
+    moved = field_of(distortion, 3, 16, 24, draws)
     output = distortion(images, generator(2))
     rows, columns = np.mgrid[:16, :24]
-    for image, (across, down), got in zip(images, field.numpy(), output, strict=True):
+    for image, (across, down), got in zip(images, moved.numpy(), output, strict=True):
         points = np.stack([rows + down, columns + across])
         expected = map_coordinates(
             image[0].double().numpy(), points, order=1, mode="grid-constant", cval=0.0
@@ -62,7 +90,7 @@ def test_an_elastic_field_moves_pixels_by_what_it_says_in_pixels():
 
 
 def test_the_field_has_its_standard_deviation_and_smoothness_everywhere():
-    field = Distortion(elastic=1.5, smoothness=4.0).field(4000, 32, 32, generator())[:, 0] * 16
+    field = field_of(Distortion(elastic=1.5, smoothness=4.0), 4000, 32, 32, generator())[:, 0]
     assert (field.std(dim=0) - 1.5).abs().max() < 0.1  # the borders too
     # Smoothing by sigma leaves neighbours at distance d a correlation of exp(-d^2 / 4 sigma^2).
     for distance in (2, 4, 8):

@@ -1,7 +1,9 @@
 """Published sets are downloaded whole or not at all, and never taken on trust."""
 
 import gzip
+import io
 import shutil
+import tarfile
 import threading
 import zipfile
 from functools import partial
@@ -12,7 +14,7 @@ import torchvision
 
 from lenet.data.download import download
 from lenet.data.sources import find
-from tests.support.fake_sets import Fake, digest, refusal
+from tests.support.fake_sets import Fake, FakeBatches, digest, refusal
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -43,7 +45,17 @@ def publish(fake, site, monkeypatch):
     (folder / "a").mkdir()
     packed = {f"{file}.gz": gzip.compress(content) for file, content in fake.files.items()}
     source = getattr(torchvision.datasets, fake.known.folder)
-    if fake.known.folder == "EMNIST":
+    if fake.known.batches:
+        path = folder / "a" / source.filename
+        with tarfile.open(path, "w:gz") as archive:
+            for name, content in fake.files.items():
+                member = tarfile.TarInfo(f"{fake.known.batches}/{name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        packed = {path.name: path.read_bytes()}
+        monkeypatch.setattr(source, "url", f"{url}/a/{path.name}")
+        monkeypatch.setattr(source, "tgz_md5", digest(packed[path.name], "md5"))
+    elif fake.known.folder == "EMNIST":
         with zipfile.ZipFile(folder / "a" / "gzip.zip", "w") as archive:
             for name, content in packed.items():
                 archive.writestr(f"gzip/{name}", content)
@@ -69,14 +81,16 @@ def files_under(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist", "qmnist", "emnist_letters"])
+@pytest.mark.parametrize(
+    "name", ["mnist", "fashion_mnist", "kmnist", "qmnist", "emnist_letters", "cifar10"]
+)
 def test_a_set_is_downloaded_into_torchvisions_layout(tmp_path, monkeypatch, capsys, site, name):
-    fake = Fake(name)
+    fake = FakeBatches() if name == "cifar10" else Fake(name)
     packed = publish(fake, site, monkeypatch)
     root = tmp_path / "not" / "there yet"
     raw = download(name, root)
     assert fake.is_what_was_read(raw)
-    assert raw.where == str(root / fake.known.folder / "raw")
+    assert raw.where == str(root / fake.known.place)
     shown = capsys.readouterr().err.splitlines()
     assert shown == [f"Downloading {site[1]}/a/{file}" for file in packed]
     assert files_under(root) == fake.files  # no archive, no temporary file

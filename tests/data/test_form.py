@@ -97,10 +97,13 @@ def test_a_drawing_has_the_sets_ground_too():
     assert read_drawing(ink, Form(64, 64, None)).image.shape == (64, 64)
 
 
-def test_several_digits_in_one_picture_get_a_remark():
-    two = Image.new("L", (400, 240), 255)
-    for left in (0, 190):
-        two.paste(drawn(), (left, 0))
+@pytest.mark.parametrize(
+    "second", [(190, 0), (0, 150)], ids=["side by side", "one above the other"]
+)
+def test_several_digits_in_one_picture_get_a_remark(second):
+    two = Image.new("L", (400, 420), 255)
+    for place in ((0, 0), second):
+        two.paste(drawn(), place)
     assert "several digits" in read_picture_bytes(png(two), "picture").remark
     assert not read_picture_bytes(png(drawn()), "picture").remark
 

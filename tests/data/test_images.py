@@ -29,6 +29,13 @@ def test_bytes_become_inputs_as_in_the_tutorial_bit_for_bit():
     assert as_input(images, 32, MNIST_MEAN, MNIST_STD).equal(tutorials_chain(images))
 
 
+def test_colours_are_normalised_a_channel_as_torchvision_does_bit_for_bit():
+    images, mean, std = noise(20, 3, 32, 32), (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+    chain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    expected = torch.stack([chain(image.permute(1, 2, 0).numpy()) for image in images])
+    assert as_input(images, 32, mean, std).equal(expected)
+
+
 @given(height=st.integers(1, 20), width=st.integers(1, 20), channels=st.sampled_from([0, 1, 3]))
 def test_smaller_images_of_any_size_and_colour_get_an_even_border(height, width, channels):
     shape = (channels, height, width) if channels else (height, width)

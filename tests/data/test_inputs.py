@@ -14,6 +14,15 @@ def test_inputs_come_back_from_json_as_they_were():
     assert Inputs.from_values(json.loads(json.dumps(INPUTS.to_values()))) == INPUTS
 
 
+def test_colours_have_a_mean_and_a_deviation_for_each_channel():
+    inputs = Inputs(("cat", "dog"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), in_channels=3)
+    assert Inputs.from_values(json.loads(json.dumps(inputs.to_values()))) == inputs
+    with pytest.raises(
+        ValueError, match=r"^inputs: mean: expected one number, or 3, one a channel"
+    ):
+        Inputs.from_values(inputs.to_values() | {"mean": [0.1, 0.2]})
+
+
 def test_a_network_is_made_from_them():
     model = LeNet5(**INPUTS.model_arguments)
     assert (model.conv1.in_channels, model.fc3.out_features) == (3, 2)

@@ -1,7 +1,5 @@
 """A set is split the same for every seed, and refused in one line where it does not fit."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -11,7 +9,7 @@ from lenet.data.images import as_input
 from lenet.data.known_sets import DIGITS
 from lenet.data.sets import load, load_files, prepare
 from lenet.data.sources import Raw
-from tests.support.fake_sets import Fake, cycle, idx_bytes, noise, pair, refusal
+from tests.support.fake_sets import Fake, cycle, noise, pair, refusal
 
 
 def numbered(count, tests=5):
@@ -65,6 +63,15 @@ def test_a_smaller_training_set_is_part_of_a_larger_and_never_touches_validation
     assert kept[2].isdisjoint(numbers(parts[0].val.inputs))
 
 
+def test_a_part_below_1_stands_for_its_number_of_images():
+    data, same = (
+        plain(numbered(300), train_size=0.5, val_size=0.2),
+        plain(numbered(300), train_size=150, val_size=60),
+    )
+    assert numbers(data.train.inputs) == numbers(same.train.inputs)
+    assert data.val_sha256 == same.val_sha256
+
+
 def test_without_a_split_all_images_are_trained_on_in_their_order():
     data = plain(numbered(300))
     assert data.val is None
@@ -74,10 +81,11 @@ def test_without_a_split_all_images_are_trained_on_in_their_order():
 @pytest.mark.parametrize(
     ("sizes", "start"),
     [
-        ({"train_size": 0}, "data.train_size=0: expected 1 to 300, "),
-        ({"train_size": 241, "val_size": 60}, "data.train_size=241: expected 1 to 240, "),
-        ({"val_size": 300}, "data.val_size=300: expected 0 to 299, "),
-        ({"val_size": -5}, "data.val_size=-5: expected 0 to 299, "),
+        ({"train_size": 0}, "data.train_size=0: expected 1 to 300 or a part"),
+        ({"train_size": 241, "val_size": 60}, "data.train_size=241: expected 1 to 240 or a part"),
+        ({"val_size": 0.999}, "data.val_size=0.999: expected 0 to 299 or a part"),
+        ({"val_size": 300}, "data.val_size=300: expected 0 to 299 or a part"),
+        ({"val_size": -5}, "data.val_size=-5: expected 0 to 299 or a part"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_the_key_that_was_set(sizes, start):
@@ -106,6 +114,18 @@ def test_mean_and_deviation_are_those_of_all_training_pixels():
         inputs = prepare(raw, image_size=16, **options).inputs
         expected = (options.get("mean", mean), options.get("std", std))
         assert (inputs.mean, inputs.std) == expected
+
+
+def test_colours_have_the_mean_and_deviation_of_each_channel():
+    images = noise(300, 3, 8, 8) // torch.tensor([1, 2, 4]).view(3, 1, 1)
+    raw = Raw("noise", (images.byte(), cycle(300)), (images.byte(), cycle(300)), DIGITS, "memory")
+    pixels = images.double().transpose(0, 1).flatten(1) / 255
+    data = prepare(raw, image_size=16)
+    assert data.inputs.mean == pytest.approx(pixels.mean(1).tolist(), abs=5e-5)
+    assert data.inputs.std == pytest.approx(pixels.std(1, correction=0).tolist(), abs=5e-5)
+    assert prepare(raw, image_size=16, mean=[0.1, 0.2, 0.3], std=0.5).inputs.std == 0.5
+    message = refusal(lambda: prepare(raw, image_size=16, mean=[0.1, 0.2]))
+    assert "mean: expected one number, or 3, one a channel, found 2" in message
 
 
 def test_images_without_any_contrast_stay_finite():
@@ -206,18 +226,9 @@ def test_your_own_letters_need_a_configuration_alone(tmp_path, composed):
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (48, 48), (3, 24, 30)])
-@pytest.mark.parametrize("form", ["pt", "idx"])
-def test_a_set_of_any_image_size_is_read_from_pt_and_idx(tmp_path, shape, form):
+def test_a_set_of_any_image_size_is_read(tmp_path, shape):
     train, test = pair(30, *shape), pair(20, *shape, seed=1)
-    files = []
-    for part, (images, labels) in (("train", train), ("test", test)):
-        if form == "pt":
-            files.append([saved(tmp_path / f"{part}.pt", (images, labels))])
-            continue
-        files.append([str(tmp_path / f"{part}-{kind}") for kind in ("images", "labels")])
-        for path, array in zip(files[-1], (images.numpy(), labels.byte().numpy()), strict=True):
-            Path(path).write_bytes(idx_bytes(array))
-    data = load_files("own", files[0], files[1], image_size=32)
+    data = own(tmp_path, train, test)
     assert data.train.inputs.shape == (30, 3 if len(shape) == 3 else 1, 32, 32)
     assert data.train.inputs.equal(as_input(train[0], 32, data.inputs.mean, data.inputs.std))
     assert data.test.inputs.equal(as_input(test[0], 32, data.inputs.mean, data.inputs.std))
@@ -243,6 +254,7 @@ def test_named_classes_keep_their_order_and_may_lack_examples(tmp_path):
         ((10, 1), (10, 0), {"first_label": 1}, "to 9 .* -1 among the test labels"),
         ((10, -1), (10, 0), {}, "to 8 .* -1 among the training labels"),
         ((2, 5000), (2, 5000), {}, "to 1000 .* 5001 among the training labels"),
+        ((1, 3), (10, 0), {}, "several classes, found 3 alone among the training labels"),
     ],
 )
 def test_labels_out_of_range_are_refused_by_file_and_value(
@@ -263,21 +275,6 @@ def test_training_and_test_images_of_other_shapes_are_refused(tmp_path):
     assert str(tmp_path / "b.pt") in message
 
 
-def test_images_with_their_channels_in_the_wrong_place_are_refused(tmp_path):
-    message = refusal(lambda: own(tmp_path, pair(20, 100, 28, 3), pair(20, 100, 28, 3)))
-    assert message.endswith("[20, 100, 28, 3]; images.permute(0, 3, 1, 2) puts the colours first")
+def test_more_channels_than_a_network_may_have_are_refused(tmp_path):
     message = refusal(lambda: own(tmp_path, pair(20, 100, 28, 28), pair(20, 100, 28, 28)))
     assert message == "inputs.in_channels: Input should be less than or equal to 64"
-
-
-@pytest.mark.parametrize("paths", [[], ["a.idx"], ["a.pt", "b.pt", "c.pt"]])
-def test_a_wrong_number_of_files_is_refused(paths):
-    message = refusal(lambda: load_files("own", paths, paths))
-    assert message.startswith("expected one .pt file or two IDX files (images, labels), found ")
-
-
-def test_a_bad_file_of_yours_is_named(tmp_path):
-    good, bad = saved(tmp_path / "good.pt", pair(20)), tmp_path / "bad.pt"
-    saved(bad, (noise(20, 28, 28), cycle(19)))
-    message = refusal(lambda: load_files("own", [good], [str(bad)]))
-    assert message.startswith(f"{bad}: expected as many labels as images")

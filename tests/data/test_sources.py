@@ -3,17 +3,22 @@
 import gzip
 
 import pytest
+import torch
 
 from lenet.data.known_sets import KNOWN
+from lenet.data.sets import load_files
 from lenet.data.sources import embedded_digits, find
-from tests.support.fake_sets import Fake, refusal
+from tests.support.fake_sets import Fake, FakeBatches, refusal
 
 LAYOUTS = ("raw", "raw.gz", "plain", "plain.gz")
 
 
 @pytest.mark.parametrize(
     ("name", "layout"),
-    [*((name, "raw.gz") for name in KNOWN), *(("kmnist", layout) for layout in LAYOUTS)],
+    [
+        *((name, "raw.gz") for name in KNOWN if name != "cifar10"),
+        *(("kmnist", layout) for layout in LAYOUTS),
+    ],
 )
 def test_each_set_is_read_upright_and_from_0_in_each_layout(tmp_path, monkeypatch, name, layout):
     fake = Fake(name).publish(monkeypatch)
@@ -32,6 +37,40 @@ def test_the_tutorials_layout_goes_before_torchvisions_and_that_before_plain_fil
         else:
             fake.lay(tmp_path, layout)
         assert fake.is_what_was_read(find("kmnist", tmp_path)), layout
+
+
+@pytest.mark.parametrize("layout", ["raw", "plain"])
+def test_cifar10_is_read_with_its_colours(tmp_path, layout):
+    fake = FakeBatches()
+    fake.lay(tmp_path, layout)
+    raw = find("cifar10", tmp_path)
+    assert fake.is_what_was_read(raw)
+    assert (raw.classes[0], raw.classes[9]) == ("airplane", "truck")
+    missing = fake.folder(tmp_path, layout) / "test_batch"
+    missing.unlink()
+    assert refusal(lambda: find("cifar10", tmp_path)) == f"{missing}: no such file"
+
+
+@pytest.mark.parametrize("dotted", [False, True])
+@pytest.mark.parametrize("folder", ["", "raw", "MNIST/raw"])
+def test_mnist_is_found_under_the_names_that_people_have_it(tmp_path, monkeypatch, folder, dotted):
+    """Kaggle's files have a dot: train-images.idx3-ubyte. The root may be torchvision's folder."""
+    fake = Fake("mnist").publish(monkeypatch)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name, content in fake.files.items():
+        (tmp_path / folder / (name.replace("-idx", ".idx") if dotted else name)).write_bytes(
+            content
+        )
+    assert fake.is_what_was_read(find("mnist", tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["processed", "MNIST/processed"])
+def test_torchvisions_old_files_are_found(tmp_path, monkeypatch, folder):
+    fake = Fake("mnist").publish(monkeypatch)
+    (tmp_path / folder).mkdir(parents=True)
+    for name, pair in zip(("training.pt", "test.pt"), fake.pairs, strict=True):
+        torch.save(pair, tmp_path / folder / name)
+    assert fake.is_what_was_read(find("mnist", tmp_path))
 
 
 def test_packed_and_plain_files_may_lie_side_by_side(tmp_path):
@@ -84,6 +123,9 @@ def test_one_changed_byte_in_a_set_of_known_contents_is_refused(tmp_path, monkey
     path.write_bytes(content)
     message = refusal(lambda: find("mnist", tmp_path))
     assert message.startswith(f"{path}: expected mnist's {path.name}, found others")
+    assert message.endswith("for a set of your own use data=files")
+    train, test = ([str(path.parent / f) for f in fake.known.files[k : k + 2]] for k in (0, 2))
+    assert load_files("own", train, test).train.count == len(fake.pairs[0][1])
 
 
 @pytest.mark.slow

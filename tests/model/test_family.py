@@ -11,8 +11,6 @@ from lenet.model.layers import ConnectedConv2d, Subsample
 from lenet.model.lenet5 import count_parameters
 from lenet.model.losses import MSE
 from lenet.optim.curvature import second_backward
-from lenet.optim.sdlm import SDLM
-from lenet.training.loop import fit
 from tests.model.test_lenet5 import connections_of
 
 LAYERS = (nn.Conv2d, nn.Linear, ConnectedConv2d, Subsample)
@@ -117,14 +115,6 @@ def test_an_mlp_reads_the_784_pixels_inside_the_border():
 def test_a_crop_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match="crop: expected less than half of 4 pixels"):
         MLP(image_size=4, crop=2)
-
-
-def test_the_papers_optimizer_lowers_the_loss():
-    inputs, labels = images(10), torch.arange(10)
-    model = LeNet4(initialisation="released")
-    optimizer = SDLM(model.parameters(), lr=2e-4, samples=10)
-    losses = [epoch.loss for epoch in fit(model, [(inputs, labels)], MSE(), optimizer, epochs=4)]
-    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize("kind", [LeNet1, LeNet4, MLP])

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import strategies as st
 from torch import nn
 
 from lenet.model.layers import (
@@ -17,8 +16,6 @@ from lenet.model.layers import (
     bitmaps,
     initialise,
 )
-
-ACTIVATIONS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20)
 
 
 def test_scaled_tanh_maps_one_to_one():
@@ -96,6 +93,7 @@ def test_rbf_scores_are_minus_squared_distances():
         for codes in [bitmaps().flatten(1).tolist()]
     ]
     assert RBF()(states).tolist() == [pytest.approx(row, rel=1e-4) for row in expected]
+    torch.testing.assert_close(RBF(scale=0.5)(states), RBF()(states) / 2)
     assert not list(RBF().parameters())
     assert not RBF().state_dict()
 

@@ -1,14 +1,15 @@
-"""The paper's losses are its equations 8 and 9."""
+"""The paper's losses are its equations 8 and 9; cross entropy weighs classes as asked."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet.model.layers import RBF, bitmaps
-from lenet.model.losses import MAP, MSE
+from lenet.model.losses import MAP, MSE, cross_entropy
 
 PENALTIES = st.lists(st.floats(0, 300, width=32), min_size=10, max_size=10)
 
@@ -47,3 +48,34 @@ def test_squared_error_of_an_rbf_output_is_the_distance_to_the_right_bitmap():
     labels = torch.tensor([3, 0, 9, 3])
     expected = (states - bitmaps().flatten(1)[labels]).square().sum(dim=1).mean()
     assert torch.allclose(MSE("rbf")(RBF()(states), labels), expected)
+
+
+LABELS = torch.tensor([0] * 12 + [1] * 3 + [3] * 5)
+
+
+def test_balanced_weights_are_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    counts = LABELS.bincount()
+    weight = cross_entropy("balanced", class_counts=counts).weight
+    here = counts > 0
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=LABELS.numpy())
+    # scikit-learn takes the mean over the classes that occur, here it is over all of them.
+    torch.testing.assert_close(weight[here] * 4 / 3, torch.from_numpy(expected).float())
+
+
+def test_a_list_weighs_each_class_and_must_name_all():
+    counts, scores = LABELS.bincount(), torch.randn(20, 4)
+    weight = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    found = cross_entropy(weight.tolist(), 0.1, class_counts=counts)(scores, LABELS)
+    expected = torch.nn.functional.cross_entropy(scores, LABELS, weight, label_smoothing=0.1)
+    assert found == expected
+    with pytest.raises(
+        ValueError, match=r"^loss\.weight: expected 4 numbers, one a class, found 2$"
+    ):
+        cross_entropy([1.0, 2.0], class_counts=counts)
+
+
+def test_weights_without_counts_are_not_dropped_in_silence():
+    with pytest.raises(ValueError, match="expected class_counts"):
+        cross_entropy([1.0, 2.0])

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
+from lenet.model import equip
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
-from lenet.native import equip
 from lenet.native.build import BuildError, library
 
 try:
@@ -36,6 +36,7 @@ def network(activation="tanh", pooling="avg", connections="full", classes=10, se
         activation=ACTIVATIONS[activation],
         pooling=POOLINGS[pooling],
         connections=connections,
+        kernels="eager",
     )
     with torch.no_grad():
         for parameter in model.parameters():

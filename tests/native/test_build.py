@@ -1,10 +1,9 @@
-"""The kernels are built once, loaded only if they are the user's own, and use torch's threads."""
+"""The kernels are built once, and loaded only if they are the user's own."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import platformdirs
@@ -18,26 +17,11 @@ pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler"),
     pytest.mark.skipif(sys.platform == "win32", reason="no kernels on Windows"),
 ]
-linux = pytest.mark.skipif(sys.platform != "linux", reason="threads are shared on Linux alone")
 
 ANSWER_H = "const int ANSWER = 42;\n"
 ANSWER_CPP = """
 #include "answer.h"
 extern "C" int answer() { return ANSWER; }
-"""
-THREADS_CPP = """
-#ifdef _OPENMP
-#include <omp.h>
-extern "C" int threads(int wanted) {
-    int seen = 0;
-#pragma omp parallel num_threads(wanted) reduction(+ : seen)
-    seen += 1;
-    return seen;
-}
-extern "C" int most_threads() { return omp_get_max_threads(); }
-#else
-extern "C" int threads(int) { return 1; }
-#endif
 """
 
 
@@ -109,12 +93,12 @@ def output(child: "subprocess.Popen[str]") -> str:
 
 
 def test_all_sources_become_one_library_once_and_the_first_start_says_so(workshop, capfd):
-    (workshop.source / "threads.cpp").write_text(THREADS_CPP)
+    (workshop.source / "more.cpp").write_text('extern "C" int more() { return 43; }\n')
     first = workshop.library()
-    assert (first.cdll.answer(), first.cdll.threads(1)) == (42, 1)
-    expected = f"Building the CPU kernels with {first.about} (a few seconds)\n"
+    assert (first.cdll.answer(), first.cdll.more()) == (42, 43)
+    expected = f"Building the CPU kernels with {first.compiler} (a few seconds)\n"
     assert capfd.readouterr() == ("", expected)
-    assert workshop.library().about == first.about
+    assert workshop.library().compiler == first.compiler
     assert capfd.readouterr() == ("", "")
     assert len(workshop.compiles) == 1
     assert "-ffast-math" not in workshop.compiles[0]  # it would change the whole process
@@ -124,26 +108,15 @@ def change_header(workshop, monkeypatch):
     (workshop.source / "answer.h").write_text(ANSWER_H.replace("42", "43"))
 
 
-def change_source(workshop, monkeypatch):
-    (workshop.source / "answer.cpp").write_text(ANSWER_CPP.replace("ANSWER;", "ANSWER + 1;"))
-
-
-def change_arguments(workshop, monkeypatch):
-    monkeypatch.setenv("CXX", f"{workshop.compiler} -DMORE")
-
-
 def change_processor(workshop, monkeypatch):
     workshop.script("counted", 'case "$*" in *-dM*) set -- "$@" -mno-avx2 -DANOTHER;; esac')
 
 
-@pytest.mark.parametrize(
-    "change", [change_header, change_source, change_arguments, change_processor]
-)
+@pytest.mark.parametrize("change", [change_header, change_processor])
 def test_a_change_that_the_library_depends_on_builds_another(workshop, monkeypatch, change):
     workshop.library()
     change(workshop, monkeypatch)
-    answer = workshop.library().cdll.answer()
-    assert answer == (43 if change in (change_header, change_source) else 42)
+    assert workshop.library().cdll.answer() == (43 if change is change_header else 42)
     # The first stays: another machine that shares the cache may still need it.
     assert len(workshop.compiles) == len(list(workshop.cache.glob("*.so"))) == 2
 
@@ -191,24 +164,6 @@ def test_a_cache_that_cannot_be_written_is_one_line(workshop):
     start = f"the CPU kernels can't be kept in {workshop.cache} ("
     assert refusal(workshop).startswith(start)
     assert refusal(workshop).endswith("; set LENET_CACHE to another folder")
-
-
-@linux
-def test_a_folder_in_which_no_file_can_be_made_is_one_line_at_once(workshop, monkeypatch):
-    monkeypatch.setenv("LENET_CACHE", "/proc")  # for root too
-    start = time.monotonic()
-    assert refusal(workshop).startswith("the CPU kernels can't be kept in /proc (")
-    assert time.monotonic() - start < 5
-
-
-def test_a_cache_may_have_any_name_and_the_lock_of_a_dead_process(workshop, monkeypatch):
-    workshop.library()
-    workshop.cache.rename(folder := workshop.folder / "a b%20'c%")
-    monkeypatch.setenv("LENET_CACHE", str(folder))
-    for entry in folder.glob("*.so"):
-        entry.unlink()  # the lock file stays
-    assert workshop.library().cdll.answer() == 42
-    assert {path.suffix for path in folder.iterdir()} == {".so", ".lock"}
 
 
 @pytest.mark.parametrize(
@@ -263,12 +218,14 @@ def test_a_compiler_that_does_not_know_march_gets_mcpu(workshop, monkeypatch):
     assert " -mcpu=native " in workshop.compiles[-1]
 
 
-@linux
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are shared on Linux alone")
 def test_the_kernels_call_torchs_openmp_runtime_whatever_its_name(workshop):
     """Some wheels bring a libgomp-1a2b3c4d.so.1. To the linker that is not libgomp.so.1."""
-    if "no OpenMP" in build.find_compiler().name:
+    if not build.find_compiler().name.startswith("g++"):
         pytest.skip("needs g++")
-    (workshop.source / "threads.cpp").write_text(THREADS_CPP)
+    (workshop.source / "threads.cpp").write_text(
+        '#include <omp.h>\nextern "C" int most_threads() { return omp_get_max_threads(); }\n'
+    )
     runtime = workshop.folder / "lib" / "libgomp-1a2b3c4d.so.1"
     runtime.parent.mkdir()
     text = 'extern "C" int omp_get_max_threads() { return 1998; }\n'
@@ -276,20 +233,3 @@ def test_the_kernels_call_torchs_openmp_runtime_whatever_its_name(workshop):
     subprocess.run(command, input=text, text=True, check=True)
     code = "print(build.library(source).cdll.most_threads())"
     assert output(workshop.child(code, torch=workshop.folder)) == "1998\n"
-
-
-@linux
-def test_torch_and_the_kernels_run_on_the_same_two_threads(workshop):
-    (workshop.source / "threads.cpp").write_text(THREADS_CPP)
-    code = """
-import os, torch
-torch.set_num_threads(2)
-alone = len(os.listdir("/proc/self/task"))
-torch.ones(1 << 20).add(1)
-before = len(os.listdir("/proc/self/task"))
-seen = build.library(source).cdll.threads(2)
-print(seen, alone < before, len(os.listdir("/proc/self/task")) - before)
-"""
-    # One thread where torch's runtime does not serve the compiler.
-    seen = 1 if "no OpenMP" in build.find_compiler().name else 2
-    assert output(workshop.child(code)) == f"{seen} True 0\n"

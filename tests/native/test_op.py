@@ -81,7 +81,7 @@ def test_an_images_outputs_are_the_same_bits_in_any_batch(threads):
     assert torch.equal(together, model(images).detach())  # with gradients
 
 
-def test_a_graph_has_the_same_gradients_a_second_time():
+def test_a_second_backward_through_a_graph_gives_the_same_gradients():
     model = equipped(network())
     images, labels = batch(20)
     loss = F.cross_entropy(model(images), labels)

@@ -67,16 +67,6 @@ def test_gauss_newton_is_autograds_diagonal(criterion):
     close(found, slow_gauss_newton(model, criterion, inputs, labels))
 
 
-def test_for_f6_and_c5_of_the_papers_network_its_way_is_exact():
-    """With equation 8 the Hessian by F6's states is diagonal, so nothing is lost down to C5."""
-    model = paper()
-    inputs, labels = torch.rand(1, 1, 32, 32), torch.tensor([3])
-    found = second_backward(model, MSE("rbf"), inputs, labels)
-    whole = gauss_newton(model, MSE("rbf"), inputs, labels)
-    for name in ("fc2.weight", "fc2.bias", "fc1.weight", "fc1.bias"):
-        assert torch.allclose(found[name], whole[name], rtol=1e-9), name
-
-
 def test_an_rbf_output_counts_as_part_of_the_loss():
     torch.manual_seed(3)
     body = nn.Sequential(nn.Linear(6, 84), ScaledTanh())
@@ -84,6 +74,16 @@ def test_an_rbf_output_counts_as_part_of_the_loss():
     inputs, labels = torch.randn(4, 6), torch.tensor([1, 5, 5, 9])
     found = gauss_newton(nn.Sequential(*body, head), MAP(1.0), inputs, labels)
     close(found, slow_gauss_newton(body, MAP(1.0), inputs, labels, head))
+
+
+@pytest.mark.parametrize("diagonal", [gauss_newton, second_backward])
+def test_a_number_at_the_output_is_h_of_each_state_there(diagonal):
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 84), ScaledTanh(), RBF(scale=0.5)).double()
+    inputs, labels = torch.randn(4, 6), torch.tensor([1, 5, 5, 9])
+    found = diagonal(model, MAP(10.0), inputs, labels, output_curvature=3.0)
+    of_half_distance = diagonal(model, MSE("rbf"), inputs, labels)  # 1 for each state
+    close(found, {name: 3 * h for name, h in of_half_distance.items()})
 
 
 def slow_second_backward(layers, h, xs):
@@ -216,7 +216,16 @@ def test_a_step_is_the_gradient_over_mu_and_the_second_derivative(curvature):
     assert torch.allclose(after, before - 0.1 * grads / (0.5 + h))
 
 
-def test_before_it_has_measured_each_rate_is_lr_over_mu():
+def test_memory_is_the_share_of_the_last_second_derivative_in_the_new_one():
+    model = nn.Linear(2, 3)
+    optimizer = SDLM(model.parameters(), memory=0.75)
+    for size, expected in ((2.0, 8.0), (1.0, 0.75 * 8 + 0.25 * 2), (1.0, 0.75 * 6.5 + 0.25 * 2)):
+        optimizer.measure(model, MSE(), torch.full((1, 2), size), torch.tensor([0]))
+        h = optimizer.state[model.weight]["curvature"]
+        torch.testing.assert_close(h, torch.full((3, 2), expected))
+
+
+def test_before_the_first_measurement_each_rate_is_lr_over_mu():
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer = SDLM([p], lr=0.1, mu=0.5)
     p.grad = torch.tensor([1.0, -1.0])

@@ -7,15 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.optim import SGD, Adam, RMSprop
+from torch.optim import SGD
 
 from lenet.optim.schedule import constant, cosine, one_cycle, step, table
 
 PEAK = 0.4
 
 
-def optimizer_of(kind=SGD, **options):
-    return kind([nn.Parameter(torch.zeros(1))], lr=PEAK, **options)
+def optimizer_of(**options):
+    return SGD([nn.Parameter(torch.zeros(1))], lr=PEAK, **options)
 
 
 def rates(make, epochs, steps_per_epoch, optimizer=None, **options):
@@ -72,47 +72,11 @@ def test_cosine_rises_to_the_peak_and_falls_to_the_final_factor(
         assert found[-1] == pytest.approx(PEAK * final_factor, abs=1e-12)
 
 
-def annealed(start, end, part):
-    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
-
-
-def one_cycle_by_hand(total, pct_start=0.3):
-    """Cosine from PEAK/25 to PEAK at the rise's last step, then to PEAK/25/10000 at the last."""
-    top = pct_start * total - 1
-    return [
-        annealed(PEAK / 25, PEAK, i / top)
-        if i <= top
-        else annealed(PEAK, PEAK / 25 / 1e4, (i - top) / (total - 1 - top))
-        for i in range(total)
-    ]
-
-
-def test_one_cycle_rises_and_falls_by_cosines():
-    found = rates(one_cycle, 4, 25, optimizer_of(SGD, momentum=0.9))
-    assert found == pytest.approx(one_cycle_by_hand(100), rel=1e-6)
+def test_one_cycle_has_its_peak_at_the_optimizers_rate_and_ends_with_the_training():
+    found = rates(one_cycle, 4, 25, optimizer_of(momentum=0.9))
     assert max(found) == found[29] == pytest.approx(PEAK)
     assert found[0] == pytest.approx(PEAK / 25)
     assert found[-1] == pytest.approx(PEAK / 25 / 1e4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "momentum"),
-    [
-        (SGD, lambda group: group["momentum"]),
-        (Adam, lambda group: group["betas"][0]),
-        (RMSprop, lambda group: group["momentum"]),
-    ],
-)
-def test_one_cycle_moves_momentum_against_the_rate_if_asked(kind, momentum):
-    options = {"momentum": 0.9} if kind is not Adam else {}
-    for wanted, first in ((True, 0.95), (False, 0.9)):
-        optimizer = optimizer_of(kind, **options)
-        schedule = one_cycle(optimizer, 2, 10, cycle_momentum=wanted)
-        assert momentum(optimizer.param_groups[0]) == first
-        for _ in range(5):
-            optimizer.step()
-            schedule.step()
-        assert momentum(optimizer.param_groups[0]) == pytest.approx(0.85 if wanted else 0.9)
 
 
 def test_the_default_table_is_the_papers():

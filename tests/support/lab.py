@@ -1,4 +1,4 @@
-"""A folder with a tracking store of its own in which run.py is run as a user would."""
+"""Folders with a tracking store of their own, where run.py is started as a user would."""
 
 import json
 import os
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from lenet.data.tensor_files import load
+from lenet.tracking.client import connect
 from tests.conftest import ROOT
 
 BASE = ["data=digits", "device.threads=1"]
@@ -21,7 +23,7 @@ PLAIN = ["tracking.pictures=false", "tracking.model=false"]
 
 
 class Lab:
-    """A folder with a store of its own to run run.py in."""
+    """A folder in which run.py is started, with a store of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +79,7 @@ class SweepLab(Lab):
         return self.client.search_runs(ids, order_by=order) if ids else []
 
     def family(self):
-        """The one sweep's run, and its jobs'."""
+        """The parent run of the only sweep, and the runs of its jobs."""
         runs = self.runs()
         (parent,) = [run for run in runs if "lenet.sweep" in run.data.tags]
         found = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -89,7 +91,8 @@ class SweepLab(Lab):
         return sorted(point.step for point in history)
 
     def wait_for_training(self, process, among=lambda pid: True):
-        """A job under way, some epochs of which are in the store, and its process."""
+        """A running job with more than three epochs in the store, and its process id."""
+        connect(self.uri)  # it waits where another process makes the database
         end = time.monotonic() + 300
         while time.monotonic() < end and process.poll() is None:
             for run in self.runs():
@@ -98,11 +101,13 @@ class SweepLab(Lab):
                     if among(pid) and len(self.steps(run)) > 3:
                         return run, pid
             time.sleep(0.2)
-        return pytest.fail("no job trains")
+        process.kill()
+        out, err = process.communicate()
+        return pytest.fail(f"no job trains\n{out}{err}")
 
 
 class Bench(Lab):
-    """A lab that kills what it runs."""
+    """A lab whose runs are killed, refused and compared."""
 
     @property
     def waiting(self) -> Path:
@@ -112,7 +117,7 @@ class Bench(Lab):
         return self.runs()[-1].info.run_id
 
     def killed(self, *arguments, after=20, number=signal.SIGKILL):
-        """The id of a run that got a signal in the epoch after that one."""
+        """The id of a run that got this signal in the epoch after `after`."""
         process = self.start(*arguments)
         for line in process.stdout:
             if re.match(f"Epoch +{after}/", line):
@@ -123,7 +128,7 @@ class Bench(Lab):
         return self.last()
 
     def refuse(self, *arguments):
-        """The one line that a command is answered with, by which nothing has changed."""
+        """The error line of a command that is refused and changes nothing."""
         runs = [(r.info.run_id, r.info.status) for r in self.runs()]
         folders = sorted(self.waiting.glob("*"))
         _, err = self.run(*arguments, status=2)
@@ -138,7 +143,7 @@ class Bench(Lab):
         return self.last()
 
     def found(self, run_id):
-        """All that MLflow has of a run and that another run of it must have too, as bits."""
+        """What MLflow holds about a run and must be the same bits when the run is repeated."""
         run = self.client.get_run(run_id)
         points = {}
         for name in run.data.metrics:
@@ -147,16 +152,12 @@ class Bench(Lab):
             points[name] = sorted((p.step, 0 if timed else p.value.hex()) for p in history)
         return {
             "status": run.info.status,
-            "params": {
-                k: v
-                for k, v in run.data.params.items()
-                if not k.startswith(("resume", "rerun", "lenet."))
-            },
+            "params": {k: v for k, v in run.data.params.items() if not k.startswith("lenet.")},
             "points": points,
             "tags": sorted(run.data.tags.keys() - {"lenet.resumed"}),
             "weights": run.data.tags["lenet.weights.sha256"],
             "inputs": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
-            # Of the code's changes, which whoever works on it may make in the meantime.
+            # The patch is left out: the checkout may change while the tests run.
             "artifacts": sorted(set(self.artifacts(run)) - {"uncommitted.patch"}),
             "checkpoint": checkpoint_bits(self.artifact(run_id, "checkpoint.pt")),
             "model": self.logged_model(run),
@@ -166,9 +167,10 @@ class Bench(Lab):
         return Path(self.client.download_artifacts(run_id, name))
 
     def logged_model(self, run):
-        """The weights of the model that was logged."""
+        """The weights of the logged model, as bits, and its step; None without a model."""
         outputs = run.outputs.model_outputs if run.outputs else []
-        assert len(outputs) == run.data.params["tracking.model"].count("True")
+        config = yaml.safe_load(self.artifact(run.info.run_id, "config.yaml").read_text())
+        assert len(outputs) == int(config["tracking"]["model"])
         if not outputs:
             return None
         mlflow.set_tracking_uri(self.uri)
@@ -177,12 +179,12 @@ class Bench(Lab):
 
 
 def as_bits(state):
-    """Tensors, numbers and texts in lists and dicts as one text, in which every bit counts."""
+    """Nested tensors, numbers and texts as one text, which differs where a bit differs."""
     return json.dumps(state, sort_keys=True, default=lambda t: [str(t.dtype), t.tolist()])
 
 
 def checkpoint_bits(path):
-    """The state in a checkpoint, without what tells of the clock."""
+    """The state in a checkpoint, as bits, without the times."""
     state = load(path)
     for epoch in state["progress"]["history"]:
         del epoch["steps"], epoch["seconds"]

@@ -1,4 +1,4 @@
-"""Tracking servers that fail on purpose, a PostgreSQL to put behind them, and a small disk."""
+"""A tracking server, a proxy that makes it fail, a PostgreSQL database, and a small disk."""
 
 import contextlib
 import http.client
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Server:
-    """`mlflow server` in a process group of its own. It also stores the artifacts."""
+    """`mlflow server` in a process group of its own. Artifacts are sent through it."""
 
     def __init__(self, folder: Path, backend: str | None = None) -> None:
         self.folder = folder
@@ -47,6 +47,8 @@ class Server:
         options += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
         options += ["--port", str(self.port), "--workers", "1"]
         env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        # Its job runners are eight processes that nothing here uses.
+        off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *options],
@@ -54,7 +56,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=env | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+                env=env | off,
             )
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
@@ -66,7 +68,7 @@ class Server:
         pytest.fail(f"mlflow server did not start:\n{(self.folder / 'server.log').read_text()}")
 
     def stop(self) -> None:
-        """Kills the server, as a power failure would."""
+        """Kills the server with SIGKILL, as a power failure would."""
         if self.process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -75,13 +77,13 @@ class Server:
 
 
 class Proxy:
-    """An address in front of a server. Its mode says how it fails:
+    """An HTTP proxy in front of a server. Its mode says how it fails:
 
-    pass      not at all
-    refuse    nobody listens
-    hang      it takes the request and never answers
-    error     it answers with status 503
-    cut       the server carries the request out, but the connection breaks within the answer
+    pass      it does not fail
+    refuse    connections are refused
+    hang      a request never gets an answer
+    error     the answer is status 503
+    cut       the server handles the request, but the connection breaks in the middle of the answer
     """
 
     def __init__(self, target: str) -> None:
@@ -93,14 +95,14 @@ class Proxy:
         self._server: ThreadingHTTPServer | None = None
 
     def __enter__(self) -> "Proxy":
-        self.set("pass")
+        self.switch_to("pass")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.set("refuse")
+        self.switch_to("refuse")
 
-    def set(self, mode: str) -> None:
-        self._changed.set()  # ends the requests that hang
+    def switch_to(self, mode: str) -> None:
+        self._changed.set()  # wakes the requests that hang
         self._changed = threading.Event()
         self.mode = mode
         if mode == "refuse" and self._server:
@@ -167,13 +169,15 @@ class _Listener(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def handle_error(self, *_: object) -> None:  # the client has gone
+    def handle_error(self, *_: object) -> None:  # the client closed the connection
         pass
 
 
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """The address of an empty database in a PostgreSQL of its own. Skips the test without one."""
+    """The address of an empty database on a new PostgreSQL server. Skips the test if it is not
+    installed.
+    """
     pytest.importorskip("psycopg", reason="needs PostgreSQL's driver")
     found = [Path(path).resolve() for path in (shutil.which("initdb"),) if path]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
@@ -187,7 +191,7 @@ def postgres() -> Iterator[str]:
     def run(program: str, *arguments: str) -> None:
         subprocess.run(
             [*as_user, str(found[0].with_name(program)), *arguments],
-            stdout=subprocess.DEVNULL,  # a pipe would stay open in the server that it starts
+            stdout=subprocess.DEVNULL,  # pg_ctl's server would keep a pipe open
             stderr=subprocess.DEVNULL,
             cwd=folder,
             timeout=120,
@@ -207,7 +211,7 @@ def postgres() -> Iterator[str]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A folder on a disk of its own. Skips the test where mounting is not allowed."""
+    """`folder` as a disk of this size. Skips the test where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     options = ["-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     done = subprocess.run(["mount", *options], capture_output=True, text=True)
@@ -219,8 +223,8 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
-    """Takes all that is free on a folder's disk, to the last byte. Returns: the file that does."""
+def fill_disk(folder: Path) -> Path:
+    """Fills the disk of `folder` to the last byte. Returns: the file that takes the space."""
     path = folder / "filling"
     with path.open("wb", buffering=0) as file:
         for block in (bytes(1 << 20), b"0"):

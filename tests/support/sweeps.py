@@ -1,4 +1,4 @@
-"""Sweeps as a store has them, without a training."""
+"""Sweeps that are written into a store without a training."""
 
 import json
 import time
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
 
 from lenet.tracking import client as store
@@ -49,6 +50,24 @@ def points_of(job: Job, validation: bool = True, epochs: int = EPOCHS) -> list[M
     return [Metric(name, float(value), now, step) for name, value, step in values]
 
 
+def runs_of(
+    values: Mapping[Any, Sequence[float]],
+    seeds: Mapping[Any, Sequence[int]] | None = None,
+    axis: str = "optimizer.lr",
+    metric: str = "val/accuracy",
+) -> pd.DataFrame:
+    """Finished runs as `load_sweep` gives them. `values` maps each setting to its measures."""
+    rows = []
+    for setting, measures in values.items():
+        own = range(len(measures)) if seeds is None else seeds[setting]
+        for seed, measure in zip(own, measures, strict=True):
+            rows.append({axis: setting, "seed": seed, metric: measure})
+    frame = pd.DataFrame(rows)
+    frame["run_id"] = [f"{i:032x}" for i in range(len(frame))]
+    frame["start"] = pd.to_datetime(range(len(frame)), unit="s", utc=True)
+    return frame.assign(status="FINISHED", seconds=10.0, name="run", error="", pruned=False)
+
+
 def make_sweep(
     uri: str,
     jobs: Sequence[Job],
@@ -59,7 +78,7 @@ def make_sweep(
     error: str = "FloatingPointError: loss is nan in epoch 2",
     artifacts: str | None = None,
 ) -> str:
-    """The parent's id."""
+    """Writes a sweep's runs into the store. Returns: the id of the parent run."""
     client = store.connect(uri)
     found = client.get_experiment_by_name("sweeps")
     experiment = found.experiment_id if found else client.create_experiment("sweeps", artifacts)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lenet.__main__ import main as lenet
-from lenet.tracking.compare import compare, report, rerun_verdict, verdict
+from lenet.tracking.compare import compare, report, verdict
 from lenet.tracking.read import Summary
 from tests.support.lab import BASE, PLAIN, Bench
 
@@ -54,12 +54,6 @@ def test_the_first_difference_is_named_with_both_values(metrics, when, first):
     assert difference.first == (when, [first])
     text = report(run(), run("b"), difference)
     assert f"the first difference is at {when}:\n" in text
-
-
-def test_other_weights_are_a_difference_though_all_points_are_equal():
-    difference = compare(run(), run("b", tags={"lenet.weights.sha256": "v"}))
-    assert not difference.same_bits
-    assert "the weights differ" in report(run(), run("b"), difference)
 
 
 def test_what_neither_run_has_recorded_is_not_equal():
@@ -139,12 +133,6 @@ def test_a_verdict_names_what_differs_first_and_what_may_be_why():
     same = ("threads 1\n", "threads 1\n")
     text = verdict("a", compare(run(), run("b", **loss), same))
     assert text.endswith("\n  code, data and environment are the same")
-
-
-def test_a_verdict_that_can_t_be_had_says_how_to_have_it_later(tmp_path):
-    text = rerun_verdict("a", "b", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert text.startswith("Not compared yet (tracking.uri=")
-    assert text.endswith("; later: python -m lenet diff a b")
 
 
 @pytest.mark.slow

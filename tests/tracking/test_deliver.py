@@ -8,8 +8,9 @@ import pytest
 from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model
 
-from lenet.tracking.client import ID_TAG, TrackingError, Unreachable, connect
+from lenet.tracking.client import connect
 from lenet.tracking.deliver import deliver, start_run
+from lenet.tracking.names import ID_TAG, TrackingError, Unreachable
 from lenet.tracking.turns import check_run
 from tests.conftest import copy_store
 from tests.tracking.test_journal import journal, point

@@ -1,12 +1,14 @@
 """The journal: what is written is read again, whatever happened to the process or the disk."""
 
 import errno
+import os
 import resource
 import signal
+import time
 
 import pytest
 
-from lenet.tracking.journal import Facts, Journal, JournalError, unfinished
+from lenet.tracking.journal import Facts, Journal, JournalError, remove_remains, unfinished
 
 FACTS = Facts("http://127.0.0.1:9", "a run", "lenet5", 1, "host 1 1", {"idea": "wide"})
 
@@ -119,6 +121,19 @@ def test_nothing_stays_of_a_file_that_failed(journal):
     with pytest.raises(OSError, match="full"):
         journal.write(journal.file("a/b.txt"), write)
     assert not journal.file("a/b.txt").exists()
+
+
+def test_the_remains_of_a_killed_process_go_after_an_hour(journal):
+    root = journal.folder.parent
+    for name, hours in (("a" * 32, 2), ("b" * 32, 0), ("submitit", 2), ("photos", 2)):
+        (root / name).mkdir()
+        (root / name / ".lock").touch()
+        past = time.time() - hours * 3600
+        os.utime(root / name, (past, past))
+    os.utime(journal.folder, (0, 0))
+    remove_remains(root)
+    left = {each.name for each in root.iterdir()}
+    assert left == {"b" * 32, "submitit", "photos", journal.folder.name}
 
 
 def test_only_the_owner_can_read_the_stores_password(journal):

@@ -7,7 +7,7 @@ import pytest
 
 from lenet.__main__ import main as lenet
 from lenet.tracking import client as store
-from lenet.tracking.client import ID_TAG, TrackingError
+from lenet.tracking.names import ID_TAG, TrackingError
 from lenet.tracking.read import resolve_run
 from tests.conftest import copy_store
 from tests.support.lab import BASE, PLAIN, Bench
@@ -63,6 +63,20 @@ def test_letters_that_several_runs_have_are_refused(uri, runs):
         client.delete_run(run_id)
     with pytest.raises(TrackingError, match=r"^abcd: no run id starts with 'abcd' in"):
         resolve_run("abcd", uri)
+
+
+def test_a_sweep_where_a_run_is_wanted_is_refused_with_the_command_that_lists_its_runs(
+    uri, runs, monkeypatch, capsys
+):
+    sweep = runs[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for command in ("explain", "export --onnx a.onnx", "predict seven.png"):
+        words = command.split()
+        assert lenet([words[0], sweep, *words[1:]]) == 2
+        assert f"{sweep}: this is a sweep; take one of its runs, which python -m lenet runs " in (
+            capsys.readouterr().err
+        )
+    assert lenet(["runs", "--sweep", sweep[:8]]) == 0
 
 
 @pytest.mark.parametrize("text", ["abc", "LATEST", "a" * 33, "ab'o", "", "\x1b[2J"])

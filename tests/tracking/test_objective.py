@@ -5,7 +5,6 @@ import time
 from types import SimpleNamespace
 
 from lenet.config.check import check
-from lenet.config.metrics import is_maximized
 from lenet.tracking import Run
 from lenet.tracking import client as store
 from lenet.tracking.job import SweepJob
@@ -24,11 +23,6 @@ def test_the_best_epoch_so_far_is_held_against_the_bound_of_the_last():
     assert not is_hopeless([0.1, 0.1, 0.1, 0.1], bounds, maximize=True)
     assert is_hopeless([0.9, 0.8], bounds, maximize=False)
     assert not is_hopeless([], bounds, maximize=True)
-
-
-def test_of_a_loss_the_lowest_is_wanted():
-    names = ("val/loss", "train/loss", "best/val/loss", "val/accuracy", "best/val/accuracy")
-    assert [is_maximized(name) for name in names] == [False, False, False, True, True]
 
 
 def test_a_result_is_a_number_that_travels_with_its_curve():

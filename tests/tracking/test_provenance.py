@@ -39,8 +39,7 @@ def test_git_is_none_where_it_fails(monkeypatch):
     assert git("status") is None
 
 
-def test_the_environment_names_python_threads_and_packages():
+def test_the_environment_names_python_and_packages():
     lines = environment().splitlines()
     assert lines[0].startswith("python 3.")
-    assert any(line.startswith("threads ") for line in lines)
     assert f"torch=={importlib.metadata.version('torch')}" in lines

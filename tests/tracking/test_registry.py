@@ -1,4 +1,4 @@
-"""Registered models: each run is a version, and only a better validation replaces the champion."""
+"""Registered models: each run is a version, and only a better score makes it the champion."""
 
 import json
 import os
@@ -14,7 +14,8 @@ from lenet.__main__ import main as lenet
 from lenet.commands.demo.network import open_network
 from lenet.config.check import check
 from lenet.config.errors import ConfigError
-from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.client import connect
+from lenet.tracking.names import TrackingError
 from lenet.tracking.read import resolve_run
 from lenet.tracking.registry import register
 from tests.conftest import copy_store
@@ -30,7 +31,7 @@ def client(empty_store, tmp_path):
 
 
 def register_new(client, accuracy, loss=0.1, images="a"):
-    """Registers a new run with a logged model. Returns: the line about it, and what it took."""
+    """Registers a new run's model. Returns: the printed line, and the arguments of `register`."""
     run_id = client.create_run("0").info.run_id
     model_id = client.create_logged_model("0", "model", run_id).model_id
     facts = {"val/accuracy": str(accuracy), "val/loss": str(loss)}
@@ -43,7 +44,7 @@ def champion(client):
     return str(client.get_model_version_by_alias("digits", "champion").version)
 
 
-def test_the_first_is_champion_and_only_a_better_one_after_it(client):
+def test_the_first_version_is_champion_until_a_better_one_comes(client):
     scores = ((0.98,), (0.97,), (0.98,), (0.98, 0.2), (0.98, 0.05), (0.981, 0.5))
     lines = [register_new(client, *each)[0] for each in scores]
     assert lines[0] == (
@@ -52,7 +53,7 @@ def test_the_first_is_champion_and_only_a_better_one_after_it(client):
     stays = "the champion stays version 1 (98.00% of the validation images, here 97.00%)"
     assert lines[1] == f"Registered as digits, version 2; {stays}"
     assert all("the champion stays version 1" in line for line in lines[1:4])
-    assert "version 5, now its champion (98.00%" in lines[4]  # as accurate, with a lower loss
+    assert "version 5, now its champion (98.00%" in lines[4]  # equal accuracy, lower loss
     assert "version 6, now its champion (98.10%" in lines[5]
     assert champion(client) == "6"
 
@@ -64,7 +65,7 @@ def test_scores_on_other_images_are_not_compared(client):
     assert champion(client) == "1"
 
 
-def test_to_register_a_model_twice_makes_one_version(client):
+def test_registering_a_model_twice_makes_one_version(client):
     line, arguments = register_new(client, 0.9)
     assert register(*arguments) == line
     assert len(client.search_model_versions("name = 'digits'")) == 1
@@ -87,7 +88,7 @@ def test_a_version_leads_to_its_run(client):
         ("models:/../../etc@champion", "expected models:/NAME@ALIAS"),
     ],
 )
-def test_what_is_no_version_is_refused_in_one_line(client, text, message):
+def test_the_name_of_no_version_is_refused_in_one_line(client, text, message):
     register_new(client, 0.9)
     with pytest.raises(TrackingError, match=message) as caught:
         resolve_run(text, client.tracking_uri)
@@ -102,7 +103,7 @@ def test_what_is_no_version_is_refused_in_one_line(client, text, message):
         (["tracking.register_as=a/b", "data.val_size=9"], r"tracking\.register_as=a/b"),
     ],
 )
-def test_what_cannot_be_registered_is_refused_in_one_line(composed, overrides, message):
+def test_settings_without_a_model_to_register_are_refused(composed, overrides, message):
     with pytest.raises(ConfigError, match=message):
         check(composed("data=digits", *overrides))
 
@@ -124,12 +125,27 @@ def test_a_run_registers_its_model_and_says_so(lab):
     found = {str(each.version): each.run_id for each in versions}
     assert found == {"1": first.info.run_id, "2": second.info.run_id}
     assert champion(lab.client) == "1"
-    tags = lab.client.get_model_version("digits", "1").tags
-    assert float(tags["val/accuracy"]) == first.data.metrics["val/accuracy"]
+    version = lab.client.get_model_version("digits", "1")
+    accuracies = {name: first.data.metrics[f"{name}/accuracy"] for name in ("val", "test")}
+    assert float(version.tags["val/accuracy"]) == accuracies["val"]
+    assert version.description == (
+        f"Right on {accuracies['val']:.2%} of 100 validation images and "
+        f"{accuracies['test']:.2%} of 360 test images of digits. "
+        "Made by `python run.py data=digits data.val_size=100 tracking.pictures=false epochs=8 "
+        "tracking.register_as=digits`. "
+        f"`python run.py rerun={first.info.run_id}` makes it again."
+    )
 
 
 @pytest.mark.slow
-def test_commands_take_the_champion(lab, monkeypatch, capsys):
+def test_a_logged_model_has_the_name_of_its_run(lab):
+    run = lab.runs()[0]
+    model = lab.client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert model.name == run.info.run_name == "data=digits val_size=100 epochs=8"
+
+
+@pytest.mark.slow
+def test_commands_accept_the_champion(lab, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
     assert lenet(["evaluate", "models:/digits@champion"]) == 0
     assert "Unchanged test set: accuracy " in capsys.readouterr().out
@@ -140,7 +156,7 @@ def test_commands_take_the_champion(lab, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_registered_model_stays_when_its_run_is_extended(lab):
+def test_a_registered_model_is_kept_when_its_run_is_extended(lab):
     run_id = lab.last()
     lab.run(f"resume={run_id}", "epochs=2")
     versions = lab.client.search_model_versions(f"run_id = '{run_id}'")
@@ -154,11 +170,9 @@ def test_a_registered_model_stays_when_its_run_is_extended(lab):
 def test_mlflow_serves_the_champion_over_http(lab):
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    # MLflow starts uvicorn by its name, which is on the PATH in an activated environment.
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     server = subprocess.Popen(
         [*command, "-m", "models:/digits@champion", "-p", str(port)],
-        env=os.environ | {"MLFLOW_TRACKING_URI": lab.uri, "PATH": path},
+        env=os.environ | {"MLFLOW_TRACKING_URI": lab.uri},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

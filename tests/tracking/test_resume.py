@@ -1,6 +1,7 @@
 """A run that is killed and resumed has the same bits as one that was never killed."""
 
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 QUICK = [*BASE, *PLAIN, "log_interval=5"]
 VALIDATED = [*QUICK, "data.val_size=100", "schedule=cosine"]
 SMALL = [*VALIDATED, "epochs=60"]  # about three seconds, with a checkpoint after the first epoch
-LONGER = [*VALIDATED, "epochs=150"]  # and one more
+LONGER = [*VALIDATED, "epochs=150"]  # long enough for a second checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +32,19 @@ def lab(empty_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(lab):
-    """The id of the small run, which nobody killed."""
+    """The id of the small run, never killed."""
     return lab.whole(*SMALL)
 
 
 @pytest.fixture(scope="module")
 def never_killed(lab, finished):
-    """What the small run left in MLflow."""
+    """What MLflow holds about the small run."""
     return lab.found(finished)
 
 
 @pytest.fixture(scope="module")
 def longer(lab):
-    """What the longer run left in MLflow."""
+    """What MLflow holds about the longer run."""
     return lab.found(lab.whole(*LONGER))
 
 
@@ -82,67 +83,48 @@ def test_more_epochs_extend_a_finished_run(lab):
     for name, points in expected["points"].items():
         extra = set(found["points"][name]) - set(points)
         assert set(points) <= set(found["points"][name]), name
-        assert all(step == 2 for step, _ in extra), name  # where the run ended first
+        assert all(step == 2 for step, _ in extra), name  # the run's first end
         assert not extra or name.startswith(("test/", "seconds/")), name
     assert "epochs: 4\n" in lab.artifact(run_id, "config.yaml").read_text()
     assert found["params"]["epochs"] == "2"
 
 
-def test_files_may_lie_elsewhere_when_a_run_is_repeated_or_extended(lab, tmp_path):
-    """The paths count for nothing, and the other settings of the data stay."""
+def test_a_run_can_be_repeated_or_extended_after_its_files_have_moved(lab, tmp_path):
+    """Paths may change; the other settings of the data may not."""
     for name in ("train", "test"):
         images = torch.arange(100 * 784).reshape(100, 28, 28).remainder(241).to(torch.uint8)
         torch.save((images, torch.arange(100) % 10), tmp_path / f"{name}.pt")
 
-    def where(folder):
+    def files_in(folder):
         return ["data=files", f"data.train=[{folder}/train.pt]", f"data.test=[{folder}/test.pt]"]
 
     here = tmp_path / "here"
-    run_id = lab.whole(*where(tmp_path), *PLAIN, "data.val_size=20", "epochs=1", "device.threads=1")
+    run_id = lab.whole(
+        *files_in(tmp_path), *PLAIN, "data.val_size=20", "epochs=1", "device.threads=1"
+    )
     here.mkdir()
     for name in ("train.pt", "test.pt"):
         (tmp_path / name).rename(here / name)
-    advice = lab.refuse(f"rerun={run_id}").rpartition(": ")[2].split()
+    advice = shlex.split(lab.refuse(f"rerun={run_id}").rpartition(": ")[2])
     assert [word.partition("=")[0] for word in advice] == ["data", "data.train", "data.test"]
-    out, _ = lab.run(f"rerun={run_id}", *where(here))
+    out, _ = lab.run(f"rerun={run_id}", *files_in(here))
     assert f"The same bits as run {run_id}" in out
-    lab.run(f"resume={run_id}", "epochs=2", *where(here))
+    lab.run(f"resume={run_id}", "epochs=2", *files_in(here))
     assert "data.val_size 20 (here 10)" in lab.refuse(
-        f"rerun={run_id}", *where(here), "data.val_size=10"
+        f"rerun={run_id}", *files_in(here), "data.val_size=10"
     )
 
 
-@pytest.mark.parametrize(
-    ("overrides", "shown"),
-    [
-        (["schedule=constant"], "(here lenet.optim.schedule.constant)"),  # today's default
-        (["seed=1", "clip_norm=2.0"], "seed 0 (here 1), clip_norm None (here 2.0)"),
-        (["optimizer=adam"], "optimizer._target_ torch.optim.SGD (here torch.optim.Adam)"),
-        (["epochs=2"], "epochs 60 (here 2)"),
-    ],
-)
-def test_another_configuration_is_refused_with_the_difference(lab, overrides, shown, finished):
-    err = lab.refuse(f"resume={finished}", *overrides)
-    assert shown in err
+def test_another_configuration_is_refused_with_the_difference(lab, finished):
+    err = lab.refuse(f"resume={finished}", "seed=1", "clip_norm=2.0")
+    assert "seed 0 (here 1), clip_norm None (here 2.0)" in err
     assert "none of this can change" in err
 
 
-def test_a_run_whose_schedule_knows_its_end_is_not_extended(lab, finished):
+def test_a_run_whose_schedule_depends_on_the_number_of_epochs_is_not_extended(lab, finished):
     assert lab.refuse(f"resume={finished}").endswith("the run is finished\n")
     err = lab.refuse(f"resume={finished}", "epochs=80")
     assert "other learning rates with epochs=80; start a new run" in err
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("resume=../../etc", "expected a run's id"),
-        (f"rerun={'0' * 32}", "no such run"),
-        ("resume=12345678901234567890123456789e12", "no such run"),  # to Hydra it is a number
-    ],
-)
-def test_what_names_no_run_is_refused(lab, finished, argument, message):
-    assert message in lab.refuse(argument)
 
 
 def test_a_run_whose_process_is_alive_is_refused(lab):
@@ -152,7 +134,7 @@ def test_a_run_whose_process_is_alive_is_refused(lab):
             break
     run_id, folder = lab.last(), lab.env["LENET_RUNS"]
     assert "its process is still running" in lab.refuse(f"resume={run_id}")
-    lab.env["LENET_RUNS"] = str(lab.folder / "elsewhere")  # then only the store knows of it
+    lab.env["LENET_RUNS"] = str(lab.folder / "elsewhere")  # then only the store shows that it runs
     assert "its process is still running" in lab.refuse(f"resume={run_id}")
     lab.env["LENET_RUNS"] = folder
     process.kill()
@@ -168,7 +150,7 @@ def draw_images(folder, seed):
         torch.save((pixels, labels), folder / f"{name}.pt")
 
 
-def test_files_that_have_changed_are_refused_by_their_checksum(lab):
+def test_files_whose_contents_have_changed_are_refused(lab):
     draw_images(lab.folder / "own", seed=1)
     files = ["data=files", "data.train=[own/train.pt]", "data.test=[own/test.pt]"]
     run_id = lab.whole(*files, *QUICK[1:], "epochs=1")
@@ -180,12 +162,12 @@ def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def change_configuration(path):
+def replace_config_hash(path):
     save(load(path) | {"config_sha256": "0" * 64}, path)
 
 
-@pytest.mark.parametrize("damage", [truncate, change_configuration])
-def test_a_damaged_checkpoint_costs_a_warning_and_the_one_before_is_used(lab, longer, damage):
+@pytest.mark.parametrize("damage", [truncate, replace_config_hash])
+def test_a_damaged_checkpoint_gives_a_warning_and_the_previous_one_is_used(lab, longer, damage):
     run_id = lab.killed(*LONGER, after=130)
     (folder,) = [
         path.parent for path in lab.waiting.glob("*/run.json") if run_id in path.read_text()

@@ -6,8 +6,9 @@ import pytest
 
 from lenet.config.check import check
 from lenet.tracking import Run
-from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.client import connect
 from lenet.tracking.journal import JournalError
+from lenet.tracking.names import TrackingError
 from lenet.tracking.settings import Settings
 from lenet.tracking.trained import load_trained
 from lenet.training.progress import Epoch

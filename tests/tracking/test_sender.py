@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from lenet.tracking import sender
-from lenet.tracking.client import TrackingError, Unreachable
-from lenet.tracking.journal import FILES, RECORDS, Journal, JournalError
-from lenet.tracking.outbox import send, send_family
-from lenet.tracking.sender import Sender
+from lenet.tracking.journal import FILES, RECORDS, Journal
+from lenet.tracking.names import TrackingError, Unreachable
+from lenet.tracking.outbox import send_family
+from lenet.tracking.sender import thread as sender
+from lenet.tracking.sender.thread import Sender
 from tests.tracking.test_journal import FACTS, journal, point
 
 __all__ = ["journal"]
@@ -27,7 +28,7 @@ class Store:
         self.connecting = self.starting = lambda: None
         self.delivering = lambda kind, value: None
         self.has_run = True
-        for name in ("connect", "start_run", "deliver", "check_run", "take_turn"):
+        for name in ("connect", "start_run", "deliver", "check_run"):
             monkeypatch.setattr(sender, name, getattr(self, name))
         monkeypatch.setattr(sender, "mark_dead_runs", lambda client, but: [])
         monkeypatch.setattr(sender, "FIRST_PAUSE", 0.01)
@@ -47,12 +48,11 @@ class Store:
         self.got.append(entries[0])
         return 1
 
-    def take_turn(self, client, facts):
-        """Every run is new."""
-
     def check_run(self, client, facts):
         if not self.has_run:
             raise TrackingError("deleted")
+        info = SimpleNamespace(experiment_id="0", run_id="f" * 32, status="RUNNING")
+        return SimpleNamespace(info=info)
 
 
 @pytest.fixture
@@ -106,6 +106,16 @@ def test_a_refused_entry_costs_a_warning_and_the_next_ones_arrive(
     assert f"Warning: MLflow refuses {kind} (" in capsys.readouterr().err
 
 
+def test_an_entry_that_the_database_does_not_take_now_arrives_later(journal, store, tmp_path):
+    text = "(sqlite3.OperationalError) unable to open database file"
+    store.delivering = failing(2, MlflowException(text, TEMPORARILY_UNAVAILABLE))
+    journal.append("tags", "good")
+    sender = Sender(journal, f"sqlite:///{tmp_path}/mlflow.db")
+    sender.start()
+    assert sender.finish(20)
+    assert store.got == [("tags", "good")]
+
+
 @pytest.mark.parametrize("lane", [RECORDS, FILES], ids=["records", "files"])
 def test_failing_files_hold_no_record_back_and_the_other_way_round(journal, store, lane):
     def fail(kind, value):
@@ -122,16 +132,6 @@ def test_failing_files_hold_no_record_back_and_the_other_way_round(journal, stor
     store.delivering = lambda *_: None
     assert thread.finish(20)
     assert store.got == journal.lanes[1 - lane] + journal.lanes[lane]
-
-
-def test_a_deleted_run_gets_nothing_more(journal, store):
-    store.delivering = failing(9, REFUSED)
-    store.has_run = False
-    journal.append("tags", {"n": "1"})
-    thread = started(journal)
-    assert not thread.finish(20)
-    assert str(thread.refusal) == "deleted"
-    assert thread.waiting == 1
 
 
 def test_a_run_that_another_process_has_taken_meanwhile_gets_nothing_more(
@@ -175,56 +175,13 @@ def test_a_refusal_during_the_training_is_not_final(journal, store):
     assert thread.finish(20)
 
 
-def test_nobody_waits_for_a_store_that_hangs(journal, store):
-    go = threading.Event()
-    store.delivering = lambda *_: go.wait(60)
-    start = time.monotonic()
-    thread = started(journal)
-    thread.wait_for_run(5)
-    for step in range(100):
-        journal.append("metrics", [point(step)])
-    assert not thread.finish(0.2)
-    assert time.monotonic() - start < 20
-    go.set()
-    assert thread.finish(20)
-
-
-@pytest.fixture
-def folder(journal):
-    """The folder of a run that was killed before anything of it was sent."""
-    journal.append("metrics", [point(1)])
-    journal.close()
-    return journal.folder
-
-
-def test_a_killed_run_is_sent_as_killed_and_its_folder_goes(folder, store):
-    assert send(folder, 20) == f"Sent run {'f' * 32} (a run)"
-    assert [kind for kind, _ in store.got] == ["metrics", "tags", "status"]
-    assert store.got[-1][1][0] == "KILLED"
-    assert not folder.exists()
-
-
-def test_while_the_server_is_down_everything_stays(folder, store):
-    store.connecting = failing(999, Unreachable("tracking.uri=x: cannot be used (down)"))
-    with pytest.raises(TrackingError, match=r"not sent \(tracking\.uri=x: cannot be used"):
-        send(folder, 0.2)
-    store.connecting = lambda: None
-    send(folder, 20)
-    assert [kind for kind, _ in store.got] == ["metrics", "tags", "status"]
-
-
-def test_a_living_run_is_not_sent(folder, store):
-    journal = Journal.open(folder)
-    with pytest.raises(JournalError, match="its process is still running"):
-        send(folder, 1)
-    journal.close()
-
-
 def test_a_sweep_sends_what_its_own_jobs_left(tmp_path, store):
     root = tmp_path / "runs"
     for parent in ("a", "b"):
         facts = replace(FACTS, tags={"mlflow.parentRunId": parent * 32})
-        Journal.create(root, facts).close()
+        journal = Journal.create(root, facts)
+        journal.log_status("FINISHED")
+        journal.close()
     send_family({"a" * 32}, root, 20)
     (left,) = root.glob("*/run.json")
     assert "b" * 32 in left.read_text()

@@ -1,5 +1,4 @@
-"""Whole runs beside a tracking server that fails: the training continues, and every record arrives
-once.
+"""Whole runs while the tracking server fails: training continues, and every record arrives once.
 
 LENET_LONG=1 in the environment adds PostgreSQL and a database on a full disk.
 """
@@ -18,19 +17,18 @@ from mlflow.tracking import MlflowClient
 from lenet.tracking.compare import is_timed
 from lenet.tracking.outbox import send
 from lenet.tracking.run import START_SECONDS
-from tests.conftest import LONG
+from tests.conftest import long
 from tests.support.lab import BASE, Lab
-from tests.support.servers import Proxy, Server, fill, postgres, small_disk
+from tests.support.servers import Proxy, Server, fill_disk, postgres, small_disk
 
 pytestmark = pytest.mark.slow
 
-long = pytest.mark.skipif(not LONG, reason="needs LENET_LONG=1")
 QUICK = [*BASE, "log_interval=5", "tracking.pictures=false"]
 NO_MODEL = "tracking.model=false"
 SHORT, MIDDLE = ["epochs=3"], ["epochs=60", NO_MODEL]
 OWN_TAGS = (
     *("lenet.id", "lenet.process", "lenet.error", "mlflow.runName", "mlflow.source"),
-    "lenet.heartbeat",  # only a living process gives it, not `send`
+    "lenet.heartbeat",  # sent by a running process only, not by `send`
 )
 
 
@@ -47,7 +45,7 @@ def proxy(server):
 
 
 class Runs(Lab):
-    """Runs of one experiment. They are sent to `uri` and looked at in `real`."""
+    """Runs of one experiment, logged to `uri` and read back from `real`."""
 
     def __init__(self, folder: Path, uri: str, real: str | None = None) -> None:
         super().__init__(folder)
@@ -59,7 +57,7 @@ class Runs(Lab):
         return super().start(*QUICK, f"tracking.experiment={self.experiment}", *arguments)
 
     def start_training(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Returns: a process whose first epoch is on the screen."""
+        """Returns: a process that has printed its first epoch."""
         process = self.start(*arguments)
         assert process.stdout
         for line in process.stdout:
@@ -68,20 +66,20 @@ class Runs(Lab):
         pytest.fail(str(process.communicate()))
 
     @staticmethod
-    def end(process: "subprocess.Popen[str]", status: int = 0, seconds: float = 90) -> str:
+    def wait_for_end(process: "subprocess.Popen[str]", status: int = 0, seconds: float = 90) -> str:
         """Returns: what the process wrote to standard error."""
         _, err = process.communicate(timeout=seconds)
         assert process.returncode == status, err
         assert "Traceback" not in err
         return err
 
-    def send(self) -> str:
+    def send_waiting(self) -> str:
         """What `python -m lenet send` does."""
         (folder,) = self.waiting()
         return send(folder, 60)
 
     def follow_advice(self, err: str, status: int = 0) -> str:
-        """Runs the command in the last line, as a user would paste it."""
+        """Runs the `send` command that `err` prints. Returns: its output."""
         (line,) = [line for line in err.splitlines() if "-m lenet send" in line]
         env = {k: v for k, v in self.env.items() if k != "MLFLOW_TRACKING_URI"}
         done = subprocess.run(
@@ -101,7 +99,7 @@ class Runs(Lab):
         return run
 
     def contents(self):
-        """What MLflow has of the only run, except times and names that differ from run to run."""
+        """What MLflow holds about the only run, without what differs from run to run."""
         client, run = MlflowClient(self.uri), self.only_run()
         points = Counter(
             (point.key, point.step, 0 if is_timed(name) else point.value)
@@ -125,7 +123,7 @@ class Runs(Lab):
 
 @pytest.fixture(scope="module")
 def expected(server, tmp_path_factory):
-    """What runs leave on a server that does not fail."""
+    """What the same runs leave on a server that does not fail."""
     found = {}
     for name, arguments in {"short": SHORT, "middle": MIDDLE}.items():
         runs = Runs(tmp_path_factory.mktemp(f"expected-{name}"), server.url)
@@ -141,42 +139,43 @@ def runs(tmp_path, proxy, server):
     return Runs(tmp_path, proxy.url, server.url)
 
 
-def test_a_server_that_comes_up_late_gets_all_records(runs, proxy, expected):
-    proxy.set("refuse")
+def test_a_server_that_starts_late_gets_all_records(runs, proxy, expected):
+    proxy.switch_to("refuse")
     process = runs.start_training(*MIDDLE)
-    proxy.set("pass")
-    err = runs.end(process)
+    proxy.switch_to("pass")
+    err = runs.wait_for_end(process)
     assert err.count("does not take this run yet (") == err.count("(connection refused)") == 1
     assert err.count("\n") <= 2
     assert runs.contents() == expected["middle"]
     assert runs.waiting() == []
 
 
-def test_the_printed_command_sends_what_a_dead_server_missed(runs, proxy, expected):
-    proxy.set("refuse")
-    err = runs.end(runs.start(*SHORT, "tracking.wait=1"))
+def test_the_printed_command_sends_the_records_that_a_dead_server_missed(runs, proxy, expected):
+    proxy.switch_to("refuse")
+    err = runs.wait_for_end(runs.start(*SHORT, "tracking.wait=1"))
     (folder,) = runs.waiting()
     assert f"safe in {folder}" in err
     briefly = err.replace(f"{folder.name}\n", f"{folder.name} --wait 1\n")
     assert "not sent (" in runs.follow_advice(briefly, status=2)
-    proxy.set("pass")
+    proxy.switch_to("pass")
     assert runs.follow_advice(err).startswith("Sent ")
     assert runs.contents() == expected["short"]
     assert runs.waiting() == []
     assert "no such run waits" in runs.follow_advice(err, status=2)
     assert "Nothing waits in " in runs.follow_advice(err.replace(f"{folder.name}\n", "\n"))
     mlflow.set_tracking_uri(runs.uri)
-    model = mlflow.pytorch.load_model(f"runs:/{runs.only_run().info.run_id}/model")
+    (output,) = runs.only_run().outputs.model_outputs
+    model = mlflow.pytorch.load_model(f"models:/{output.model_id}")
     assert sum(p.numel() for p in model.parameters()) == 61706
 
 
 def test_a_server_that_fails_during_the_training_gets_all_records(runs, proxy, expected):
     process = runs.start_training(*MIDDLE, "tracking.wait=60")
     for mode in ("refuse", "hang", "error", "cut"):
-        proxy.set(mode)
+        proxy.switch_to(mode)
         time.sleep(2)
-    proxy.set("pass")
-    runs.end(process)
+    proxy.switch_to("pass")
+    runs.wait_for_end(process)
     assert runs.contents() == expected["middle"]
     assert runs.waiting() == []
 
@@ -184,29 +183,29 @@ def test_a_server_that_fails_during_the_training_gets_all_records(runs, proxy, e
 def test_a_server_that_hangs_delays_a_run_by_seconds_and_ctrl_c_ends_the_wait(
     runs, proxy, expected
 ):
-    proxy.set("hang")
+    proxy.switch_to("hang")
     process = runs.start(*MIDDLE, "tracking.wait=600")
     for line in process.stderr:
         if line.startswith("Waiting up to 600 s"):
             break
     process.send_signal(signal.SIGINT)
-    runs.end(process, status=130, seconds=20)
-    proxy.set("pass")
-    runs.send()
+    runs.wait_for_end(process, status=130, seconds=20)
+    proxy.switch_to("pass")
+    runs.send_waiting()
     assert runs.contents() == expected["middle"]
     assert runs.only_run().data.metrics["seconds/logging"] < START_SECONDS + 10
 
 
-def test_a_run_that_was_killed_beside_a_dead_server_resumes_without_doubles(runs, proxy, expected):
-    proxy.set("refuse")
+def test_a_run_killed_while_the_server_is_down_resumes_without_duplicates(runs, proxy, expected):
+    proxy.switch_to("refuse")
     process = runs.start_training(*MIDDLE)
     process.kill()
     process.communicate()
-    proxy.set("pass")
-    runs.send()
+    proxy.switch_to("pass")
+    runs.send_waiting()
     assert runs.only_run().info.status == "KILLED"
     run_id = runs.only_run().info.run_id
-    err = runs.end(Lab.start(runs, f"resume={run_id}"))
+    err = runs.wait_for_end(Lab.start(runs, f"resume={run_id}"))
     assert "Warning" not in err
     found = runs.contents()
     assert found["points"] == expected["middle"]["points"]
@@ -215,22 +214,22 @@ def test_a_run_that_was_killed_beside_a_dead_server_resumes_without_doubles(runs
     assert runs.waiting() == []
 
 
-def write_eight(folder, *uris):
-    """Eight runs at once. They take turns with the addresses of one database."""
+def check_runs_at_once(count, folder, *uris):
+    """Runs `count` trainings at once, on the given addresses of one database, and checks each."""
     writers = [Runs(folder, uri) for uri in uris]
     for runs in writers:  # an experiment keeps its artifacts where its first run put them
         runs.experiment += runs.uri[:4]
     options = ["epochs=2", "log_interval=1", "data.val_size=100", NO_MODEL, "tracking.wait=120"]
-    processes = [writers[n % len(writers)].start(*options, f"seed={n}") for n in range(8)]
+    processes = [writers[n % len(writers)].start(*options, f"seed={n}") for n in range(count)]
     for process in processes:
-        err = Runs.end(process, seconds=400)
+        err = Runs.wait_for_end(process, seconds=400)
         assert "MLflow refuses" not in err
         assert "MLflow has not taken" not in err
     client = MlflowClient(uris[0])
     ids = [client.get_experiment_by_name(runs.experiment).experiment_id for runs in writers]
     found = client.search_runs(ids)
     assert {run.info.status for run in found} == {"FINISHED"}
-    assert sorted(int(run.data.params["seed"]) for run in found) == list(range(8))
+    assert sorted(int(run.data.params["seed"]) for run in found) == list(range(count))
     for run in found:
         steps = client.get_metric_history(run.info.run_id, "train/loss_step")
         assert sorted(point.step for point in steps) == list(range(1, 43))
@@ -240,22 +239,22 @@ def write_eight(folder, *uris):
         assert len(run.inputs.dataset_inputs) == 1
 
 
-def test_eight_runs_that_create_one_sqlite_database_lose_nothing(tmp_path):
-    write_eight(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+def test_four_runs_that_create_one_sqlite_database_lose_nothing(tmp_path):
+    check_runs_at_once(4, tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 @long
 def test_eight_runs_on_postgresql_half_of_them_through_a_server_lose_nothing(tmp_path):
     with postgres() as uri, Server(tmp_path, backend=uri) as server:
-        write_eight(tmp_path, uri, server.url)
+        check_runs_at_once(8, tmp_path, uri, server.url)
 
 
-def test_a_run_whose_folder_fills_up_continues_and_arrives(tmp_path, expected):
+def test_a_run_whose_disk_fills_up_continues_and_is_recorded(tmp_path, expected):
     with small_disk(tmp_path / "waiting", 4) as disk:
         runs = Runs(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
         process = runs.start_training(*MIDDLE)
-        fill(disk)
-        err = runs.end(process)
+        fill_disk(disk)
+        err = runs.wait_for_end(process)
         assert err.count("journal.jsonl: No space left on device") <= 1
         found = runs.contents()
         assert found["points"] == expected["middle"]["points"]
@@ -268,8 +267,8 @@ def test_a_database_whose_disk_fills_up_gets_all_records_once_there_is_room(tmp_
     with small_disk(tmp_path / "disk", 8) as disk:
         runs = Runs(tmp_path, f"sqlite:///{disk / 'mlflow.db'}")
         process = runs.start_training(*MIDDLE, "tracking.wait=1")
-        filling = fill(disk)
-        err = runs.end(process)
+        filling = fill_disk(disk)
+        err = runs.wait_for_end(process)
         filling.unlink()
         runs.follow_advice(err)
         assert runs.contents() == expected["middle"]

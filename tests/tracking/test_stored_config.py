@@ -1,6 +1,8 @@
 """A configuration from a tracking store is a stranger's: it builds only what conf/ names."""
 
 import copy
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from lenet.config.check import check
 from lenet.config.errors import ConfigError
 from lenet.data.tensor_files import save
 from lenet.model.lenet5 import LeNet5
-from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.client import connect
+from lenet.tracking.names import TrackingError
 from lenet.tracking.resume import check_state
 from lenet.tracking.stored_config import check_targets, merge_configs, read_config
 from lenet.tracking.trained import load_data, load_trained
@@ -58,6 +61,12 @@ def test_what_conf_names_is_allowed(composed, overrides):
     check_targets(read_config(yaml.safe_dump(config)), [CONF])
 
 
+def test_a_run_of_an_earlier_version_is_allowed(config):
+    config["loss"] = {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.0}
+    config["loss"]["_convert_"] = "all"
+    check_targets(config, [CONF])
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -85,8 +94,6 @@ def test_anything_else_is_refused_in_one_line(config, path, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "a: &a [1, 1]\nb: *a\n",
-        "a: &a {x: 1}\nb: {<<: [*a, *a]}\n",
         "a: [",
         "- 1\n- 2\n",
         "",
@@ -162,6 +169,19 @@ def test_files_outside_the_current_folder_are_not_read(
         merged(stored, config)
     explicit = {"data.train": ["/own/a.pt"]}
     assert merged(stored, config, explicit)["data"]["train"] == ["/own/a.pt"]
+
+
+def test_the_advice_for_files_elsewhere_can_be_typed_as_it_is_printed(
+    composed, config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    stored = check(composed("data=files", "data.train='/my sets/a, b'", "data.test_size=0.2"))
+    with pytest.raises(ConfigError) as caught:
+        merged(stored, config)
+    advised = shlex.split(str(caught.value).rpartition("are here: ")[2])
+    explicit = {"data.train": check(composed(*advised))["data"]["train"]}
+    assert merged(stored, config, explicit)["data"]["test_size"] == 0.2
+    assert explicit == {"data.train": "/my sets/a, b"}
 
 
 def test_files_below_the_current_folder_are_read(composed, config, tmp_path, monkeypatch):
@@ -248,9 +268,11 @@ def test_data_that_lie_elsewhere_now_are_read_from_the_folder_that_is_named(
     paths = [f"data.train=['{there}/train/a.pt']", f"data.test=['{there}/test/a.pt']"]
     config = check(composed("data=files", *paths, "data.val_size=5"))
     (stored.artifacts / "config.yaml").write_text(yaml.safe_dump(config))
-    there.rename(here)
-    with pytest.raises(ConfigError, match="say where the files are here: --data FOLDER"):
+    with pytest.raises(ConfigError, match="say where the files are here: --data ") as caught:
         load_data(stored.run_id, stored.uri)
+    advised = shlex.split(str(caught.value).rpartition(" --data ")[2])
+    assert load_data(stored.run_id, stored.uri, Path(*advised)).train.count == 15
+    there.rename(here)
     data = load_data(stored.run_id, stored.uri, here)
     assert data.val is not None
     assert (data.train.count, data.val.count, data.test.count) == (15, 5, 20)
@@ -291,3 +313,11 @@ def test_the_state_of_another_training_is_passed_over(config, tmp_path, capsys, 
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert warning.startswith("Warning: ")
+
+
+def test_a_configuration_of_aliases_is_refused_before_it_grows():
+    """Ten lines that stand for a billion values."""
+    lines = ["a0: &a0 [x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 10)]
+    with pytest.raises(ConfigError, match="expected no aliases"):
+        read_config("\n".join(lines))

@@ -10,7 +10,7 @@ from lenet.config.check import check
 from lenet.data.sets import load
 from lenet.model.lenet5 import LeNet5
 from lenet.tracking import Run
-from lenet.tracking.client import TrackingError
+from lenet.tracking.names import TrackingError
 from lenet.tracking.settings import Settings
 from lenet.tracking.trained import load_trained
 from lenet.training.checkpoints import Checkpoints

@@ -6,7 +6,8 @@ import pytest
 
 from lenet.config.check import check
 from lenet.tracking import Run
-from lenet.tracking.client import TrackingError, connect
+from lenet.tracking.client import connect
+from lenet.tracking.names import TrackingError
 from lenet.tracking.settings import Settings
 from tests.conftest import copy_store
 
@@ -55,7 +56,8 @@ def test_an_experiments_id_that_does_not_exist_is_refused(start, monkeypatch):
 
 def test_the_run_that_mlflow_run_made_is_used_and_keeps_its_tags(start, uri, monkeypatch):
     client = connect(uri)
-    tags = {"mlflow.source.type": "PROJECT", "team": "theirs"}
+    theirs = {"mlflow.source.type": "PROJECT", "mlflow.source.git.commit": "c0ffee"}
+    tags = {**theirs, "mlflow.note.content": "theirs", "team": "theirs"}
     made = client.create_run("0", tags=tags, run_name="a project").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     with start(tags={"team": "mine", "idea": "wide"}) as run:
@@ -65,9 +67,9 @@ def test_the_run_that_mlflow_run_made_is_used_and_keeps_its_tags(start, uri, mon
     assert found.info.run_name == "a project"
     assert found.info.status == "FINISHED"
     assert found.data.params["epochs"] == "10"
-    own = [found.data.tags[key] for key in ("mlflow.source.type", "team", "idea")]
-    assert own == ["PROJECT", "theirs", "wide"]
-    taken = rf"^MLFLOW_RUN_ID={made}: the run has a training already; .* resume={made}$"
+    assert {key: found.data.tags[key] for key in tags} == tags
+    assert found.data.tags["idea"] == "wide"
+    taken = rf"^MLFLOW_RUN_ID={made}: another training or sweep has this run; unset MLFLOW_RUN_ID$"
     with pytest.raises(TrackingError, match=taken), start():
         pytest.fail("entered")
 
@@ -88,6 +90,7 @@ def test_system_metrics_are_logged_where_mlflow_is_asked_for_them(start, uri, mo
 
 def test_tags_of_a_user_are_the_users(start, uri):
     mine = {"dataset": "mine", "model": "mine", "error": "none", "mlflow.user": "somebody"}
+    mine |= {"mlflow.source.git.commit": "c0ffee", "mlflow.note.content": "mine"}
     with start(tags=mine) as run:
         pass
     tags = stored(uri, run).data.tags

@@ -1,4 +1,4 @@
-"""The loop against one written out by hand, and the sums that well-known loops get wrong."""
+"""`fit` trains as a plain loop does, and its sums are right where well-known loops are wrong."""
 
 import math
 
@@ -14,6 +14,7 @@ from lenet.optim.schedule import cosine
 from lenet.training.evaluate import evaluate
 from lenet.training.loop import epoch_line, fit
 from lenet.training.progress import Diverged, Epoch
+from tests.support.terminal import make_terminal
 
 MEAN = F.cross_entropy
 
@@ -107,15 +108,7 @@ def test_weights_and_sums_are_the_plain_loops(log_interval):
         assert record.loss == pytest.approx(total / 22, rel=1e-12)
 
 
-def test_the_loss_is_the_mean_over_all_examples():
-    """The tutorial's holds what came after the last log interval, divided by all batches."""
-    losses = [8.0, 6.0, 4.0, 2.0, 1.0, 3.0]  # the last batch has 2 examples, the others 4
-    (record,) = fitted(epochs=1, criterion=Scripted(*losses), log_interval=2)
-    assert record.loss == pytest.approx((4 * (8 + 6 + 4 + 2 + 1) + 2 * 3) / 22)
-    assert record.count == 22
-
-
-def test_steps_hold_the_mean_since_the_one_before():
+def test_each_logged_loss_is_the_mean_since_the_one_before():
     losses = [float(2**i) for i in range(12)]
     first, second = fitted(criterion=Scripted(*losses), log_interval=4)
     assert [number for number, _ in first.steps + second.steps] == [4, 6, 8, 12]
@@ -138,7 +131,7 @@ def test_validation_is_scored_after_each_epoch():
     [DataLoader(TensorDataset(*examples()), batch_size=4), list(Batches(*examples(), 4))],
     ids=["DataLoader", "list"],
 )
-def test_any_batches_will_do(batches):
+def test_any_iterable_of_batches_can_be_trained_on(batches):
     """Neither has set_epoch."""
     ours, theirs = small(), small()
     records = fitted(ours, batches)
@@ -261,11 +254,7 @@ def test_patience_without_a_validation_set_is_an_error():
 
 @pytest.mark.parametrize(
     ("after", "counts", "complete"),
-    [
-        (11, [22, 20], [True, False]),
-        (6, [22], [True]),
-        (12, [22, 22], [True, True]),
-    ],
+    [(11, [22, 20], [True, False]), (6, [22], [True]), (12, [22, 22], [True, True])],
 )
 def test_a_stop_ends_the_training_at_that_step(after, counts, complete):
     model = small()
@@ -296,13 +285,19 @@ def test_a_stop_keeps_the_last_weights_for_a_resume():
     assert not same(after[0], after[-1])
 
 
-def test_a_progress_bar_appears_where_asked_for_and_is_gone_at_the_end(capsys):
+@pytest.mark.parametrize("columns", ["30", "80"])
+def test_a_progress_bar_takes_one_line_of_any_terminal_and_is_gone_at_the_end(
+    columns, capsys, monkeypatch
+):
+    make_terminal(monkeypatch, columns)
     fitted(progress=True, log_interval=2)
     out, err = capsys.readouterr()
     assert out == ""
-    assert all(part in err for part in ("Epoch 1/2", "Epoch 2/2", "/6 [", "batches/s"))
-    assert "\n" not in err
-    assert err.endswith("\r")
+    assert all(part in err for part in ("Epoch 1/2", "Epoch 2/2", "/6"))
+    up_and_erase = "\r\x1b[1A\x1b[2K"  # a line that is left goes at the end
+    assert err.count("\n") == err.count(up_and_erase) == 2
+    monkeypatch.undo()
+    fitted(progress=True)  # in a pipe
     fitted()
     assert capsys.readouterr() == ("", "")
 

@@ -1,20 +1,28 @@
 """What goes wrong in pictures: order, hidden points, cut or overlapping text, a silent zero."""
 
 import io
+import re
 import string
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
-from lenet.training.evaluate import Score, Totals
+from lenet.data.sets import load
+from lenet.model.family import LeNet1
+from lenet.model.lenet5 import LeNet5
+from lenet.training.evaluate import Score, Totals, evaluate
+from lenet.training.plots import gallery
 from lenet.training.plots.images import distortions, mistakes, samples
 from lenet.training.plots.network import feature_maps, filters
 from lenet.training.plots.scores import class_accuracy, confusion_matrix, curves, training_loss
+from lenet.training.plots.style import caption, save
 from lenet.training.progress import Epoch
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -64,8 +72,9 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text)]
 
 
-def titles(figure: Figure) -> list[str]:
-    return [axes.get_title() for axes in figure.axes]
+def labels(figure: Figure) -> list[str]:
+    """The texts among a picture's images."""
+    return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
 
 
 FIGURES = {
@@ -85,11 +94,71 @@ FIGURES = {
 def test_a_figure_renders_and_its_titles_and_classes_do_not_overlap(name):
     figure = FIGURES[name]()
     figure.savefig(io.BytesIO(), dpi="figure")  # pytest turns each warning into an error
-    axes = figure.axes
-    groups = [[each.title for each in axes], axes[0].get_xticklabels(), axes[0].get_yticklabels()]
-    for group in groups:
+    axes = figure.axes[0]
+    for group in (axes.texts, axes.get_xticklabels(), axes.get_yticklabels()):
         boxes = [text.get_window_extent() for text in group if text.get_text()]
         assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+LONG = [f"a class with a name of its own, {digit}" for digit in range(10)]
+FIGURES_OF_LONG_NAMES = {
+    "confusion of long names": lambda: confusion_matrix(random_score(10), LONG),
+    "accuracy of long names": lambda: class_accuracy(random_score(10), LONG),
+    "curves of small losses": lambda: curves(history_of([2.5e-5, 1.1e-5], [(1e-6, 50)] * 2)),
+    "filters of small weights": lambda: filters(torch.randn(6, 1, 5, 5) / 1e4),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES | FIGURES_OF_LONG_NAMES)
+def test_nothing_is_cut_at_the_edges_of_a_saved_picture(name, tmp_path):
+    figure = caption((FIGURES | FIGURES_OF_LONG_NAMES)[name](), "small print " * 30)
+    save(figure, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 255, "expected white all around"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", "unused")
+
+
+def pictures_of(model, data):
+    score = evaluate(model, data.test, nn.functional.cross_entropy)
+    return dict(gallery(model, data, history_of([2.0, 1.0]), score, "lr=0.1", "abcd1234" * 4))
+
+
+def test_each_picture_of_a_run_names_the_run_its_data_and_its_network(digits):
+    for name, figure in pictures_of(LeNet5(), digits).items():
+        words = " ".join(texts(figure)).replace("\n", " ")
+        assert "run abcd1234 (lr=0.1); digits: 1,437 training images" in words, name
+        assert "LeNet5, 61,706 parameters" in words, name
+
+
+def test_a_mistake_has_its_number_and_the_command_that_explains_it(digits):
+    model = LeNet5()
+    figure = pictures_of(model, digits)["mistakes"]
+    command = "python -m lenet explain abcd1234 --image N"
+    assert command in " ".join(texts(figure))
+    number = int(re.search(r"#(\d+)$", labels(figure)[1])[1])
+    shown = figure.axes[0].images[0].get_array()
+    assert torch.equal(torch.as_tensor(shown), digits.test.images[number, 0].float())
+    assert command not in " ".join(texts(pictures_of(LeNet1(), digits)["mistakes"]))
+
+
+def test_a_picture_is_saved_in_the_format_of_its_name_with_150_dots_an_inch(tmp_path):
+    figure = filters(torch.randn(6, 1, 5, 5))
+    for name in ("a.png", "a.svg"):
+        save(figure, tmp_path / name)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["dpi"][0] == pytest.approx(150, abs=0.1)
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+def test_the_rows_of_distortions_are_named():
+    figure = distortions(images_of(3), torch.arange(3), DIGITS, lambda i, _: -i, 2)
+    assert labels(figure)[-3:] == ["original", "distorted, 1", "distorted, 2"]
 
 
 @pytest.mark.parametrize(
@@ -132,16 +201,17 @@ def test_the_worst_confusions_are_named_largest_first():
 def test_a_class_has_its_accuracy_count_and_wilsons_interval_or_no_samples():
     # 8 of 10 at 95 %: 0.4902 to 0.9433 (Wilson 1927, as tabulated by Newcombe 1998's method 3).
     axes = class_accuracy(score_of([0] * 10, [0] * 8 + [1] * 2, 2), "ab").axes[0]
-    point, interval, whole = axes.lines
-    assert list(point.get_xdata()) == [80.0]
-    assert list(interval.get_xdata()) == pytest.approx([49.02, 94.33], abs=0.01)
+    points, whole = axes.lines
+    (interval,) = axes.collections[0].get_segments()
+    assert list(points.get_xdata()) == [80.0]
+    assert list(interval[:, 0]) == pytest.approx([49.02, 94.33], abs=0.01)
     assert whole.get_linestyle() == "--"
     assert [text.get_text() for text in axes.texts] == ["80.00%   n = 10", "no samples"]
 
 
 def test_samples_stand_under_their_true_class():
     figure = samples(images_of(4), torch.tensor([9, 0, 4, 1]), FASHION, num_samples=3)
-    assert titles(figure) == ["Ankle boot", "T-shirt/top", "Coat"]
+    assert labels(figure) == ["Ankle boot", "T-shirt/top", "Coat"]
     with pytest.raises(ValueError, match=r"longer|shorter"):
         samples(images_of(3), torch.arange(2), DIGITS)
 
@@ -149,7 +219,7 @@ def test_samples_stand_under_their_true_class():
 def test_all_images_of_a_grid_share_one_scale():
     images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8), torch.full((1, 8, 8), 4.0)])
     figure = samples(images, torch.arange(3), DIGITS)
-    assert {axes.images[0].get_clim() for axes in figure.axes} == {(0.0, 4.0)}
+    assert {image.get_clim() for image in figure.axes[0].images} == {(0.0, 4.0)}
 
 
 def test_colour_images_are_shown_as_rgb_with_channels_last():
@@ -164,8 +234,8 @@ def test_mistakes_come_surest_first_each_with_its_own_image():
     images = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, 8, 8)
     score = score_of([0, 1, 2, 3, 4], [0, 7, 2, 8, 9], 10, [1.0, 0.5, 0.99, 0.9, 0.7])
     figure = mistakes(images, score, DIGITS)
-    assert titles(figure) == ["3 → 8\n90.0%", "4 → 9\n70.0%", "1 → 7\n50.0%"]
-    assert [axes.images[0].get_array()[0, 0] for axes in figure.axes] == [3.0, 4.0, 1.0]
+    assert labels(figure)[1:] == ["3 → 8\n90.0%  #3", "4 → 9\n70.0%  #4", "1 → 7\n50.0%  #1"]
+    assert [image.get_array()[0, 0] for image in figure.axes[0].images] == [3.0, 4.0, 1.0]
 
 
 def test_the_heading_says_how_many_mistakes_are_not_shown():
@@ -179,8 +249,7 @@ def test_the_heading_says_how_many_mistakes_are_not_shown():
 def test_zero_is_the_middle_of_one_scale_for_all_filters():
     weight = torch.rand(6, 1, 5, 5) + 1  # all positive
     weight[2, 0, 0, 0] = 7.0
-    shown = [axes.images[0] for axes in filters(weight).axes[:6]]
-    assert {image.get_clim() for image in shown} == {(-7.0, 7.0)}
+    assert {image.get_clim() for image in filters(weight).axes[0].images} == {(-7.0, 7.0)}
 
 
 def test_the_largest_output_alone_has_its_own_colour():
@@ -200,11 +269,11 @@ def test_every_stage_has_a_panel_with_its_name_shape_and_scale():
     figure = feature_maps(stages, images_of(1), "a seven")
     names = ["input\n1 @ 32×32", "C1\n6 @ 28×28", "S2\n6 @ 14×14", "C3\n16 @ 10×10"]
     names += ["S4\n16 @ 5×5", "C5\n120", "F6\n84", "output\n10"]
-    assert titles(figure) == names
+    assert [text for text in labels(figure) if "\n" in text] == names
     assert "a seven" in texts(figure)
-    _, _, s2, c3, _, _, f6, _ = figure.axes
-    assert s2.images[0].get_clim() == (-3.0, 3.0) != c3.images[0].get_clim()
-    assert f6.images[0].norm(0.0) == 0.5
-    tiles = c3.images[0].get_array()  # two columns of eight maps of 10x10, two pixels apart
+    _, _, s2, c3, _, _, f6 = figure.axes[0].images
+    assert s2.get_clim() == (-3.0, 3.0) != c3.get_clim()
+    assert f6.norm(0.0) == 0.5
+    tiles = c3.get_array()  # two columns of eight maps of 10x10, two pixels apart
     assert tiles.shape == (8 * 12 - 2, 2 * 12 - 2)
     assert tiles[12:22, 12:].tolist() == stages["C3"][0, 9].tolist()

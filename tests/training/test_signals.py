@@ -1,4 +1,4 @@
-"""Real signals, raised in this process."""
+"""The first signal asks a training to end, the second ends it at once."""
 
 import signal
 import subprocess
@@ -38,7 +38,7 @@ def test_outside_the_deferred_part_the_first_ends_the_process(number, status):
     assert caught.value.code == interrupt.exit_status == status
 
 
-def test_off_the_main_thread_nothing_is_taken_over():
+def test_outside_the_main_thread_no_signal_handler_is_set():
     before = [signal.getsignal(number) for number, _ in SIGNALS]
     seen = []
 
@@ -52,7 +52,7 @@ def test_off_the_main_thread_nothing_is_taken_over():
     assert seen == before
 
 
-def test_a_hangup_that_nohup_has_ignored_stays_so():
+def test_a_hangup_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt, interrupt.deferred():

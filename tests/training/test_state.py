@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lenet.data.batches import Batches
+from lenet.model import equip
 from lenet.model.lenet5 import LeNet5
-from lenet.native import equip
 from lenet.training.epoch import Step
 from lenet.training.loop import fit
 from lenet.training.state import StateError, progress_of, restore, sets_rates_of
@@ -150,12 +150,12 @@ def assert_resumes(make, after=(4, 6, 17)):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_goes_on_bit_for_bit(optimizer):
+def test_every_optimizer_continues_bit_for_bit(optimizer):
     assert_resumes(lambda: Training(optimizer, "cosine"))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_schedule_goes_on_bit_for_bit(schedule):
+def test_every_schedule_continues_bit_for_bit(schedule):
     assert_resumes(lambda: Training("sgd", schedule))
 
 
@@ -168,11 +168,11 @@ def test_every_schedule_goes_on_bit_for_bit(schedule):
     ],
     ids=["clipping", "within a log interval", "validation"],
 )
-def test_clipping_sums_and_validation_go_on_bit_for_bit(options):
+def test_clipping_sums_and_validation_continue_bit_for_bit(options):
     assert_resumes(lambda: Training(**options))
 
 
-def test_patience_that_ran_out_stays_so_and_gives_the_best_weights():
+def test_a_training_that_ran_out_of_patience_stays_at_its_best_weights():
     val_losses = iter([1.0, 2.0])
 
     def criterion(logits, labels):
@@ -208,7 +208,7 @@ class Noisy:
         self.batches.set_epoch(epoch)
 
 
-def test_what_a_loss_and_a_transform_draw_is_drawn_again():
+def test_random_numbers_of_a_loss_or_a_transform_are_drawn_again():
     def criterion(logits, labels):
         return F.cross_entropy(logits, labels) * (1 + 0.1 * random.random() * np.random.random())
 
@@ -232,13 +232,13 @@ def images(kernels):
 
 
 @pytest.mark.parametrize("kernels", ["eager", "native"])
-def test_lenet5_goes_on_bit_for_bit_with_either_kernels(kernels):
+def test_lenet5_continues_bit_for_bit_with_either_kernels(kernels):
     if kernels == "native" and equip(LeNet5()).name != "native":
         pytest.skip("needs the native kernels")
     assert_resumes(lambda: images(kernels), after=(1, 8))
 
 
-def test_a_chain_of_interruptions_is_as_good_as_one():
+def test_several_interruptions_change_no_bit():
     whole, kept = Training(schedule="one_cycle"), Kept()
     whole.run(kept)
     end = whole.end()
@@ -249,7 +249,7 @@ def test_a_chain_of_interruptions_is_as_good_as_one():
 
 
 @pytest.mark.parametrize(("optimizer", "steps"), [("sgd", 4), ("adam", 8), ("sdlm", 12)])
-def test_more_epochs_are_the_longer_training_bit_for_bit(optimizer, steps):
+def test_an_extended_training_is_the_longer_one_bit_for_bit(optimizer, steps):
     longer = Training(optimizer, "step", epochs=4)
     records, end = longer.run(), longer.end()
     kept = Kept()
@@ -260,29 +260,9 @@ def test_more_epochs_are_the_longer_training_bit_for_bit(optimizer, steps):
     assert [numbers(r) for r in rest] == [numbers(r) for r in records[steps // STEPS :]]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
-def test_more_epochs_go_on_at_the_longer_schedules_rate(schedule):
-    def watch(training):
-        rates = []
-        training.optimizer.register_step_pre_hook(
-            lambda o, *_: rates.append((o.param_groups[0]["lr"], o.param_groups[0]["momentum"]))
-        )
-        return rates
-
-    longer = Training(schedule=schedule, epochs=4)
-    rates = watch(longer)
-    longer.run()
-    kept = Kept()
-    Training(schedule=schedule, epochs=2).run(kept)
-    extended = Training(schedule=schedule, epochs=4)
-    found = watch(extended)
-    extended.resume(kept.after(8))
-    assert found == rates[8:]
-
-
 @pytest.mark.parametrize("steps", [3, STEPS, STEPS + 3, 2 * STEPS])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_schedule_that_knows_its_end_has_other_rates_with_more_epochs(schedule, steps):
+def test_a_schedule_that_depends_on_the_epochs_has_other_rates_with_more_of_them(schedule, steps):
     kept = Kept()
     Training(schedule=schedule, epochs=2).run(kept)
     at = progress_of(kept.after(steps))
@@ -312,7 +292,7 @@ def kept():
     ],
     ids=["network", "epochs", "batches"],
 )
-def test_what_differs_is_named_in_one_line(kept, training, line):
+def test_the_state_of_another_training_is_refused_with_the_difference(kept, training, line):
     training = Training(**{"optimizer": "adam", "schedule": "cosine", **training})
     with pytest.raises(StateError, match=rf"^state: expected {line}") as caught:
         training.resume(kept.after(8))

@@ -24,8 +24,6 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-    if "torch" not in sys.modules:  # run.py sets this too; torch reads it when it starts
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
     import pandas as pd
     import torch
@@ -58,9 +56,11 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(lines))
     if options.output:
         from lenet.commands.benchmark.plots import plot
+        from lenet.training.plots.style import caption, save
 
         (options.output / "benchmark.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
-        plot(speeds, machine()).savefig(options.output / "benchmark.png")
+        figure = caption(plot(speeds), f"{machine()}; {data.line()}")
+        save(figure, options.output / "benchmark.png")
     return 0
 
 

@@ -7,11 +7,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from lenet.training.plots.style import COLORS, PALE
 
 
-def plot(speeds: pd.DataFrame, machine: str) -> Figure:
+def plot(speeds: pd.DataFrame) -> Figure:
     """Images a second by batch size, a panel for each number of threads; bars span the rounds."""
     panels = speeds.groupby("threads")
-    figure = Figure(figsize=(10.7, 5), dpi=150, layout="constrained")
-    figure.suptitle(f"Training LeNet-5: {machine}", fontsize=9)
+    figure = Figure(figsize=(10.7, 5), layout="constrained")
+    figure.suptitle("Training LeNet-5", fontsize=11)
     rows = figure.subplots(1, panels.ngroups, sharey=True, squeeze=False)[0]
     for axes, (threads, panel) in zip(rows, panels, strict=True):
         for color, (variant, own) in zip(

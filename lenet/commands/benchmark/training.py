@@ -17,8 +17,8 @@ from torch.utils.benchmark import Timer
 from lenet.cli import first_error_line
 from lenet.data.batches import Batches
 from lenet.data.sets import Data
+from lenet.model import equip
 from lenet.model.lenet5 import LeNet5
-from lenet.native import equip
 from lenet.training.epoch import Step
 
 

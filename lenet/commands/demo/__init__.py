@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from lenet.cli import command_parser, number_from
+from lenet.cli import add_data_folder, command_parser, number_from
 
 HOST = "127.0.0.1"
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
 
     parser = command_parser(__name__, __doc__, "latest")
     add_network(parser, "sources", nargs="+")
+    add_data_folder(parser)
     note = "default: %(default)s; 0 takes a free port"
     parser.add_argument("--port", type=number_from(0, 65535), default=8000, metavar="N", help=note)
     options = parser.parse_args(argv)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         from lenet.commands.demo.server import make_app
 
         torch.set_num_threads(1)  # one image is too little work for two
-        how = options.activation, options.pooling
+        how = options.activation, options.pooling, options.data
         networks = [open_network(source, *how) for source in options.sources]
         print("\n".join(network.name for network in networks))
         # From here on Ctrl-C is the way to end it, and no interruption.

@@ -18,7 +18,7 @@ class Answers:
     """The images of a test set, and a row for each: truth, guess, confidence, and whether the guess
     is right.
 
-    Shapes: images uint8 (N, 1, H, W).
+    Shapes: images uint8 (N, C, H, W).
     """
 
     images: Tensor
@@ -46,7 +46,7 @@ def answers_of(network: Network) -> Answers:
     if network.run_id:
         from lenet.tracking.trained import load_data
 
-        data = load_data(network.run_id)
+        data = load_data(network.run_id, folder=network.data)
     else:
         data = load("mnist", os.environ.get("LENET_DATA", "data"), download=False)
     score = evaluate(network.model, data.test, nn.functional.cross_entropy)

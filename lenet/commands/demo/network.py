@@ -5,6 +5,7 @@ Everything is in plain lists and numbers, for JSON.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ DIGITS = 4  # after the point
 @dataclass(frozen=True, eq=False)  # so that a cache can have it as a key
 class Network:
     """A network with the name that the page shows. `run_id` is None for a file of weights; `layers`
-    is empty if the network is not a LeNet-5.
+    is empty if the network is not a LeNet-5; `data` is where the files of its set are.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Network:
     model: nn.Module
     inputs: Inputs
     layers: Sequence[Layer]
+    data: Path | None = None
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -38,6 +40,7 @@ class Network:
             "kind": type(self.model).__name__,
             "classes": self.inputs.classes,
             "image_size": self.inputs.image_size,
+            "channels": self.inputs.in_channels,
         }
 
     def wiring(self) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class Network:
         """What the network computes for an image: its input, each layer's output under its name,
         and the probabilities, as flat lists.
 
-        Shapes: uint8 (H, W).
+        Shapes: uint8 (H, W) or (C, H, W).
         Raises: ValueError if an output is not finite.
         """
         shares = predict(self.model, self.inputs, image[None])[0]
@@ -63,10 +66,12 @@ class Network:
         }
 
 
-def open_network(source: str, activation: str = "tanh", pooling: str = "avg") -> Network:
+def open_network(
+    source: str, activation: str = "tanh", pooling: str = "avg", data: Path | None = None
+) -> Network:
     """The network of a run, a registered model, or a file of weights, as `predict` takes them.
 
-    Raises: ValueError if there is none, or if it does not read grey images.
+    Raises: ValueError if there is none, or if it does not read images of its set.
     """
     name, run_id = source, None
     if not is_weights(source):
@@ -78,9 +83,10 @@ def open_network(source: str, activation: str = "tanh", pooling: str = "avg") ->
         if accuracy := run.metrics.get("test/accuracy"):
             name += f", {accuracy:.2%}"
     model, inputs = load_network(source, activation, pooling)
-    blank = torch.zeros(1, inputs.form.height, inputs.form.width, dtype=torch.uint8)
+    shape = (1, inputs.in_channels, inputs.form.height, inputs.form.width)
+    blank = torch.zeros(shape, dtype=torch.uint8)
     predict(model, inputs, blank)
-    return Network(name, run_id, model, inputs, layers_of(model, inputs.image_size))
+    return Network(name, run_id, model, inputs, layers_of(model, inputs.image_size), data)
 
 
 def _json(layer: Layer) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lenet.cli import one_line
 from lenet.commands.demo.answers import answers_of
 from lenet.commands.demo.network import Network, open_network
 from lenet.commands.predict import is_weights
-from lenet.data.form import Form
+from lenet.data.inputs import Inputs
 from lenet.data.pictures import Reading, read_drawing, read_picture_bytes
 
 PAGE = Path(__file__).parent / "page"
@@ -144,19 +144,21 @@ def look_at_drawing(content: Content, chosen: Chosen) -> Response:
     if side**2 != len(content) or not side:
         raise ValueError(f"drawing: expected a square of bytes, found {len(content):,}")
     ink = np.frombuffer(content, np.uint8).reshape(side, side).astype(np.float32) / np.float32(255)
-    return look_at(lambda form: read_drawing(ink, form), chosen)
+    return look_at(lambda inputs: read_drawing(ink, inputs.form, inputs.in_channels), chosen)
 
 
 @api.post("/look/picture")
-def look_at_picture(content: Content, chosen: Chosen) -> Response:
-    """Body: a picture's file."""
-    return look_at(lambda form: read_picture_bytes(content, "picture", form), chosen)
+def look_at_picture(content: Content, chosen: Chosen, name: str = "picture") -> Response:
+    """Body: a picture's file. An error begins with its name."""
+    return look_at(
+        lambda inputs: read_picture_bytes(content, name, inputs.form, inputs.in_channels), chosen
+    )
 
 
 @api.get("/look/test/{k}/{index}")
 def look_at_test_image(network: OneNetwork, index: int, chosen: Chosen) -> Response:
     image = test_image(network, index)
-    return look_at(lambda form: Reading(image), chosen)
+    return look_at(lambda inputs: Reading(image), chosen)
 
 
 @api.get("/test/{k}")
@@ -182,25 +184,28 @@ def show_test_set(
 @api.get("/test/{k}/{index}.png")
 def show_test_image(network: OneNetwork, index: int) -> Response:
     file = io.BytesIO()
-    Image.fromarray(test_image(network, index).numpy()).save(file, "PNG")
+    image = test_image(network, index)
+    pixels = image.permute(1, 2, 0) if image.ndim == 3 else image
+    Image.fromarray(pixels.numpy()).save(file, "PNG")
     return Response(file.getvalue(), media_type="image/png")
 
 
-def look_at(read: Callable[[Form], Reading], chosen: dict[int, Network]) -> Response:
-    """`read` gives the image in the form of a network's set."""
-    readings = {k: read(network.inputs.form) for k, network in chosen.items()}
+def look_at(read: Callable[[Inputs], Reading], chosen: dict[int, Network]) -> Response:
+    """`read` gives the image as those of a network's set are."""
+    readings = {k: read(network.inputs) for k, network in chosen.items()}
     looks = [{"network": k, **network.look(readings[k].image)} for k, network in chosen.items()]
     first = next(iter(chosen))
     has_dark_ink = chosen[first].inputs.form.ground == 255
     image, remark = readings[first]
-    ink = 255 - image if has_dark_ink else image
+    grey = image.float().mean(0).byte() if image.ndim == 3 else image
+    ink = 255 - grey if has_dark_ink else grey
     # Not a dictionary: FastAPI takes longer to encode it than the network to compute it.
     return JSONResponse({"ink": ink.tolist(), "remark": remark, "looks": looks})
 
 
 def test_image(network: Network, index: int) -> Tensor:
-    """Shapes: uint8 -> (H, W)."""
+    """Shapes: uint8 -> (H, W), or (C, H, W) of a set in colour."""
     images = answers_of(network).images
     if not 0 <= index < len(images):
         raise HTTPException(404, f"expected an image from 0 to {len(images) - 1}")
-    return images[index, 0]
+    return images[index].squeeze(0)

@@ -55,12 +55,12 @@ class Layer:
 
 @torch.no_grad()
 def layers_of(model: object, image_size: int) -> list[Layer]:
-    """The layers of a LeNet5 for grey images with 2x2 pooling; none of any other network."""
-    if type(model) is not LeNet5 or model.conv1.in_channels != 1:
+    """The layers of a LeNet5 with 2x2 pooling; none of any other network."""
+    if type(model) is not LeNet5:
         return []
     if not (_halves(model.pool1) and _halves(model.pool2)):
         return []
-    image = torch.zeros(1, 1, image_size, image_size)
+    image = torch.zeros(1, model.conv1.in_channels, image_size, image_size)
     outputs = {"input": image} | model.stages(image)
     shapes = {name: [*output.shape[1:], 1, 1][:3] for name, output in outputs.items()}
     steps = {

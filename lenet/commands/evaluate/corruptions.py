@@ -70,7 +70,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, str, tuple[float, ...]]] = {
     "shift": (shift, "pixels", (1.0, 2.0, 3.0, 4.0, 6.0)),
     "scale": (scale, "times", (1.1, 1.25, 1.4, 1.6, 2.0)),
     "noise": (noise, "of the range", (0.1, 0.2, 0.3, 0.45, 0.6)),
-    "blur": (blur, "pixels (sigma)", (0.75, 1.0, 1.5, 2.0, 3.0)),
+    "blur": (blur, "sigma in pixels", (0.75, 1.0, 1.5, 2.0, 3.0)),
     "contrast": (contrast, "contrast kept", (0.7, 0.5, 0.3, 0.15, 0.05)),
 }
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from lenet.commands.evaluate.corruptions import CORRUPTIONS, corrupted
 from lenet.training.plots.style import COLORS, INK
 
+LARGER = 1  # a seed with which `scale` makes the example larger, as the numbers above it say
+
 
 def robustness(scores: pd.DataFrame, image: Tensor) -> Figure:
     """Accuracy and calibration error by severity, and one image at each severity.
@@ -45,10 +47,10 @@ def _examples(figure: SubFigure, image: Tensor) -> None:
     grid = figure.subplots(len(CORRUPTIONS), columns)
     for row, (name, (_, unit, amounts)) in zip(grid, CORRUPTIONS.items(), strict=True):
         for severity, axes in enumerate(row):
-            shown = corrupted(image[None], name, severity)[0] if severity else image
+            shown = corrupted(image[None], name, severity, LARGER)[0] if severity else image
             # All have one scale; otherwise a change of contrast could not be seen.
             axes.imshow(shown.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
-            amount = f"{amounts[severity - 1]:g}" if severity else unit
+            amount = f"{amounts[severity - 1]:g}" if severity else "unchanged"
             axes.set_title(amount, fontsize=8, color=INK, pad=2)
-        row[0].set_ylabel(name, fontsize=9)
+        row[0].set_ylabel(f"{name}\n{unit}", fontsize=8)

@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--image {index}: expected 0 to {data.test.count - 1}")
     label = inputs.classes[data.test.labels[index]]
     steps = explain(model, data.test.inputs[index])
-    options.output.write_text(page(steps, label, inputs), encoding="utf-8")
+    about = f"Test image {index} of {data.name}; run {run_id}"
+    options.output.write_text(page(steps, label, inputs, about), encoding="utf-8")
     print(f"{one_line(options.output)}: the numbers calculated by hand equal the network's")
     return 0

@@ -19,8 +19,8 @@ LARGEST = 10
 RED, BLUE = torch.tensor([178.0, 24.0, 43.0]), torch.tensor([33.0, 102.0, 172.0])
 
 
-def page(steps: Sequence[Step], label: str, inputs: Inputs) -> str:
-    """The HTML text. `label` is the true class of the image."""
+def page(steps: Sequence[Step], label: str, inputs: Inputs, about: str) -> str:
+    """The HTML text. `label` is the image's true class; `about` says which image and run it is."""
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(autoescape=True, loader=folder, undefined=jinja2.StrictUndefined)
     return templates.get_template("page.html").render(
@@ -28,6 +28,7 @@ def page(steps: Sequence[Step], label: str, inputs: Inputs) -> str:
         image=steps[0].before[0],
         label=label,
         inputs=inputs,
+        about=about,
         probabilities=steps[-1].output.flatten().softmax(dim=0).tolist(),
         picture=picture,
         weight_pictures=weight_pictures,

@@ -101,7 +101,7 @@ def explain(model: nn.Module, image: Tensor) -> list[Step]:
     the network's.
     """
     layers = layers_of(model, image.shape[-1])
-    if not layers or not isinstance(model, LeNet5):
+    if not layers or not isinstance(model, LeNet5) or model.conv1.in_channels != 1:
         raise ValueError(
             f"expected a LeNet5 for grey images with 2x2 pooling, got {type(model).__name__}"
         )

@@ -9,9 +9,19 @@ from torch import Tensor
 
 from lenet.data.batches import Distort
 from lenet.training.evaluate import Score
-from lenet.training.plots.style import message, show_image, to_floats
+from lenet.training.plots.style import (
+    CELL,
+    GAP,
+    add_frames,
+    as_shown,
+    line_height,
+    message,
+    sheet,
+    show_image,
+    text_width,
+    to_floats,
+)
 
-CELL = 1.25  # inches: an image of a grid, and the space around it
 LONG_NAME = 5  # characters; a longer class name gets a line of its own
 
 
@@ -37,11 +47,15 @@ def distortions(
     images, labels = images[:8], labels[:8]
     generator = torch.Generator().manual_seed(0)
     rows = [images.float(), *(distort(images, generator) for _ in range(times))]
-    return samples(torch.cat(rows), labels.repeat(len(rows)), classes, columns=len(labels))
+    titles = [str(classes[label]) for label in labels.tolist()]
+    names = ["original", *(f"distorted, {k}" for k in range(1, times + 1))]
+    return _grid(torch.cat(rows), titles * len(rows), len(titles), rows=names)
 
 
 def mistakes(images: Tensor, score: Score, classes: Sequence[str], num_samples: int = 32) -> Figure:
-    """The images that the model got wrong, the surest first, with the probability it gave them."""
+    """The images that the model got wrong, the surest first, with the probability it gave them and
+    their numbers in the set.
+    """
     wrong = (score.predicted != score.labels).nonzero().flatten()
     if not len(wrong):
         return message(f"No mistakes: all {score.count:,} images are classified correctly.")
@@ -51,23 +65,38 @@ def mistakes(images: Tensor, score: Score, classes: Sequence[str], num_samples: 
     titles = []
     for i in chosen.tolist():
         truth, guess = classes[int(score.labels[i])], classes[int(score.predicted[i])]
-        titles.append(f"{truth}{arrow}{guess}\n{float(score.confidence[i]):.1%}")
+        titles.append(f"{truth}{arrow}{guess}\n{float(score.confidence[i]):.1%}  #{i}")
     part = f"the {len(chosen)} surest of" if len(chosen) < len(wrong) else "all"
-    heading = f"Mistakes: {part} {len(wrong):,} in {score.count:,} images, truth → prediction"
+    heading = f"Mistakes: {part} {len(wrong):,} in {score.count:,} images"
+    heading += "\ntruth → prediction, its probability, #number of the test image"
     return _grid(images[chosen.to(images.device)], titles, columns=8, heading=heading)
 
 
-def _grid(images: Tensor, titles: Sequence[str], columns: int, heading: str = "") -> Figure:
-    rows = math.ceil(len(titles) / columns)
-    lines = [line for title in titles for line in title.split("\n")]
-    size = min(9.0, 120 * CELL / max(map(len, lines)))  # points: a glyph is about 0.6 wide
-    height = CELL + 0.17 * (1 + titles[0].count("\n"))
-    figure = Figure(figsize=(columns * CELL, rows * height + 0.4), layout="constrained")
-    figure.suptitle(heading, fontsize=11)
+def _grid(
+    images: Tensor,
+    titles: Sequence[str],
+    columns: int,
+    heading: str = "",
+    rows: Sequence[str] = (),
+) -> Figure:
+    """`rows` are the names of the rows."""
+    size = 9.0 * min(1.0, CELL / max(text_width(title, 9.0) for title in titles))  # points
+    top = heading.count("\n") * line_height(11) + 0.3 if heading else 0.0
+    left = 0.25 if rows else 0.0
+    above = (1 + titles[0].count("\n")) * line_height(size) + GAP
+    down, side = above + CELL, CELL - GAP
+    count = math.ceil(len(titles) / columns)
+    figure, axes = sheet(left + columns * CELL, top + count * down)
+    axes.text(left + columns * CELL / 2, 0, heading, ha="center", va="top", fontsize=11)
     images = to_floats(images)
     low, high = float(images.min()), float(images.max())
-    for i, (image, title) in enumerate(zip(images, titles, strict=True), 1):
-        axes = figure.add_subplot(rows, columns, i)
-        axes.set_title(title, fontsize=size, pad=3)
-        show_image(axes, image, low, high)
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        x, y = left + i % columns * CELL, top + i // columns * down + above
+        axes.text(x + side / 2, y - 0.04, title, ha="center", va="bottom", fontsize=size)
+        shown = as_shown(image, low, high)
+        show_image(axes, shown, x, y, side, side, cmap="gray", vmin=low, vmax=high)
+    add_frames(axes)
+    for row, name in enumerate(rows):
+        y = row * down + above + side / 2
+        axes.text(0, y, name, rotation=90, va="center", fontsize=9)
     return figure

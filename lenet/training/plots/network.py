@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,20 +10,26 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from lenet.training.plots.style import (
     BLUE,
+    CELL,
+    GAP,
     INK,
     MAX_CELL_TEXT,
     VERMILION,
+    add_axes,
+    add_frames,
+    as_shown,
+    sheet,
     show_image,
     to_floats,
 )
 
 SIGNED = colormaps["RdBu_r"].with_extremes(bad="white")
 PER_COLUMN = 8  # feature maps above one another
+TITLE, HEIGHT, SPACE = 0.4, 4.9, 0.3  # inches: above the layers, of a layer, between two layers
 
 
 def filters(weight: Tensor) -> Figure:
@@ -32,17 +39,22 @@ def filters(weight: Tensor) -> Figure:
     """
     weight = to_floats(weight)
     count, channels = weight.shape[:2]
-    figure = Figure(figsize=(1.2 * count + 0.9, 1.2 * channels + 0.45), layout="constrained")
-    grid = figure.subplots(channels, count, squeeze=False)
+    left, top = 0.25 if channels > 1 else 0.0, 0.25
+    width, height = count * CELL, channels * CELL - GAP
+    figure, axes = sheet(left + width + 1.1, top + height + GAP)
     norm = _signed_norm(weight)
-    for channel, row in enumerate(grid):
-        for column, axes in enumerate(row):
-            shown = axes.imshow(weight[column, channel].numpy(), SIGNED, norm=norm)
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"channel {channel}" if channels > 1 else "", fontsize=9)
-    for column, axes in enumerate(grid[0]):
-        axes.set_title(f"C1 map {column}", fontsize=10)
-    figure.colorbar(shown, ax=grid, fraction=0.05, pad=0.02, label="weight")
+    for column, maps in enumerate(weight):
+        x = left + column * CELL
+        axes.text(x + CELL / 2, top - 0.05, f"C1 map {column}", ha="center", fontsize=10)
+        for channel, kernel in enumerate(maps):
+            place = (x, top + channel * CELL, CELL - GAP, CELL - GAP)
+            shown = show_image(axes, kernel, *place, cmap=SIGNED, norm=norm)
+    add_frames(axes)
+    for channel in range(channels if channels > 1 else 0):
+        y = top + channel * CELL + CELL / 2
+        axes.text(0, y, f"channel {channel}", rotation=90, va="center", fontsize=9)
+    bar = add_axes(figure, left + width + 0.05, top, 0.1, height)
+    figure.colorbar(shown, cax=bar, label="weight")
     return figure
 
 
@@ -56,44 +68,58 @@ def feature_maps(maps: Mapping[str, Tensor], image: Tensor, label: str = "") -> 
     layers = {"input": to_floats(image).reshape(-1, *image.shape[-2:])}
     layers |= {name: to_floats(values)[0] for name, values in maps.items()}
     widths = [_width(name, layer, image.shape[-1]) for name, layer in layers.items()]
-    size = (sum(widths) + 0.4 * len(widths), 5.7)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
-    panels = figure.subplots(1, len(layers), width_ratios=widths)
-    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        _draw_layer(axes, name, layer)
+    width = sum(widths) + SPACE * (len(layers) - 1)
+    figure, axes = sheet(width, TITLE + HEIGHT + 0.35)
+    left = 0.0
+    for wide, (name, layer) in zip(widths, layers.items(), strict=True):
+        high = HEIGHT
+        if name == "output":
+            _draw_outputs(add_axes(figure, left, TITLE, wide, HEIGHT), layer)
+        else:
+            shown, how = _as_image(name, layer)
+            high = min(HEIGHT, wide * len(shown) / shown.shape[1]) if layer.ndim > 1 else HEIGHT
+            show_image(axes, shown, left, TITLE + (HEIGHT - high) / 2, wide, high, **how)
         shape = "×".join(map(str, layer.shape[1:]))
-        axes.set_title(f"{name}\n{len(layer)}{' @ ' if shape else ''}{shape}", fontsize=10)
-    panels[0].set_xlabel(label, fontsize=12)
-    figure.supxlabel("blue: negative    white: zero    red: positive", fontsize=9, color=INK)
+        text = f"{name}\n{len(layer)}{' @ ' if shape else ''}{shape}"
+        top = TITLE + (HEIGHT - high) / 2 - 0.06
+        axes.text(left + wide / 2, top, text, ha="center", va="bottom", fontsize=10)
+        if name == "input":
+            below = TITLE + (HEIGHT + high) / 2 + 0.06
+            axes.text(left + wide / 2, below, label, ha="center", va="top", fontsize=12)
+        left += wide + SPACE
+    colors = "blue: negative    white: zero    red: positive"
+    below = TITLE + HEIGHT + 0.1
+    axes.text(width / 2, below, colors, ha="center", va="top", fontsize=9, color=INK)
     return figure
 
 
 def _width(name: str, layer: Tensor, image_side: int) -> float:
     """Inches. Maps get smaller as in the network, but not as much, or S4 could not be seen."""
     if name in ("input", "output"):
-        return 1.9
+        return 2.0
     if layer.ndim == 1:
-        return 0.4
+        return 0.45
     return math.ceil(len(layer) / PER_COLUMN) * (0.33 + 0.46 * layer.shape[-1] / image_side)
 
 
-def _draw_layer(axes: Axes, name: str, layer: Tensor) -> None:
+def _as_image(name: str, layer: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """A layer as one image, and the colours of its numbers, as `imshow` takes them."""
     if name == "input":
-        show_image(axes, layer, float(layer.min()), float(layer.max()))
-    elif name == "output":
-        best, count = int(layer.argmax()), len(layer)
-        colors = [VERMILION if k == best else BLUE for k in range(count)]
-        axes.barh(range(count), layer.tolist(), color=colors)
-        axes.axvline(0, color=INK, linewidth=0.8)
-        axes.set_yticks(range(count) if count <= MAX_CELL_TEXT else [best])
-        axes.set_ylim(count - 0.4, -0.6)
-        axes.tick_params(length=0, labelsize=9)
-    elif layer.ndim == 1:
-        axes.imshow(layer[:, None].numpy(), SIGNED, norm=_signed_norm(layer), aspect="auto")
-    else:
-        axes.imshow(_tiled(layer).numpy(), SIGNED, norm=_signed_norm(layer))
+        low, high = float(layer.min()), float(layer.max())
+        return as_shown(layer, low, high), {"cmap": "gray", "vmin": low, "vmax": high}
+    tiled = layer[:, None] if layer.ndim == 1 else _tiled(layer)
+    return tiled, {"cmap": SIGNED, "norm": _signed_norm(layer)}
+
+
+def _draw_outputs(axes: Axes, outputs: Tensor) -> None:
+    best, count = int(outputs.argmax()), len(outputs)
+    colors = [VERMILION if k == best else BLUE for k in range(count)]
+    axes.barh(range(count), outputs.tolist(), color=colors)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set(xticks=[], ylim=(count - 0.4, -0.6))
+    axes.set_yticks(range(count) if count <= MAX_CELL_TEXT else [best])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=9)
 
 
 def _tiled(maps: Tensor) -> Tensor:

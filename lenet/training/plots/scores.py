@@ -1,6 +1,7 @@
 """Pictures of how well a network does: losses by epoch, confusions, accuracies."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,17 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from lenet.training.evaluate import Score
-from lenet.training.plots.style import BLUE, INK, MAX_CELL_TEXT, PALE, VERMILION, message
+from lenet.training.plots.style import (
+    BLUE,
+    INK,
+    MAX_CELL_TEXT,
+    PALE,
+    VERMILION,
+    add_axes,
+    line_height,
+    message,
+    text_width,
+)
 from lenet.training.progress import Epoch
 
 
@@ -23,8 +34,8 @@ def curves(history: Sequence[Epoch]) -> Figure:
     """
     if not history:
         return message("No epoch to show.")
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(10, 4))
+    left, right = (add_axes(figure, edge, 0.35, 4.2, 3.15) for edge in (0.7, 5.8))
     epochs = [epoch.epoch for epoch in history]
     losses = [epoch.loss for epoch in history]
     _line(left, epochs, losses, BLUE, "train")
@@ -84,19 +95,24 @@ def confusion_matrix(score: Score, classes: Sequence[str]) -> Figure:
     rates.fill_diagonal_(torch.nan)
     # Square root: one confusion in a thousand still shows beside one in ten.
     norm = PowerNorm(0.5, vmin=0, vmax=highest)
-    side = min(max(0.42 * size, 6.0), 13.0)
-    figure = Figure(figsize=(side + 0.8, side), layout="compressed")
-    axes = figure.subplots()
-    shown = axes.imshow(rates.numpy(), cmap=colormaps["OrRd"].with_extremes(bad=PALE), norm=norm)
-    bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(xmax=1))
-    bar.set_label("errors: share of the true class")
+    side = min(max(0.42 * size, 5.3), 12.0)
     small = 9 if size <= 12 else 6.5
-    rotation = 90 if max(map(len, classes)) > 2 else 0
+    longest = max(text_width(name, small) for name in classes)
+    left, below = 0.3 + longest, 0.4 + (longest if longest > 0.2 else 0.1)
+    heading = textwrap.fill(_worst_confusions(counts, classes), int(side / text_width("a", 10)))
+    top = 0.12 + (1 + heading.count("\n")) * line_height(10)
+    figure = Figure(figsize=(left + side + 1.2, top + side + below))
+    axes = add_axes(figure, left, top, side, side)
+    shown = axes.imshow(rates.numpy(), cmap=colormaps["OrRd"].with_extremes(bad=PALE), norm=norm)
+    bar = add_axes(figure, left + side + 0.1, top + 0.1 * side, 0.04 * side, 0.8 * side)
+    figure.colorbar(shown, cax=bar, format=PercentFormatter(xmax=1))
+    bar.set_ylabel("errors: share of the true class")
+    rotation = 90 if longest > 0.2 else 0
     axes.set_xticks(range(size), classes, fontsize=small, rotation=rotation)
     axes.set_yticks(range(size), classes, fontsize=small)
     axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="truth")
-    figure.suptitle(_worst_confusions(counts, classes), fontsize=10)
+    axes.set_title(heading, fontsize=10)
     cells = (counts + torch.eye(size)).nonzero().tolist() if size <= MAX_CELL_TEXT else []
     for row, column in cells:
         dark = row != column and norm(float(rates[row, column])) > 0.6
@@ -116,16 +132,22 @@ def _worst_confusions(counts: Tensor, classes: Sequence[str]) -> str:
 def class_accuracy(score: Score, classes: Sequence[str]) -> Figure:
     """A point for each class with its 95 % interval."""
     totals = score.confusion.sum(dim=1).tolist()
-    figure = Figure(figsize=(8, 1.3 + 0.3 * score.num_classes), layout="constrained")
-    axes = figure.subplots()
+    left, height = 0.15 + max(text_width(name, 9) for name in classes), 0.36 * score.num_classes
+    figure = Figure(figsize=(left + 7.8, 0.8 + height))
+    axes = add_axes(figure, left, 0.3, 6.4, height)
     across = axes.get_yaxis_transform()  # x as a share of the axes, y as the row
+    rows, shares, lows, highs = [], [], [], []
     for row, (share, total) in enumerate(zip(score.class_accuracy, totals, strict=True)):
         note = "no samples" if share is None else f"{share:.2%}   n = {total:,}"
         axes.text(1.015, row, note, transform=across, va="center", fontsize=9, color=INK)
         if share is not None:
-            axes.plot(100 * share, row, "o", color=BLUE)
             low, high = _wilson(share, total)
-            axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
+            rows.append(row)
+            shares.append(100 * share)
+            lows.append(100 * low)
+            highs.append(100 * high)
+    axes.hlines(rows, lows, highs, color=INK, linewidth=1)
+    axes.plot(shares, rows, "o", color=BLUE)
     axes.axvline(100 * score.accuracy, color=VERMILION, linestyle="--", linewidth=1.2)
     axes.set_yticks(range(score.num_classes), classes, fontsize=9)
     axes.invert_yaxis()

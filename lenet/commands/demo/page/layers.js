@@ -20,7 +20,7 @@ export class Layers {
     const [first] = network.layers;
     const side = network.image_size;
     const shown = network.layers.filter((layer) => layer.name !== "output");
-    const input = { name: "input", title: "as the network sees it", shape: [1, side, side] };
+    const input = { name: "input", title: "as the network sees it", shape: [network.channels, side, side] };
     this.views = (first ? [input, ...shown] : [input]).map((layer) => this.view(layer));
     this.element = element("div", "", "layers");
     this.element.append(...this.views.map((view) => view.element));

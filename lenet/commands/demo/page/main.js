@@ -29,18 +29,19 @@ const compare = new Compare($("compare"));
 /** Sends the changed drawing to the network; `began` is the time of the event that changed it. */
 const look = newest(async (began = null) => {
   const ids = shownIds();
-  $("invitation").hidden = subject !== null || !pad.isEmpty;
+  invite();
   if (!subject) return forget();
-  const query = ids.map((id) => `network=${id}`).join("&");
   const asked = subject;
   const { path, body } = asked;
+  const query = new URLSearchParams(ids.map((id) => ["network", id]));
+  if (asked.name) query.append("name", asked.name);
   try {
     const found = await (body ? post(`${path}?${query}`, body) : get(`${path}?${query}`));
     fail(null);
     if (asked.picture && subject === asked) {
       pad.put(found.ink);
       asked.picture = false;
-      $("invitation").hidden = true;
+      invite();
     }
     show(found.looks);
     if (found.remark) told(`Note: ${found.remark}`);
@@ -50,6 +51,12 @@ const look = newest(async (began = null) => {
     if (subject === asked && asked.picture) subject = onPad(); // the picture that the pad shows now
   }
 });
+
+function invite() {
+  $("invitation").hidden = !pad.isExample && (subject !== null || !pad.isEmpty);
+  $("invitation").textContent = pad.isExample ? "An example. Draw your own digit." : "Draw a digit";
+  $("invitation").classList.toggle("below", pad.isExample);
+}
 
 function shownIds() {
   if (tab() !== "compare") return [current.id];
@@ -66,7 +73,16 @@ function show(looks) {
   [looked] = looks;
   answer(current, looked);
   layers.show(looked.stages);
+  if (pad.isExample && current.layers.length && !layers.chosen) choose(strongest(current.layers[0]));
   showUnit();
+}
+
+/** The place of the layer's number that is farthest from zero. */
+function strongest({ name, shape: [, rows, columns] }) {
+  const sizes = looked.stages[name].map(Math.abs);
+  const at = sizes.indexOf(Math.max(...sizes));
+  const [map, row] = [Math.floor(at / (rows * columns)), Math.floor(at / columns) % rows];
+  return { layer: name, map, row, column: at % columns };
 }
 
 function showUnit() {
@@ -93,13 +109,16 @@ function drawn(began) {
 
 function picture(file) {
   told("");
-  subject = { path: "/api/look/picture", body: file, picture: true };
+  subject = { path: "/api/look/picture", body: file, name: file.name, picture: true };
   look();
 }
 
 function sendToPad(k, index, truth) {
   subject = { path: `/api/look/test/${k}/${index}`, picture: true };
-  told(`Test image ${index}: ${truth}`);
+  const { layers, run_id, channels } = networks.get(k);
+  const command = `python -m lenet explain ${run_id?.slice(0, 8)} --image ${index}`;
+  const hasPage = run_id && layers.length && channels === 1;
+  told(`Test image ${index}: ${truth}.${hasPage ? ` On one page: ${command}` : ""}`);
   $("network").value = k;
   open("draw");
   $("pad").focus({ preventScroll: true });
@@ -205,6 +224,7 @@ async function use(id) {
   looked = null;
   layers?.remove();
   layers = new Layers(current, choose);
+  $("hint").hidden = !current.layers.length;
   $("layers").append(layers.element);
 }
 
@@ -314,6 +334,8 @@ function listen() {
 
 try {
   await listNetworks();
+  pad.showExample();
+  subject = onPad();
   await turn();
   listen();
 } catch (error) {

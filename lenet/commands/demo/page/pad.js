@@ -2,6 +2,7 @@
 
 const PEN = 21; // of 280 pixels, about what a digit of MNIST has
 const STEP = 10;
+const EXAMPLE = [[75, 70], [205, 62], [185, 110], [140, 180], [118, 228]]; // a 7
 
 export class Pad {
   /** `changed(began)` is called after each change, with the time of the event that caused it. */
@@ -11,6 +12,7 @@ export class Pad {
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.side = canvas.width;
     this.strokes = []; // each a list of points, or a picture below the later strokes
+    this.isExample = false;
     this.pen = { x: this.side / 2, y: this.side / 2, down: false };
     this.pointer = null;
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
@@ -43,16 +45,28 @@ export class Pad {
     return document.activeElement === this.canvas && this.canvas.matches(":focus-visible");
   }
 
+  /** Shows a digit that is there until the user draws. */
+  showExample() {
+    this.strokes = [EXAMPLE];
+    this.isExample = true;
+    this.draw();
+  }
+
   clear() {
     this.strokes = [];
-    this.pen.down = false;
+    this.isExample = this.pen.down = false;
     this.draw();
   }
 
   undo() {
     this.strokes.pop();
-    this.pen.down = false;
+    this.isExample = this.pen.down = false;
     this.draw();
+  }
+
+  add(point) {
+    if (this.isExample) this.clear();
+    this.strokes.push([point]);
   }
 
   /** Replaces the strokes by an image of bytes (H x W, ink 255). */
@@ -63,6 +77,7 @@ export class Pad {
     image.flat().forEach((v, i) => (pixels.data[4 * i + 3] = v));
     small.getContext("2d").putImageData(pixels, 0, 0);
     this.strokes = [{ picture: small }];
+    this.isExample = false;
     this.draw();
   }
 
@@ -108,7 +123,7 @@ export class Pad {
     if (this.pointer !== null || event.button !== 0) return;
     this.pointer = event.pointerId;
     this.canvas.setPointerCapture(event.pointerId);
-    this.strokes.push([this.place(event)]);
+    this.add(this.place(event));
     this.draw();
     this.changed(event.timeStamp);
   }
@@ -133,8 +148,9 @@ export class Pad {
     else if (event.key === "Backspace") this.undo();
     else if (event.key === "Delete") this.clear();
     else if (event.key === " ") {
-      this.pen.down = !this.pen.down;
-      if (this.pen.down) this.strokes.push([[this.pen.x, this.pen.y]]);
+      const isDown = !this.pen.down;
+      if (isDown) this.add([this.pen.x, this.pen.y]);
+      this.pen.down = isDown;
       this.draw();
     } else if (event.key in ARROWS) {
       const [dx, dy] = ARROWS[event.key];

@@ -111,7 +111,7 @@ function fields(layer, { blocks }) {
   const scale = asUnits ? 7 : layer.size === 2 ? 24 : blocks.length > 6 ? 7 : blocks.length > 1 ? 9 : 16;
   for (const block of shown) {
     const field = element("div", "", "field");
-    const what = asUnits ? `all ${blocks.length} units of ${layer.source}` : named(layer.source, block.map);
+    const what = asUnits ? `all ${blocks.length} units of ${layer.source}` : named(layer.source, block.map, shown.length);
     const sum = block.products ? `: ${number(total(block.products))}` : "";
     field.append(element("span", what + sum, "caption"));
     const signs = layer.rule === "distance" ? ["", "−", "→"] : ["", "×", "="];
@@ -157,7 +157,10 @@ function grid(values, columns) {
   return rows.join("\n");
 }
 
-const named = (source, map) => (source === "input" ? "input" : `${source} map ${map}`);
+const named = (source, map, count) => {
+  if (source !== "input") return `${source} map ${map}`;
+  return count === 3 ? ["red", "green", "blue"][map] : "input";
+};
 
 /** Table I of the paper, or the same table of a network where every map feeds every map. */
 function connections(layer, chosen) {

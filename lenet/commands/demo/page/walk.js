@@ -73,9 +73,9 @@ export class Walk {
     picture.loading = "lazy";
     picture.alt = "";
     const words = element("span", `${network.classes[truth]} read as `);
-    words.append(element("b", network.classes[guess]), element("br", ""), percent(confidence));
+    words.append(element("b", network.classes[guess]), element("br", ""), percent(confidence), element("br", ""), element("small", `image ${index}`));
     button.append(picture, words);
-    button.title = `test image ${index}: see the network read it`;
+    button.title = `see the network read test image ${index}`;
     button.addEventListener("click", () => this.look(network.id, index, network.classes[truth]));
     return button;
   }
