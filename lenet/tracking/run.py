@@ -121,7 +121,7 @@ class Run:
             begun = self.settings.sender, self.journal, self.uri
             self._sender = sender.begin(*begun, may_exist=resumed is not None)
             if not self._sender.wait_for_run(START_SECONDS):
-                why = f"the tracking server does not take this run yet ({self._sender.problem})"
+                why = f"MLflow does not take this run yet ({self._sender.problem})"
                 print(f"Warning: {why}; its records wait in {self.folder}", file=sys.stderr)
             if self.past and resumed:  # now that another process can't have the run any more
                 records.log_resume(resumed, self.settings, self.past)
