@@ -89,6 +89,7 @@ class Journal:
         self.stored: set[tuple[str, int]] = set()  # of those in MLflow when this process took over
         self.latest: dict[str, float] = {}
         self.is_whole = True
+        self.is_new = False  # whether this process made the folder
         self.changed = threading.Condition()
         self.follow: Callable[[str], None] = lambda line: None  # gets each new line
         self._path = folder / "journal.jsonl"
@@ -99,6 +100,7 @@ class Journal:
         """A journal in a new folder below `root`. Raises: JournalError."""
         facts = replace(facts, id=uuid.uuid4().hex)
         journal = cls(root / facts.id, facts)
+        journal.is_new = True
         try:
             journal.folder.mkdir(parents=True)
             journal._lock.acquire(timeout=0)

@@ -63,7 +63,7 @@ def resume(settings: Settings) -> Iterator[Settings]:
     try:
         yield _resumed(run_id, journal, stored, settings)
     finally:  # a folder that was made for the run here goes, unless something was recorded in it
-        journal.close(remove=not journal.entries)
+        journal.close(remove=journal.is_new and not journal.entries)
 
 
 def _resumed(run_id: str, journal: Journal, stored: Summary | None, settings: Settings) -> Settings:

@@ -78,6 +78,16 @@ def test_a_folder_that_lost_its_records_does_not_end_a_finished_run_again(desk):
     assert not folder.exists()
 
 
+def test_a_refused_resume_keeps_the_folder_of_a_run_that_lost_its_records(desk):
+    run_id, folder = desk.died()
+    (folder / "journal.jsonl").write_text("")  # a power failure
+    next(desk.folder.glob("mlruns/**/config.yaml")).unlink()
+    assert "start it again" in desk.typed(f"resume={run_id}", status=2)
+    assert lenet(["send"]) == 0
+    assert desk.client.get_run(run_id).info.status == "KILLED"
+    assert not folder.exists()
+
+
 def test_what_is_sent_between_reading_a_run_and_taking_its_turn_is_there_once(desk):
     def log(run, *epochs):
         for epoch in epochs:
