@@ -143,8 +143,6 @@ class Journal:
     def close(self, remove: bool = False) -> None:
         """Releases the folder, or removes it."""
         if remove:
-            with suppress(OSError):  # first: without run.json the rest counts for nothing
-                (self.folder / "run.json").unlink(missing_ok=True)
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release(force=True)
 
