@@ -91,8 +91,8 @@ class ParentRun:
                 self.run_id = adopt_run(self.client, given, tags, process)
             else:
                 self._create(name, tags, process)
-            if patch:
-                self.client.log_text(self.run_id, patch, "uncommitted.patch")
+        if patch:  # as the tags, it is that of the last process
+            self.client.log_text(self.run_id, patch, "uncommitted.patch")
         beat(self.client, self.client.get_run(self.run_id))
         self._heart.start()
 

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+from lenet.sweeps.parent_run import ParentRun
 from lenet.tracking.client import connect
 from lenet.tracking.names import ERROR_TAG, HEARTBEAT_TAG
 from lenet.tracking.turns import SILENCE_SECONDS
@@ -67,3 +69,17 @@ def test_of_two_processes_that_start_one_sweep_one_gets_it(empty_store, tmp_path
         assert abs(time.time() - int(run.data.tags[HEARTBEAT_TAG])) < SILENCE_SECONDS
         assert ERROR_TAG not in run.data.tags
         client.set_tag(run.info.run_id, ERROR_TAG, "its process has died")
+
+
+def test_a_sweep_that_is_continued_has_the_uncommitted_changes_of_its_last_process(
+    empty_store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    client = connect(copy_store(empty_store, tmp_path))
+    for patch in ("", "a patch"):  # the first process died before it could log its own
+        parent = ParentRun(client, "lenet5", "the sweep")
+        parent.begin("sweep", {}, patch)
+        parent.end("KILLED")
+    (run,) = sweeps(client)
+    found = client.download_artifacts(run.info.run_id, "uncommitted.patch")
+    assert Path(found).read_text() == "a patch"
