@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+LIMIT = 600  # seconds: a process that needs more hangs; a slow machine needs many
 
 LONG = os.environ.get("LENET_LONG") == "1"
 long = pytest.mark.skipif(not LONG, reason="needs LENET_LONG=1")

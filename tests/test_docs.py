@@ -40,7 +40,7 @@ from lenet import __main__ as door
 from lenet.config.check import check
 from lenet.sweeps.plugins import register
 from tests import test_architecture
-from tests.conftest import CONF, ROOT
+from tests.conftest import CONF, LIMIT, ROOT
 
 MYLAB = ROOT / "examples" / "mylab"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), MYLAB / "README.md"]
@@ -223,7 +223,7 @@ def run_command(line, output, status):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=600,
+        timeout=LIMIT,
     )
     assert done.returncode == status, f"{line}\n{done.stdout}"
     printed = map(without_numbers, done.stdout.splitlines())
@@ -248,7 +248,7 @@ NOTEBOOK = nbformat.read(ROOT / "examples" / "first_steps.ipynb", as_version=4)
 def test_the_notebook_runs_and_shows_frames_and_pictures(checkout, monkeypatch):
     monkeypatch.delenv("MPLBACKEND")  # a kernel has its own
     there = {"metadata": {"path": str(checkout)}}
-    done = NotebookClient(copy.deepcopy(NOTEBOOK), timeout=600, resources=there).execute()
+    done = NotebookClient(copy.deepcopy(NOTEBOOK), timeout=LIMIT, resources=there).execute()
     outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
     shown = [output.get("data", {}) for output in outputs]
     pages = [data["text/html"] for data in shown if "text/html" in data]

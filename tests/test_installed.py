@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lenet import __main__ as door
-from tests.conftest import ROOT
+from tests.conftest import LIMIT, ROOT
 from tests.support.lab import PLAIN
 
 BUILD = "from setuptools import build_meta; build_meta.build_{kind}({folder!r})"
@@ -74,7 +74,7 @@ def call(*words: str, status: int = 0) -> str:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=300,
+        timeout=LIMIT,
     )
     assert done.returncode == status, done.stdout
     return done.stdout

@@ -10,7 +10,7 @@ import pytest
 
 from lenet.model import equip
 from lenet.model.lenet5 import LeNet5
-from tests.conftest import ROOT, copy_store
+from tests.conftest import LIMIT, ROOT, copy_store
 from tests.support.lab import BASE, PLAIN, Lab
 
 QUICK = [*BASE, *PLAIN, "epochs=1"]
@@ -220,7 +220,7 @@ def test_divergence_ends_as_failed_with_the_reason(lab):
 def test_a_terminated_run_is_marked_killed_and_keeps_its_points_and_checkpoint(lab):
     process = in_its_second_epoch(lab, "log_interval=1")
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 143
     assert "Traceback" not in err
     run = lab.runs()[-1]
@@ -237,7 +237,7 @@ def test_a_run_whose_output_pipe_closes_is_killed_without_a_message(lab):
     process.stdout.close()  # as `run.py | head` does
     with process.stderr:
         assert process.stderr.read() == ""
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=LIMIT) == 141
     run = lab.runs()[-1]
     assert run.info.status == "KILLED"
     assert "checkpoint.pt" in lab.artifacts(run)

@@ -28,7 +28,7 @@ from lenet import (
     visualize_samples,
 )
 from lenet.data.errors import DataError
-from tests.conftest import ROOT
+from tests.conftest import LIMIT, ROOT
 
 NAMES = {
     "MNISTDataset": "(data_path, transform=None)",
@@ -243,7 +243,7 @@ def run_main(folder, epochs):
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", MAIN, str(epochs)]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=env, timeout=300, check=False
+        command, capture_output=True, text=True, cwd=folder, env=env, timeout=LIMIT, check=False
     )
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout

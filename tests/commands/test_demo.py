@@ -22,7 +22,7 @@ from lenet.commands.demo.network import Network, open_network
 from lenet.commands.demo.wiring import layers_of
 from lenet.data.inputs import Inputs
 from lenet.model.lenet5 import ACTIVATIONS, POOLINGS, LeNet5
-from tests.conftest import lenet5_1998
+from tests.conftest import LIMIT, lenet5_1998
 from tests.support.drawings import drawn
 
 
@@ -139,11 +139,11 @@ def png():
 def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
     ink = (255 - np.asarray(drawn((240, 240)))).tobytes()
     asked = f"{url}/api/look/drawing?network=1&network=0"
-    found = requests.post(asked, data=ink, timeout=30).json()
+    found = requests.post(asked, data=ink, timeout=LIMIT).json()
     assert [each["network"] for each in found["looks"]] == [1, 0]
     for each in found["looks"]:
         assert each["class"] == int(np.argmax(each["probabilities"]))
-    picture = requests.post(f"{url}/api/look/picture?network=0", data=png(), timeout=30).json()
+    picture = requests.post(f"{url}/api/look/picture?network=0", data=png(), timeout=LIMIT).json()
     apart = np.array(picture["ink"]) - np.array(found["ink"])
     assert np.abs(apart).max() <= 40  # of another height: pixels of the edge may differ
 
@@ -162,11 +162,11 @@ def test_each_network_reads_a_drawing_as_it_reads_its_picture(url):
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(url, path, body, status, message):
-    answer = requests.post(f"{url}/api/look/{path}", data=body, timeout=30)
+    answer = requests.post(f"{url}/api/look/{path}", data=body, timeout=LIMIT)
     assert answer.status_code == status
     assert message in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
-    assert requests.get(f"{url}/api/networks", timeout=30).ok  # the server still runs
+    assert requests.get(f"{url}/api/networks", timeout=LIMIT).ok  # the server still runs
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_wrong_request_is_refused_in_one_line(url, path, body, status, message
     ],
 )
 def test_pages_of_other_sites_get_no_answer(url, headers, status):
-    answer = requests.get(f"{url}/api/networks", headers=headers, timeout=30)
+    answer = requests.get(f"{url}/api/networks", headers=headers, timeout=LIMIT)
     assert answer.status_code == status
     assert ("classes" in answer.text) == (status == 200)
 
@@ -190,15 +190,17 @@ def test_pages_of_other_sites_get_no_answer(url, headers, status):
 def test_no_file_outside_the_page_is_served(url, path):
     request = requests.Request("GET", url).prepare()
     request.url = url + path
-    answer = requests.Session().send(request, timeout=30)
+    answer = requests.Session().send(request, timeout=LIMIT)
     assert answer.status_code == 404
     assert answer.json()["error"].endswith("Not Found")
 
 
 def test_the_page_names_no_other_server_and_may_ask_none(url):
-    assert "default-src 'self'" in requests.get(url, timeout=30).headers["content-security-policy"]
+    assert (
+        "default-src 'self'" in requests.get(url, timeout=LIMIT).headers["content-security-policy"]
+    )
     for path in server.PAGE.iterdir():
-        assert requests.get(f"{url}/{path.name}", timeout=30).content == path.read_bytes()
+        assert requests.get(f"{url}/{path.name}", timeout=LIMIT).content == path.read_bytes()
         assert not re.search(r"(?:https?:)?//[\w-]+\.\w", path.read_text())
 
 
@@ -210,16 +212,16 @@ def test_only_runs_can_be_added_never_files(url, tmp_path, monkeypatch):
         ("abcd1234", "mlflow.db"),
         ("latest\n", "expected a run's id"),
     ]:
-        answer = requests.post(f"{url}/api/networks", json={"source": source}, timeout=60)
+        answer = requests.post(f"{url}/api/networks", json={"source": source}, timeout=LIMIT)
         assert answer.status_code in (400, 422)
         assert message in answer.json()["error"], source
-    assert len(requests.get(f"{url}/api/networks", timeout=30).json()) == 2
+    assert len(requests.get(f"{url}/api/networks", timeout=LIMIT).json()) == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "lenet5.pth"]
 
 
 def test_a_missing_test_set_is_one_line(url, tmp_path, monkeypatch):
     monkeypatch.setenv("LENET_DATA", str(tmp_path))
-    answer = requests.get(f"{url}/api/test/0", timeout=30)
+    answer = requests.get(f"{url}/api/test/0", timeout=LIMIT)
     assert answer.status_code == 400
     assert answer.json()["error"] == f"no mnist under {tmp_path}"
 
@@ -227,18 +229,18 @@ def test_a_missing_test_set_is_one_line(url, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_test_set_of_a_run_is_served_as_rows_pictures_and_answers(latest):
     with serving(open_network("latest")) as url:
-        found = requests.get(f"{url}/api/test/0?right=false&limit=2", timeout=30).json()
+        found = requests.get(f"{url}/api/test/0?right=false&limit=2", timeout=LIMIT).json()
         assert found["of"] == 360
         assert found["count"] == round(360 * (1 - found["accuracy"]))
         rows = found["images"]
         assert rows[0]["confidence"] >= rows[1]["confidence"]
         assert all(row["truth"] != row["guess"] for row in rows)
         index = rows[0]["index"]
-        picture = requests.get(f"{url}/api/test/0/{index}.png", timeout=30)
-        seen = requests.get(f"{url}/api/look/test/0/{index}?network=0", timeout=30).json()
+        picture = requests.get(f"{url}/api/test/0/{index}.png", timeout=LIMIT)
+        seen = requests.get(f"{url}/api/look/test/0/{index}?network=0", timeout=LIMIT).json()
         assert np.asarray(Image.open(io.BytesIO(picture.content))).tolist() == seen["ink"]
         assert seen["looks"][0]["class"] == rows[0]["guess"]
-        assert requests.get(f"{url}/api/test/0/360.png", timeout=30).status_code == 404
+        assert requests.get(f"{url}/api/test/0/360.png", timeout=LIMIT).status_code == 404
 
 
 # ---- The command -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import LIMIT, ROOT
 from tests.support.drawings import drawn
 from tests.support.lab import Bench
 
@@ -36,7 +36,7 @@ def url(bench):
         assert re.match(rf"experiment=fast .*\({first[:8]}\), 9\d\.\d\d%$", lines[0])
         yield re.match(r"http://127\.0\.0\.1:\d+", lines[1])[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(LIMIT) == 0
     finally:
         process.kill()
         process.communicate()

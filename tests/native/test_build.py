@@ -11,6 +11,7 @@ import pytest
 
 from lenet.native import build
 from lenet.native.build import BuildError, Library, library
+from tests.conftest import LIMIT
 
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 pytestmark = [
@@ -87,7 +88,7 @@ def refusal(workshop) -> str:
 
 
 def output(child: "subprocess.Popen[str]") -> str:
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=LIMIT)
     assert child.returncode == 0, err
     return out
 

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from lenet.data.tensor_files import load
 from lenet.tracking.client import connect
-from tests.conftest import ROOT
+from tests.conftest import LIMIT, ROOT
 
 BASE = ["data=digits", "device.threads=1"]
 PLAIN = ["tracking.pictures=false", "tracking.model=false"]
@@ -46,7 +46,7 @@ class Lab:
 
     def run(self, *arguments: str, status: int = 0) -> tuple[str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=LIMIT)
         assert process.returncode == status, out + err
         return out, err
 
@@ -93,7 +93,7 @@ class SweepLab(Lab):
     def wait_for_training(self, process, among=lambda pid: True):
         """A running job with more than three epochs in the store, and its process id."""
         connect(self.uri)  # it waits where another process makes the database
-        end = time.monotonic() + 300
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end and process.poll() is None:
             for run in self.runs():
                 if "lenet.sweep.job" in run.data.tags and run.info.status == "RUNNING":
@@ -123,7 +123,7 @@ class Bench(Lab):
             if re.match(f"Epoch +{after}/", line):
                 break
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT)
         assert process.returncode != 0, out + err
         return self.last()
 

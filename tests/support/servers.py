@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LIMIT
+
 
 def free_port() -> int:
     with socket.socket() as found:
@@ -42,7 +44,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, seconds: float = 120) -> None:
+    def start(self) -> None:
         options = ["--backend-store-uri", self.backend, "--host", "127.0.0.1"]
         options += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
         options += ["--port", str(self.port), "--workers", "1"]
@@ -58,7 +60,7 @@ class Server:
                 start_new_session=True,
                 env=env | off,
             )
-        end = time.monotonic() + seconds
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
@@ -194,7 +196,7 @@ def postgres() -> Iterator[str]:
             stdout=subprocess.DEVNULL,  # pg_ctl's server would keep a pipe open
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            timeout=120,
+            timeout=LIMIT,
             check=True,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LIMIT
 from tests.support.servers import free_port
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"  # Debian has daemons there
@@ -65,7 +66,7 @@ class Slurm:
             return subprocess.Popen([name, "-D"], stdout=log, stderr=log, env=self.env)
 
     def wait_until_ready(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + LIMIT
         while "idle" not in self("sinfo", "--noheader", "--format=%T"):
             assert time.monotonic() < end, (self.folder / "slurmctld.log").read_text()
             time.sleep(0.5)
@@ -77,7 +78,7 @@ class Slurm:
     def begin_waiting_jobs(self, count: int) -> None:
         """Begins the jobs that were queued again, which would begin in two minutes."""
         jobs: list[str] = []
-        end = time.monotonic() + 120
+        end = time.monotonic() + LIMIT
         while len(jobs) < count:
             assert time.monotonic() < end, self("squeue")
             time.sleep(0.5)

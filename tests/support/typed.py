@@ -16,7 +16,7 @@ from lenet.tracking import Run
 from lenet.tracking.client import connect
 from lenet.tracking.provenance import process_identity
 from lenet.tracking.settings import Settings
-from tests.conftest import CONF
+from tests.conftest import CONF, LIMIT
 from tests.support.lab import PLAIN
 
 
@@ -90,6 +90,6 @@ class Desk:
 
     def shell(self, line: str, status: int = 0) -> str:
         """What the line prints in a shell."""
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == status, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr

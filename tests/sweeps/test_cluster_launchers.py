@@ -18,7 +18,7 @@ import pytest
 
 from lenet.config.errors import ConfigError
 from lenet.sweeps.cluster_launchers import Cluster
-from tests.conftest import long
+from tests.conftest import LIMIT, long
 from tests.support.lab import SweepLab
 from tests.support.servers import Server, free_port, postgres
 from tests.support.slurm import Slurm
@@ -44,7 +44,7 @@ class ClusterLab(SweepLab):
 
 
 def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == status, out + err
     return out + err
 
@@ -74,7 +74,7 @@ class Node:
                 stderr=log,
                 start_new_session=True,
             )
-        end = time.monotonic() + 90
+        end = time.monotonic() + LIMIT
         while b"Ray runtime started" not in self.log.read_bytes():
             if self.process.poll() is not None or time.monotonic() > end:
                 log_text = self.log.read_text()

@@ -9,7 +9,7 @@ from lenet.sweeps.parent_run import ParentRun
 from lenet.tracking.client import connect
 from lenet.tracking.names import ERROR_TAG, HEARTBEAT_TAG
 from lenet.tracking.turns import SILENCE_SECONDS
-from tests.conftest import copy_store
+from tests.conftest import LIMIT, copy_store
 
 # Both find out what there is of the sweep before either begins it.
 START = """
@@ -43,7 +43,7 @@ def start_both(folder, uri):
         subprocess.Popen([sys.executable, "-c", START, *pair], stdout=subprocess.PIPE, text=True)
         for pair in pairs
     ]
-    out = [process.communicate(timeout=100)[0] for process in both]
+    out = [process.communicate(timeout=LIMIT)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     return both, out
 

@@ -13,8 +13,7 @@ import pytest
 
 from lenet.config.errors import ConfigError
 from lenet.sweeps.worker_pool import run_jobs
-
-DEADLINE = 20  # seconds
+from tests.conftest import LIMIT
 
 
 def work():
@@ -122,7 +121,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         assert worker.is_running()
         family = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
-    _, alive = psutil.wait_procs([*family, worker], timeout=DEADLINE)
+    _, alive = psutil.wait_procs([*family, worker], timeout=LIMIT)
     assert alive == []
 
 

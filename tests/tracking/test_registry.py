@@ -18,7 +18,7 @@ from lenet.tracking.client import connect
 from lenet.tracking.names import TrackingError
 from lenet.tracking.read import resolve_run
 from lenet.tracking.registry import register
-from tests.conftest import copy_store
+from tests.conftest import LIMIT, copy_store
 from tests.support.lab import Bench
 from tests.support.servers import free_port
 
@@ -178,7 +178,7 @@ def test_mlflow_serves_the_champion_over_http(lab):
         start_new_session=True,
     )
     try:
-        for _ in range(120):
+        for _ in range(2 * LIMIT):
             try:
                 urllib.request.urlopen(f"{address}/ping", timeout=5).close()
                 break
@@ -188,7 +188,7 @@ def test_mlflow_serves_the_champion_over_http(lab):
         body = json.dumps({"inputs": [[[[0.0] * 32] * 32]] * 3}).encode()
         header = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{address}/invocations", body, header)
-        answer = json.load(urllib.request.urlopen(request, timeout=30))
+        answer = json.load(urllib.request.urlopen(request, timeout=LIMIT))
         assert [len(row) for row in answer["predictions"]] == [10, 10, 10]
     finally:
         if server.poll() is None:

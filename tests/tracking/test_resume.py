@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lenet.data.tensor_files import load, save
-from tests.conftest import copy_store
+from tests.conftest import LIMIT, copy_store
 from tests.support.lab import BASE, PLAIN, Bench, assert_same
 
 pytestmark = pytest.mark.slow
@@ -187,7 +187,7 @@ def test_another_machine_resumes_from_the_store_alone(lab, longer, is_damaged):
             break
     run_id = lab.last()
     artifacts = Path(lab.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT
     while not (artifacts / "checkpoint.pt").exists() and time.monotonic() < end:
         time.sleep(0.05)
     process.kill()

@@ -8,12 +8,10 @@ import sys
 import psutil
 import pytest
 
-from tests.conftest import ROOT, copy_store
+from tests.conftest import LIMIT, ROOT, copy_store
 from tests.support.lab import BASE, PLAIN, Bench
 
 pytestmark = pytest.mark.slow
-
-DEADLINE = 60
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +36,19 @@ def test_a_signal_to_all_processes_leaves_a_run_with_its_status(lab, number):
     process, sender = training(lab)
     for pid in (sender.pid, process.pid):
         psutil.Process(pid).send_signal(number)
-    _, err = process.communicate(timeout=DEADLINE)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err
     assert lab.runs()[-1].info.status == "KILLED"
     assert not list(lab.waiting.glob("*"))
-    sender.wait(DEADLINE)
+    sender.wait(LIMIT)
 
 
 def test_a_killed_training_takes_its_sender_along(lab):
     process, sender = training(lab)
     process.kill()
     process.communicate()
-    sender.wait(DEADLINE)
+    sender.wait(LIMIT)
 
 
 def test_without_its_sender_a_training_goes_on_and_its_records_can_be_sent(lab):
@@ -59,7 +57,7 @@ def test_without_its_sender_a_training_goes_on_and_its_records_can_be_sent(lab):
         if line.startswith("Epoch   5/"):
             break
     psutil.Process(process.pid).children()[0].kill()
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert "the process that sends records to MLflow has died" in err

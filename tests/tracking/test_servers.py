@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from lenet.tracking.compare import is_timed
 from lenet.tracking.outbox import send
 from lenet.tracking.run import START_SECONDS
-from tests.conftest import long
+from tests.conftest import LIMIT, long
 from tests.support.lab import BASE, Lab
 from tests.support.servers import Proxy, Server, fill_disk, postgres, small_disk
 
@@ -66,9 +66,9 @@ class Runs(Lab):
         pytest.fail(str(process.communicate()))
 
     @staticmethod
-    def wait_for_end(process: "subprocess.Popen[str]", status: int = 0, seconds: float = 90) -> str:
+    def wait_for_end(process: "subprocess.Popen[str]", status: int = 0) -> str:
         """Returns: what the process wrote to standard error."""
-        _, err = process.communicate(timeout=seconds)
+        _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == status, err
         assert "Traceback" not in err
         return err
@@ -184,12 +184,12 @@ def test_a_server_that_hangs_delays_a_run_by_seconds_and_ctrl_c_ends_the_wait(
     runs, proxy, expected
 ):
     proxy.switch_to("hang")
-    process = runs.start(*MIDDLE, "tracking.wait=600")
+    process = runs.start(*MIDDLE, "tracking.wait=3600")
     for line in process.stderr:
-        if line.startswith("Waiting up to 600 s"):
+        if line.startswith("Waiting up to 3600 s"):
             break
     process.send_signal(signal.SIGINT)
-    runs.wait_for_end(process, status=130, seconds=20)
+    runs.wait_for_end(process, status=130)
     proxy.switch_to("pass")
     runs.send_waiting()
     assert runs.contents() == expected["middle"]
@@ -222,7 +222,7 @@ def check_runs_at_once(count, folder, *uris):
     options = ["epochs=2", "log_interval=1", "data.val_size=100", NO_MODEL, "tracking.wait=120"]
     processes = [writers[n % len(writers)].start(*options, f"seed={n}") for n in range(count)]
     for process in processes:
-        err = Runs.wait_for_end(process, seconds=400)
+        err = Runs.wait_for_end(process)
         assert "MLflow refuses" not in err
         assert "MLflow has not taken" not in err
     client = MlflowClient(uris[0])

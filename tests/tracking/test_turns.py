@@ -18,7 +18,7 @@ from lenet.tracking.provenance import process_identity
 from lenet.tracking.turns import is_worked_on
 from lenet.tracking.variables import adopt_run
 from lenet.training.progress import Epoch
-from tests.conftest import ROOT, copy_store
+from tests.conftest import LIMIT, ROOT, copy_store
 from tests.support.lab import BASE, PLAIN, Bench
 
 QUICK = [*BASE, *PLAIN, "log_interval=5"]
@@ -41,7 +41,7 @@ def points_of(lab, run_id):
 def test_of_two_processes_that_extend_one_run_one_gets_it(lab):
     run_id = lab.whole(*QUICK, "schedule=constant", "epochs=2")
     both = [lab.start(f"resume={run_id}", "epochs=40") for _ in range(2)]
-    ends = [process.communicate(timeout=120) for process in both]
+    ends = [process.communicate(timeout=LIMIT) for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], ends
     (loser,) = [n for n in (0, 1) if both[n].returncode == 2]
     assert "Epoch" not in ends[loser][0]
@@ -116,7 +116,7 @@ def test_of_two_processes_with_one_mlflow_run_id_one_gets_it(lab):
     lab.env["MLFLOW_RUN_ID"] = run_id
     both = [lab.start(*QUICK, "epochs=2") for _ in range(2)]
     del lab.env["MLFLOW_RUN_ID"]
-    ends = [process.communicate(timeout=120) for process in both]
+    ends = [process.communicate(timeout=LIMIT) for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], ends
     (loser,) = [n for n in (0, 1) if both[n].returncode == 2]
     assert ends[loser][0] == ""

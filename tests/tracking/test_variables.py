@@ -9,7 +9,7 @@ from lenet.tracking import Run
 from lenet.tracking.client import connect
 from lenet.tracking.names import TrackingError
 from lenet.tracking.settings import Settings
-from tests.conftest import copy_store
+from tests.conftest import LIMIT, copy_store
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_system_metrics_are_logged_where_mlflow_is_asked_for_them(start, uri, mo
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with start() as run:
-        end = time.monotonic() + 20
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end and not stored(uri, run).data.metrics:
             time.sleep(0.1)
     assert "system/cpu_utilization_percentage" in stored(uri, run).data.metrics
