@@ -23,7 +23,7 @@ from tests.support.lab import SweepLab
 from tests.support.servers import Server, free_port, postgres
 from tests.support.slurm import Slurm
 
-EPOCHS = 300  # some seconds, in which a job can be killed
+EPOCHS = 200  # some seconds, in which a job can be killed
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
@@ -124,7 +124,8 @@ def ray_env() -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(gone)}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-    return env | token | quick
+    even = {"RAY_worker_niceness": "0"}  # the other tests would leave its workers no time
+    return env | token | quick | even
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def on_ray(head: Node) -> list[str]:
 
 @pytest.mark.slow
 def test_no_epoch_is_lost_or_repeated_when_a_ray_node_is_killed(ray_lab, head, ray_env):
-    sweep = [*on_ray(head), "optimizer.lr=0.01,0.02,0.03", "seed=0,1", f"epochs={EPOCHS}"]
+    sweep = [*on_ray(head), "optimizer.lr=0.01,0.02", "seed=0,1", f"epochs={EPOCHS}"]
     node = Node(ray_env, head.port)
     try:
         process = ray_lab.start(*sweep)
@@ -156,10 +157,10 @@ def test_no_epoch_is_lost_or_repeated_when_a_ray_node_is_killed(ray_lab, head, r
         out = ended(process)
     finally:
         node.stop()
-    assert "[6/6]" in out
+    assert "[4/4]" in out
     parent, children = ray_lab.family()
-    assert [run.info.status for run in children] == ["FINISHED"] * 6, out
-    assert len({run.data.tags["lenet.sweep.job_sha256"] for run in children}) == 6
+    assert [run.info.status for run in children] == ["FINISHED"] * 4, out
+    assert len({run.data.tags["lenet.sweep.job_sha256"] for run in children}) == 4
     for run in children:
         assert ray_lab.steps(run) == list(range(1, EPOCHS + 1)), run.info.run_name
     resumed = [run.info.run_id for run in children if "lenet.resumed" in run.data.tags]
@@ -170,8 +171,8 @@ def test_no_epoch_is_lost_or_repeated_when_a_ray_node_is_killed(ray_lab, head, r
     }
     assert {run.data.params["device.threads"] for run in children} == {"1"}
 
-    assert "6 jobs: 6 done\n" in ray_lab.run(*sweep)[0]
-    assert len(ray_lab.family()[1]) == 6
+    assert "4 jobs: 4 done\n" in ray_lab.run(*sweep)[0]
+    assert len(ray_lab.family()[1]) == 4
 
 
 @pytest.mark.slow
@@ -248,7 +249,7 @@ ON_SLURM = ["hydra/launcher=slurm", "hydra.launcher.parameters.mem_gb=1"]
 
 @pytest.mark.slow
 def test_jobs_that_slurm_preempts_are_queued_again_and_continue_their_runs(slurm_lab, slurm):
-    process = slurm_lab.start(*ON_SLURM, "seed=0,1", "epochs=1000")
+    process = slurm_lab.start(*ON_SLURM, "seed=0,1", "epochs=500")
     slurm_lab.wait_for_training(process)
     slurm("sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=true")
     slurm.begin_waiting_jobs(2)
@@ -256,7 +257,7 @@ def test_jobs_that_slurm_preempts_are_queued_again_and_continue_their_runs(slurm
     _, children = slurm_lab.family()
     assert [run.info.status for run in children] == ["FINISHED"] * 2
     assert any("lenet.resumed" in run.data.tags for run in children)
-    assert all(slurm_lab.steps(run) == list(range(1, 1001)) for run in children)
+    assert all(slurm_lab.steps(run) == list(range(1, 501)) for run in children)
 
 
 @pytest.mark.slow
