@@ -1,7 +1,7 @@
 """`hydra/sweeper=grid`: every value with every other, as one MLflow run with a child for each."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
@@ -13,7 +13,7 @@ from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
 from lenet.config.limits import Text
 from lenet.config.overrides import columns_of, differing, float_range_lines
-from lenet.sweeps.display import failure_table, job_counts, job_table, time_estimate
+from lenet.sweeps.display import failure_table, job_counts, job_table
 from lenet.sweeps.jobs import ELSEWHERE, FAILED, NEW, UNFINISHED, Job
 from lenet.sweeps.session import Session, SweepFailed
 
@@ -49,7 +49,7 @@ class Grid(Sweeper):
                 "sweep: two of the jobs are the same; name each value once, and "
                 "+tags.repeat=1,2 to run each job twice"
             )
-        race = self._race(jobs)
+        plan = self._plan(jobs)
         session.rehearse(jobs)
         with session.connect(jobs[0], hashes):
             session.find_runs(jobs)
@@ -60,43 +60,56 @@ class Grid(Sweeper):
             for line in float_range_lines(overrides):
                 print(line)
             print(session.time_left(todo, jobs))
-            if race:
-                race.begin(jobs, wanted, session.job_seconds)
-                at_once = session.launcher.workers
-                first = time_estimate(race.before_first_look, session.job_seconds, at_once)
-                print(f"Before the first comparison {first}. No job begins after {options.budget}.")
+            count = plan.begin(jobs, todo, session.job_seconds)
+            for line in plan.forecast(session.launcher.workers):
+                print(line)
             if options.dry:
                 return []
             with session.record("grid", arguments, axes, jobs[0]):
                 session.parent.reuse([job for job in jobs if job.state == ELSEWHERE])
                 ended: dict[str, Job] = {}
-                count = len(todo) - (race.dropped() if race else 0)
-                for job in session.run(race.jobs() if race else todo, count):
+                for job in session.run(plan, count):
                     ended[job.sha256] = job
-                    if race:
-                        race.add(job)
-                        session.progress.drop(race.dropped())
                     if job.state == FAILED and options.on_error == "stop":
                         break
                 jobs = [ended.get(job.sha256, job) for job in jobs]
                 failed = [job for job in jobs if job.state == FAILED]
                 session.parent.end("FAILED" if failed else "FINISHED")
-        if race:
-            print(race.summary)
+        for line in plan.summary():
+            print(line)
         session.conclude()
         if failed:
             print(failure_table(failed))
             raise SweepFailed(f"{len(failed)} of {len(jobs)} jobs failed")
         return jobs
 
-    def _race(self, jobs: Sequence[Job]) -> "Race | None":
-        """The race that `sweep.budget` asks for."""
+    def _plan(self, jobs: Sequence[Job]) -> "AllJobs | Race":
         budget = self.session.options.budget
         if budget is None:
-            return None
-        from lenet.sweeps.race import Race, seconds_of  # late: it imports numpy and scipy
+            return AllJobs()
+        from lenet.sweeps.race import Race  # late: it imports numpy and scipy
 
-        return Race(jobs, seconds_of(budget))
+        return Race(jobs, budget)
+
+
+class AllJobs:
+    """The plan of a grid without a budget: each job that is to be run, in order."""
+
+    def begin(self, jobs: Sequence[Job], todo: Sequence[Job], seconds: float) -> int:
+        self._todo = todo
+        return len(todo)
+
+    def forecast(self, workers: int | None) -> list[str]:
+        return []
+
+    def jobs(self) -> Iterator[Job]:
+        return iter(self._todo)
+
+    def add(self, job: Job) -> int:
+        return 0
+
+    def summary(self) -> list[str]:
+        return []
 
 
 def expand(

@@ -4,7 +4,7 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite, isnan
 
 import numpy as np
@@ -15,6 +15,7 @@ from lenet.report.layout import fit
 from lenet.report.results import SEED
 from lenet.report.transforms import transformed
 from lenet.report.verdict import ALPHA
+from lenet.sweeps.display import time_estimate
 from lenet.sweeps.jobs import FAILED, Job
 
 UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -30,19 +31,20 @@ def seconds_of(budget: object) -> float:
 
 
 class Race:
-    """Which job is next. All settings get three seeds; then each that is still in the race gets
-    one more seed a round, the best one first.
+    """The plan of a grid with a budget. All settings get three seeds; then each that is still in
+    the race gets one more seed a round, the best one first.
 
-    After each round the settings are compared as in a report. One leaves the race where the test
-    that it is the truly best one rejects at 5 % divided by the number of looks. So the truly best
-    setting stays in at least 95 % of races. A setting with a failed seed leaves too.
+    After each round the settings are compared as in a report. One has `left` the race where the
+    test that it is the truly best one rejects at 5 % divided by the number of looks. So the truly
+    best setting stays in at least 95 % of races. A setting with a failed seed leaves too.
 
-    `open` are the settings that are still in the race, the best one first.
+    `open` are the settings that get further seeds, the best one first: none once it is alone.
 
     Raises: ConfigError where the grid has no objective or fewer than three seeds.
     """
 
-    def __init__(self, jobs: Sequence[Job], seconds: float) -> None:
+    def __init__(self, jobs: Sequence[Job], budget: object) -> None:
+        self.budget, self.seconds = budget, seconds_of(budget)
         objective = jobs[0].config["objective"]
         if objective is None:
             raise ConfigError(
@@ -51,83 +53,102 @@ class Race:
             )
         self.metric, self.sign = str(objective), 1 if is_maximized(objective) else -1
         self._key = {job.sha256: _setting_of(job) for job in jobs}
-        self.open = list(dict.fromkeys(self._key.values()))
+        self.open, self.left = list(dict.fromkeys(self._key.values())), set[str]()
         self.most = len(jobs) // len(self.open)  # seeds of a setting
         if self.most < FIRST_LOOK:
             raise ConfigError(
                 f"sweep.budget: decides how many seeds a setting gets; expected {FIRST_LOOK} or "
                 "more, such as 'seed=range(10)'"
             )
-        self.seconds, self.is_late = seconds, False
+        self.round, self.is_late = FIRST_LOOK, False  # the round in which a setting has so many
+        self.waiting: dict[str, list[Job]] = {key: [] for key in self.open}
         self._values: dict[str, dict[int, float]] = {key: {} for key in self.open}
         self._running: dict[str, float] = {}  # since when, by checksum
         self._taken: list[float] = []
-        self._gone: set[str] = set()
 
-    def begin(self, jobs: Sequence[Job], to_run: Collection[str], expected: float) -> None:
-        """Takes what earlier runs tell. Jobs in the states `to_run` can run; one takes `expected`
-        seconds (nan: unknown). The time begins.
+    def begin(self, jobs: Sequence[Job], todo: Sequence[Job], seconds: float) -> int:
+        """Takes what earlier runs tell. One of the jobs in `todo` takes so many seconds (nan:
+        unknown). The time begins. Returns: how many jobs may be run.
         """
-        self._expected, self._end = expected, time.monotonic() + self.seconds
-        self.waiting: dict[str, list[Job]] = {key: [] for key in self.open}
+        self._expected, self._end = seconds, time.monotonic() + self.seconds
+        for job in todo:
+            self.waiting[self._key[job.sha256]].append(job)
+        to_run = {job.sha256 for job in todo}
         for job in jobs:
-            if job.state in to_run:
-                self.waiting[self._key[job.sha256]].append(job)
-            else:
+            if job.sha256 not in to_run:
                 self._note(job)
+        self._end_round()
+        return self._may_run()
 
-    @property
-    def before_first_look(self) -> int:
-        """How many jobs are run before any setting can leave."""
-        return sum(max(0, FIRST_LOOK - (self.most - len(self.waiting[key]))) for key in self.open)
+    def forecast(self, workers: int | None) -> list[str]:
+        """What the race will take."""
+        jobs = sum(max(0, FIRST_LOOK - self._begun(key)) for key in self.open)
+        first = time_estimate(jobs, self._expected, workers)
+        return [f"Before the first comparison {first}. No job begins after {self.budget}."]
 
     def jobs(self) -> Iterator[Job | None]:
-        """The jobs to run; None while there is nothing to run before the next one ends."""
-        for seeds in range(FIRST_LOOK, self.most + 1):
-            while lacking := [key for key in self.open if self._lacks(key, seeds)]:
-                fewest = min(lacking, key=lambda key: self.most - len(self.waiting[key]))
+        """The jobs to run; None while the round waits for those that run."""
+        while True:
+            if lacking := self._lacking():
                 if self._would_be_late():
                     return
-                job = self.waiting[fewest].pop(0)
+                job = self.waiting[min(lacking, key=self._begun)].pop(0)
                 self._running[job.sha256] = time.monotonic()
                 yield job
-            while self._running:
+            elif self._running:
                 yield None
-            self._look()
-            if len(self.open) < 2:
+            else:
                 return
 
-    def _lacks(self, key: str, seeds: int) -> bool:
-        """Whether fewer seeds of the setting have begun."""
-        return bool(self.waiting[key]) and self.most - len(self.waiting[key]) < seeds
-
-    def add(self, job: Job) -> None:
-        """Takes a job that has ended."""
+    def add(self, job: Job) -> int:
+        """Takes a job that has ended. Returns: how many others need not be run now."""
+        before = self._may_run()
         self._taken.append(time.monotonic() - self._running.pop(job.sha256))
         self._note(job)
+        self._end_round()
+        return before - self._may_run()
 
-    def dropped(self) -> int:
-        """How many jobs of settings that have left since the last call need not be run."""
-        gone = self.waiting.keys() - self.open - self._gone
-        self._gone |= gone
-        return sum(len(self.waiting[key]) for key in gone)
+    def summary(self) -> list[str]:
+        """How the race ended."""
+        not_run, settings = sum(map(len, self.waiting.values())), set(self._key.values())
+        why = "the time is over" if self.is_late else "the others can't be the best"
+        text = f"Still in the race: {len(settings - self.left)} of {len(settings)} settings."
+        return [f"{text} Jobs not run: {not_run}, because {why}." if not_run else text]
 
-    def _note(self, job: Job) -> None:
-        key = self._key[job.sha256]
-        if job.state != FAILED and job.result is not None and isfinite(job.result):
-            self._values[key][job.config[SEED]] = float(job.result)
-        elif key in self.open:
-            self.open.remove(key)
+    def _begun(self, key: str) -> int:
+        """How many seeds of the setting have begun."""
+        return self.most - len(self.waiting[key])
+
+    def _lacking(self) -> list[str]:
+        """The settings that lack a seed of this round."""
+        return [key for key in self.open if self.waiting[key] and self._begun(key) < self.round]
+
+    def _may_run(self) -> int:
+        """How many jobs wait that are to be run, as far as is known."""
+        return sum(len(self.waiting[key]) for key in self.open)
 
     def _would_be_late(self) -> bool:
         seconds = statistics.median(self._taken) if self._taken else self._expected
         self.is_late = time.monotonic() + (0 if isnan(seconds) else seconds) > self._end
         return self.is_late
 
+    def _note(self, job: Job) -> None:
+        key = self._key[job.sha256]
+        if job.state == FAILED or job.result is None or not isfinite(job.result):
+            self._values.pop(key, None)  # it is not compared, as in a report
+            self.left.add(key)
+            self.open = [each for each in self.open if each != key]
+        elif key in self._values:
+            self._values[key][job.config[SEED]] = float(job.result)
+
+    def _end_round(self) -> None:
+        """Compares the settings once all jobs of the round have ended."""
+        while self.open and not (self._running or self._lacking()) and self.round <= self.most:
+            self._look()
+            self.round += 1
+
     def _look(self) -> None:
-        """Lets settings leave that are worse than the best one."""
-        if len(self.open) < 2:
-            return
+        """Lets settings leave that are worse than the best one, and tells which are open."""
         keys = [key for key, values in self._values.items() if values]
         rows = [(k, *each) for k, key in enumerate(keys) for each in self._values[key].items()]
         places, seeds, values = (np.array(column) for column in zip(*rows, strict=True))
@@ -135,20 +156,13 @@ class Race:
         layout = fit(scaled, places, np.unique(seeds, return_inverse=True)[1])
         if layout is None:
             return
-        place = {key: keys.index(key) for key in self.open}
-        best, *others = sorted(self.open, key=lambda key: -layout.estimates[place[key]])
+        racing = [k for k, key in enumerate(keys) if key not in self.left]
+        best, *others = sorted(racing, key=lambda k: -layout.estimates[k])
         alpha = ALPHA / (self.most - FIRST_LOOK + 1)
-        self.open = [best] + [
-            key for key in others if layout.behind(place[best], place[key])[2] > alpha
-        ]
-
-    @property
-    def summary(self) -> str:
-        """How the race ended."""
-        not_run = sum(map(len, self.waiting.values()))
-        why = "the time is over" if self.is_late else "the others can't be the best"
-        text = f"Still in the race: {len(self.open)} of {len(self._values)} settings."
-        return f"{text} Jobs not run: {not_run}, because {why}." if not_run else text
+        worse = [k for k in others if layout.behind(best, k)[2] <= alpha]
+        self.left |= {keys[k] for k in worse}
+        still = [keys[k] for k in (best, *others) if k not in worse]
+        self.open = still if len(still) > 1 else []
 
 
 def _setting_of(job: Job) -> str:

@@ -133,7 +133,7 @@ class Search(Sweeper):
     # ---- Its jobs --------------------------------------------------------------------------------
 
     def _run(self, study: "Study", space: "Space", base: Job, axes: list[str]) -> None:
-        from lenet.sweeps.study import Plan
+        from lenet.sweeps.study import Trials
 
         session, options = self.session, self.session.options
         if options.retry_failed:
@@ -155,10 +155,9 @@ class Search(Sweeper):
                 return replace(job, result=Result(curve[-1], curve, job.state == PRUNED))
             return job
 
-        plan = Plan(study, self.trials, space.seeds, self.prune, make_job)
+        plan = Trials(study, self.trials, space.seeds, self.prune, make_job)
         trials = self._print_state(study, space, base)
-        for job in session.run(plan.jobs(), trials * len(space.seeds)):
-            session.progress.drop(plan.add(job))
+        for job in session.run(plan, trials * len(space.seeds)):
             if options.on_error == "stop" and job.state == FAILED and not job.has_diverged:
                 break
 

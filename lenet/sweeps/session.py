@@ -5,10 +5,10 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -25,13 +25,23 @@ from lenet.config.record import changes_nothing, config_hash, result_settings, s
 from lenet.sweeps.composition import Composer
 from lenet.sweeps.display import Progress, time_estimate
 from lenet.sweeps.jobs import FAILED, NEW, Job, match_runs, sha256_of
-from lenet.sweeps.launcher import Outcome, StreamingLauncher
+from lenet.sweeps.launcher import StreamingLauncher
 from lenet.sweeps.rehearsal import Rehearsal
 from lenet.tracking.job import SweepJob, job_sha256
 from lenet.tracking.settings import MAX_NAME
 
 if TYPE_CHECKING:
     from lenet.tracking.read import Summary
+
+
+class Plan(Protocol):
+    """Which job is next."""
+
+    def jobs(self) -> Iterator[Job | None]:
+        """The jobs to run. None while nothing can start before the next one ends."""
+
+    def add(self, job: Job) -> int:
+        """Takes a job that has ended. Returns: how many of the others need not be run now."""
 
 
 class SweepFailed(ArithmeticError):
@@ -199,34 +209,26 @@ class Session:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def run(self, jobs: Iterable[Job | None], count: int) -> Iterator[Job]:
+    def run(self, plan: Plan, count: int) -> Iterator[Job]:
         """Yields each job when it has ended, and prints how many of `count` have; leaving the loop
         stops those that run. A job whose worker hangs is run by another one, once.
-
-        None in `jobs` means that no job can start before the next one ends.
         """
-        started: list[Job] = []
-        outcomes: list[Outcome] = []
+        started: list[Job] = []  # by the index of their outcomes
+        running: set[int] = set()
         again: list[Job] = []
 
-        def next_jobs() -> Iterator[Job | None]:
-            for job in jobs:
-                while again:
-                    yield again.pop()
-                yield job
-            while again or len(outcomes) < len(started):
-                yield again.pop() if again else None
-
         def configs() -> Iterator[DictConfig | None]:
-            for job in next_jobs():
+            jobs = plan.jobs()
+            while (job := again.pop() if again else next(jobs, None)) or running:
                 if job:
+                    running.add(len(started))
                     started.append(job)
                 yield self._config_of(job, len(started) - 1) if job else None
 
         self.launcher.earlier_runs = frozenset(run.run_id for run in self.parent.children())
         with Progress(count, self.job_seconds, self.launcher.workers) as self.progress:
             for outcome in self.launcher.outcomes(configs()):
-                outcomes.append(outcome)
+                running.remove(outcome.index)
                 job = started[outcome.index].ended(outcome.value, outcome.error)
                 if outcome.is_lost:
                     self.parent.mark_killed(outcome.error or "", job.sha256)
@@ -234,6 +236,7 @@ class Session:
                     self.progress.say(f"{job.name}: {outcome.error}; another worker continues it")
                     again += self._with_run(job)
                     continue
+                self.progress.drop(plan.add(job))
                 self.progress.end(job, outcome)
                 yield job
 

@@ -183,8 +183,8 @@ class Trial:
         return dropped
 
 
-class Plan:
-    """Which job is next, until there are `trials` trials.
+class Trials:
+    """Which job of a search is next, until there are `trials` trials.
 
     `make_job` gives a point's job for a seed, in the state of its earlier run.
     """

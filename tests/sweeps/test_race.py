@@ -1,5 +1,7 @@
 """A race of settings over seeds: who leaves it, how often wrongly, and when it ends."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -19,9 +21,9 @@ def grid(settings, seeds):
     ]
 
 
-def run(race, jobs, value, at_once=2):
+def run(race, jobs, value, at_once=2, seconds=math.nan):
     """Runs the race as two workers do. Returns: how many jobs were run for each setting."""
-    race.begin(jobs, {NEW}, float("nan"))
+    race.begin(jobs, [job for job in jobs if job.state == NEW], seconds)
     counts, running = [0] * len({job.differs["lr"] for job in jobs}), []
     for job in race.jobs():
         if job:
@@ -40,16 +42,17 @@ def accuracy(logit):
 
 def test_a_clear_best_ends_the_race_after_three_seeds():
     rng, jobs = np.random.default_rng(0), grid(4, 10)
-    race = Race(jobs, 3600)
+    race = Race(jobs, "1h")
     counts = run(race, jobs, lambda k, s: accuracy(4 - 3 * (k != 2) + rng.normal(0, 0.1)))
     assert counts == [3, 3, 3, 3]
-    assert race.open == ['{"lr": 2}']
-    assert race.summary.startswith("Still in the race: 1 of 4 settings. Jobs not run: 28, because")
+    assert race.left == {f'{{"lr": {k}}}' for k in (0, 1, 3)}
+    (line,) = race.summary()
+    assert line.startswith("Still in the race: 1 of 4 settings. Jobs not run: 28, because")
 
 
 def test_settings_that_may_be_the_best_get_all_seeds_and_others_do_not():
     rng, jobs = np.random.default_rng(0), grid(4, 10)
-    race = Race(jobs, 3600)
+    race = Race(jobs, "1h")
     means = [4, 4, 1, 1]
     counts = run(race, jobs, lambda k, s: accuracy(means[k] + rng.normal(0, 0.1)))
     assert counts[:2] == [10, 10]
@@ -59,7 +62,7 @@ def test_settings_that_may_be_the_best_get_all_seeds_and_others_do_not():
 def test_what_is_done_already_is_not_run():
     jobs = grid(2, 6)
     done = [job.ended(Result(accuracy(3 + 0.1 * job.differs["seed"])), None) for job in jobs[:4]]
-    race = Race(jobs, 3600)
+    race = Race(jobs, "1h")
     rng = np.random.default_rng(0)
     counts = run(race, [*done, *jobs[4:]], lambda k, s: accuracy(3 + rng.normal(0, 0.1)))
     assert counts == [2, 6]
@@ -67,17 +70,17 @@ def test_what_is_done_already_is_not_run():
 
 def test_a_setting_with_a_failed_seed_leaves_and_so_may_all_of_them():
     jobs = grid(2, 6)
-    race = Race(jobs, 3600)
+    race = Race(jobs, "1h")
     assert run(race, [jobs[0].ended(None, "no"), *jobs[1:]], lambda k, s: 0.5 + s / 100) == [0, 3]
-    race = Race(jobs, 3600)
+    race = Race(jobs, "1h")
     assert run(race, [job.ended(None, "no") for job in jobs], lambda k, s: 0.5) == [0, 0]
 
 
 def test_no_job_begins_after_the_time():
     jobs = grid(2, 6)
-    race = Race(jobs, 0)
-    assert run(race, jobs, lambda k, s: 0.5) == [0, 0]
-    assert race.summary.endswith("Jobs not run: 12, because the time is over.")
+    race = Race(jobs, "1min")
+    assert run(race, jobs, lambda k, s: 0.5, seconds=61) == [0, 0]
+    assert race.summary()[0].endswith("Jobs not run: 12, because the time is over.")
 
 
 def simulated(means, spreads, seeds, rng):
@@ -87,7 +90,7 @@ def simulated(means, spreads, seeds, rng):
     def value(k, seed):
         return accuracy(means[k] + effects[seed] + rng.normal(0, spreads[k]))
 
-    race = Race(jobs, 3600)
+    race = Race(jobs, "1h")
     return race, sum(run(race, jobs, value))
 
 
@@ -96,7 +99,7 @@ def simulated(means, spreads, seeds, rng):
 def test_the_best_leaves_in_one_of_twenty_races_at_most(noisier):
     rng, times = np.random.default_rng(1), 100
     races = [simulated([3] * 6, [0.1 * noisier, *[0.1] * 5], 8, rng)[0] for _ in range(times)]
-    wrong = sum('{"lr": 0}' not in race.open for race in races)
+    wrong = sum('{"lr": 0}' in race.left for race in races)
     assert wrong / times <= 0.09  # 0.05, and two standard deviations of the count
 
 
@@ -106,7 +109,7 @@ def test_a_race_keeps_the_best_at_less_than_half_of_the_cost():
     for _ in range(times):
         means = rng.normal(3, 0.5, 12)
         race, jobs = simulated(means, [0.1] * 12, 10, rng)
-        kept += f'{{"lr": {means.argmax()}}}' in race.open
+        kept += f'{{"lr": {means.argmax()}}}' not in race.left
         cost += jobs
     assert kept / times >= 0.95
     assert cost / (times * 120) <= 0.5

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from lenet.sweeps.jobs import Job
 from lenet.sweeps.search_space import Axis
-from lenet.sweeps.study import STARTUP, Plan, Study
+from lenet.sweeps.study import STARTUP, Study, Trials
 from lenet.tracking.objective import Result, is_hopeless
 
 COMPLETE, FAIL, PRUNED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
@@ -68,7 +68,7 @@ class Runs:
     def __init__(self, study, score, trials=8, seeds=(0, 1), prune=True, known=None):
         self.study, self.score, self.given = study, score, []
         self.known = known or {}
-        self.plan = Plan(study, trials, seeds, prune, self._make_job)
+        self.plan = Trials(study, trials, seeds, prune, self._make_job)
 
     def _make_job(self, frozen, seed):
         config = {"epochs": 4, "texts": self.study.texts(frozen), "seed": seed}
