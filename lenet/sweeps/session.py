@@ -160,7 +160,7 @@ class Session:
 
     def time_left(self, todo: Sequence[Job], jobs: Sequence[Job] = ()) -> str:
         """How long the jobs will take, estimated from similar runs of the experiment."""
-        from lenet.tracking.read import median_seconds
+        from lenet.tracking.durations import expected_seconds
 
         if not todo and any(job.state == FAILED for job in jobs):
             return "Nothing to do: sweep.retry_failed=true tries the failed jobs again."
@@ -170,7 +170,8 @@ class Session:
             config = todo[0].config
             like = {"epochs": str(config["epochs"]), "data.name": str(config["data"].get("name"))}
             where = self.parent.client, self.parent.experiment
-            self.job_seconds = median_seconds(*where, like)
+            params = [result_settings(job.config) for job in todo]
+            self.job_seconds = expected_seconds(*where, like, params)
         return time_estimate(len(todo), self.job_seconds, self.launcher.workers)
 
     # ---- While they run --------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import math
 import re
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
 from lenet.tracking import registry
-from lenet.tracking.client import connect, find_experiment, is_passing, reason, translated
+from lenet.tracking.client import connect, is_passing, reason, translated
 from lenet.tracking.names import ID_TAG, SWEEP_KIND_TAG, TrackingError, Unreachable
 from lenet.tracking.turns import TURN, is_worked_on, last_turn
 
@@ -253,16 +252,3 @@ def read_points(
             for (run_id, metric), points in zip(wanted, histories, strict=True)
             for step, value in points
         ]
-
-
-def median_seconds(client: MlflowClient, experiment: str | int, params: Mapping[str, str]) -> float:
-    """Of the newest hundred finished runs with these parameters; nan if there are none."""
-    there = find_experiment(client, experiment)
-    if there is None:
-        return math.nan
-    wanted = ["attributes.status = 'FINISHED'"]
-    wanted += [f"params.`{key}` = '{value}'" for key, value in params.items()]
-    found = client.search_runs([there.experiment_id], " and ".join(wanted), max_results=100)
-    name = "seconds/total"
-    times = [run.data.metrics[name] for run in found if name in run.data.metrics]
-    return statistics.median(times) if times else math.nan
