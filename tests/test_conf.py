@@ -168,6 +168,6 @@ def test_every_sweep_composes_and_begins_with_its_question(name):
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_states_claim_expectation_cost_and_command(path: Path):
-    head = "".join(path.read_text().splitlines(keepends=True)[:6])
-    for word in ("@package _global_", "Claim:", "Expected:", "Cost:", "Command:"):
+    head = "".join(path.read_text().splitlines(keepends=True)[:7])
+    for word in ("@package _global_", "Claim:", "Bound:", "Expected:", "Cost:", "Command:"):
         assert word in head

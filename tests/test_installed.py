@@ -45,7 +45,7 @@ def wheel(tmp_path_factory):
 
 def test_a_wheel_has_the_package_its_story_its_options_and_its_sweeps(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = [*ROOT.glob("lenet/**/*.*"), *ROOT.glob("conf/**/*.yaml"), *ROOT.glob("sweeps/*.yaml")]
+    files = [*ROOT.glob("lenet/**/*.*"), *ROOT.glob("conf/**/*.*"), *ROOT.glob("sweeps/*.yaml")]
     paths = [path.relative_to(ROOT) for path in [ROOT / "run.py", *files] if path.is_file()]
     kept = [path for path in paths if path.suffix not in (".pyc", ".so")]
     inside = {str(p if p.parts[0] == "lenet" else Path("lenet/lab", p)) for p in kept}
