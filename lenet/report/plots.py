@@ -41,7 +41,8 @@ class Scale:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Round values with their places."""
-        locator: Locator = MaxNLocator(4, integer=self.metric == "epoch")
+        is_epoch = self.metric == "epoch"
+        locator: Locator = MaxNLocator(4, integer=is_epoch, min_n_ticks=1 if is_epoch else 2)
         if self.log and self.high > 5 * self.low:
             locator = LogLocator(subs=(1, 2, 5) if self.high < 100 * self.low else (1,), numticks=9)
         values = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]

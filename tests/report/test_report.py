@@ -322,6 +322,13 @@ def test_settings_that_look_alike_with_six_digits_are_told_apart(uri, tmp_path):
     assert len(found.classes.columns) == 2
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+def test_the_axis_of_epochs_has_whole_numbers_alone(epochs):
+    ticks = plots.Scale(0.5, epochs + 0.5, "epoch").ticks
+    assert ticks
+    assert all(text.isdecimal() for _, text in ticks)
+
+
 @pytest.mark.parametrize("maximize", [True, False])
 def test_one_bad_setting_does_not_take_all_the_colours_of_the_table(maximize):
     sign = 1 if maximize else -1
