@@ -1,7 +1,5 @@
 """Compose a configuration, build its objects, train, evaluate, log. `python run.py --help`"""
 
-import sys
-
 from lenet.cli.screen import Ready, getting_ready
 from lenet.training import startup
 
@@ -60,7 +58,7 @@ def train(settings: Settings, ready: Ready) -> float | None:
                 patience=config["patience"],
                 log_interval=config["log_interval"],
                 val=data.val,
-                progress=sys.stderr.isatty(),
+                progress=True,
                 stop=lambda: interrupt() or run.pruned,
                 checkpoints=checkpoints,
             ):

@@ -51,17 +51,25 @@ def aligned(
 
 
 def progress_bar(*columns: "str | ProgressColumn") -> "Progress":
-    """A line at the end of a terminal that goes when the work is done; nothing in a pipe."""
+    """A line at the end of a terminal, or at the top of a notebook's cell, that goes when the work
+    is done; nothing in a pipe.
+    """
     from rich.progress import Progress
 
     stream = console(stderr=True)
-    return Progress(
+    is_terminal = stream.file.isatty()  # whatever FORCE_COLOR says, as in a notebook's workers
+    bar = Progress(
         *columns,
         console=stream,
         transient=True,
         redirect_stdout=False,  # it may be a file
-        disable=not stream.file.isatty(),  # whatever FORCE_COLOR says, as in a notebook's workers
+        disable=not (is_terminal or stream.is_jupyter),
     )
+    if stream.is_jupyter:
+        from lenet.cli.cell import CellLive
+
+        bar.live = CellLive(bar)
+    return bar
 
 
 @contextmanager

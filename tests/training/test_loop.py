@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from IPython.display import HTML, DisplayHandle
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
@@ -300,6 +301,25 @@ def test_a_progress_bar_takes_one_line_of_any_terminal_and_is_gone_at_the_end(
     fitted(progress=True)  # in a pipe
     fitted()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_progress_bar_in_a_notebook_fills_and_is_gone_at_the_end(capsys, monkeypatch):
+    shell = type("ZMQInteractiveShell", (), {"execution_count": 1})()
+    shown = []
+    monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)
+    monkeypatch.setattr("lenet.cli.cell.get_ipython", lambda: shell)
+    monkeypatch.setattr(DisplayHandle, "display", lambda self, it: shown.append("new place"))
+    monkeypatch.setattr(DisplayHandle, "update", lambda self, it: shown.append(as_text(it)))
+    fitted(progress=True)
+    assert shown.count("new place") == 1
+    assert any("Epoch 1/2" in text and "0/6" in text for text in shown)
+    assert any("Epoch 2/2" in text for text in shown)
+    assert shown[-1] == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def as_text(shown):
+    return shown.data if isinstance(shown, HTML) else shown._repr_mimebundle_([], [])["text/plain"]
 
 
 def test_an_epochs_line_is_in_percent_and_says_when_it_was_stopped():
