@@ -73,12 +73,10 @@ def progress_bar(*columns: "str | ProgressColumn") -> "Progress":
 
 
 @contextmanager
-def getting_ready() -> Iterator[Ready]:
-    """A line that moves while the imports and the data make a person wait, until the yielded
-    function is called.
-    """
+def getting_ready(what: str = "Getting ready: network, data, MLflow") -> Iterator[Ready]:
+    """A line that moves while a person waits, until the yielded function is called."""
     from rich.progress import SpinnerColumn
 
     with progress_bar(SpinnerColumn("line"), "{task.description}") as bar:
-        bar.add_task("Getting ready: network, data, MLflow", total=None)
+        bar.add_task(what, total=None)
         yield bar.stop

@@ -9,6 +9,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from lenet.cli.screen import getting_ready
 from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
 from lenet.config.limits import Text
@@ -41,16 +42,17 @@ class Grid(Sweeper):
         session, options = self.session, self.session.options
         check_value("hydra.sweeper.params", dict[Text, Any], self.params)
         overrides = session.overrides(self.params, arguments)
-        axes, points = expand(overrides, list(options.zip))
-        jobs = [session.compose_job(each, differing(each, axes)) for each in points]
-        hashes = sorted(job.sha256 for job in jobs)
-        if len(set(hashes)) < len(hashes):
-            raise ConfigError(
-                "sweep: two of the jobs are the same; name each value once, and "
-                "+tags.repeat=1,2 to run each job twice"
-            )
-        plan = self._plan(jobs)
-        session.rehearse(jobs)
+        with getting_ready("Checking the jobs"):
+            axes, points = expand(overrides, list(options.zip))
+            jobs = [session.compose_job(each, differing(each, axes)) for each in points]
+            hashes = sorted(job.sha256 for job in jobs)
+            if len(set(hashes)) < len(hashes):
+                raise ConfigError(
+                    "sweep: two of the jobs are the same; name each value once, and "
+                    "+tags.repeat=1,2 to run each job twice"
+                )
+            plan = self._plan(jobs)
+            session.rehearse(jobs)
         with session.connect(jobs[0], hashes):
             session.find_runs(jobs)
             jobs = session.match(jobs)

@@ -9,6 +9,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from lenet.cli.screen import getting_ready
 from lenet.config.check import check_value
 from lenet.config.errors import ConfigError
 from lenet.config.limits import Count, Flag, Size, Text
@@ -85,6 +86,7 @@ class Search(Sweeper):
 
     # ---- What is searched ------------------------------------------------------------------------
 
+    @getting_ready("Checking the jobs")
     def _check_space(self, space: "Space") -> "tuple[Space, list[Job]]":
         """The space with its seeds, and its jobs at the first end of every axis and at each other
         end and seed.

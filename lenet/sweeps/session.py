@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lenet.cli import shortened
+from lenet.cli.screen import getting_ready
 from lenet.config.check import check_job
 from lenet.config.errors import ConfigError
 from lenet.config.overrides import count_in_decimals, in_grammar, run_name
@@ -131,6 +132,7 @@ class Session:
             self.parent = ParentRun(client, tracking["experiment"], sha256_of(words))
             yield
 
+    @getting_ready("Reading earlier runs")
     def find_runs(self, jobs: Sequence[Job]) -> None:
         """Reads the earlier runs of the sweep, and finished ones from elsewhere that have what
         these jobs have in common.

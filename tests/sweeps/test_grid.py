@@ -7,6 +7,7 @@ import pytest
 
 from lenet.config.errors import ConfigError
 from lenet.sweeps.session import SweepFailed
+from tests.support.terminal import make_terminal
 
 SEEDS = ["epochs=1", "seed=range(2)"]
 
@@ -23,6 +24,16 @@ def test_a_grid_is_a_run_with_a_child_for_each_job(sweep, jobs, capsys):
     assert out.startswith("4 jobs: 4 new\n")
     assert f"MLflow run {parent.info.run_id}" in out
     assert err.count(": done in ") == 4
+
+
+def test_a_terminal_shows_what_a_sweep_does_before_its_first_line(sweep, capsys, monkeypatch):
+    make_terminal(monkeypatch, 80)
+    sweep(*SEEDS, "sweep.dry=true")
+    out, err = capsys.readouterr()
+    assert "2 jobs to run" in out
+    assert "Checking the jobs" in err
+    assert "Reading earlier runs" in err
+    assert err.count("\n") == err.count("\x1b[1A\x1b[2K")  # each line is erased at its end
 
 
 def test_the_same_command_runs_only_what_is_not_done(sweep, jobs, capsys):
