@@ -5,6 +5,7 @@ tests/report, that of a search's end and of pruned and moved runs by the slow te
 """
 
 import re
+import shlex
 import shutil
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.lab import PLAIN
 
 LR, TPE, DRY = "optimizer.lr=interval(0.1,1)", "hydra/sweeper=tpe", "sweep.dry=true"
 MEASURE, SIZE = ["objective=val/loss", "data.val_size=100"], "data.val_size=100"
-REGISTER = "tracking.register_as=digits"
+REGISTER, SEEDS = "tracking.register_as=digits", "seed=range(8)"
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,44 @@ REGISTER = "tracking.register_as=digits"
             [REGISTER, SIZE, "{}"],
         ),
         (["seed=0,1"], r"needs -m: python run\.py (-m) (seed=0,1); ", ["{}", "{}", DRY]),
+        (["optimizer.lrr=1"], r"; did you mean (optimizer\.lr)\?$", ["{}=1"]),
+        (["optimizer=sgdd"], r"; expected one of (\w+), ", ["optimizer={}"]),
+        (["model/activaton=relu"], r"; did you mean (model/activation)\?$", ["{}=relu"]),
+        (["optimiser=sgd"], r"; did you mean (optimizer=sgd)\?$", ["{}"]),
+        (["lr=0.1"], r"; did you mean (optimizer\.lr=0\.1)\?$", ["{}"]),
+        (["activation=relu"], r"; did you mean (model/activation=relu)\?$", ["{}"]),
+        (["nothing=1"], r"; `python run\.py (--help)` lists all keys$", ["{}"]),
+        (["train"], r", as in (epochs=3); `python run\.py` alone trains", ["{}"]),
+        (["optimizer.lr", "0.1"], r": write (optimizer\.lr=0\.1)$", ["{}"]),
+        (["optimizer.lr"], r", as in (optimizer\.lr=)\.\.\.$", ["{}0.1"]),
+        (["--epochs", "3"], r"; write (epochs=3)$", ["{}"]),
+        (["--batch-size=3"], r"; write (data\.batch_size=3)$", ["{}"]),
+        (["--fast"], r", as in (optimizer\.lr=0\.05)$", ["{}"]),
+        (["seed=0", "-m"], r"; write flags first: python run\.py (-m) KEY", ["{}", "seed=0", DRY]),
+        (["+seed=1"], r": this key exists; leave out the (\+)$", ["seed=1"]),
+        (["model=mlp", "model/pooling=max"], r"no (pooling); leave it out$", ["model=mlp"]),
+        (["++optimizer.nu=1"], r", add (~optimizer\.nu)$", ["++optimizer.nu=1", "{}"]),
+        (["-cn", "momentum"], r" run\.py (-cd) (sweeps) (-cn) (momentum)$", [*4 * ["{}"], DRY]),
+        (["-cn", "nope"], r"; (-cd) (sweeps) has (\w+), ", ["{}", "{}", "-cn", "{}", DRY]),
+        (
+            ["-m", "optimizer=adam,adamw", "optimizer.eps=1e-7"],
+            r"; write (\+\+optimizer\.eps=1e-7)$",
+            ["-m", "optimizer=adam,adamw", "{}", DRY],
+        ),
+        (
+            ["-m", "data.val_size=100", SEEDS, "sweep.budget=9s"],
+            r"; take (objective=val/accuracy) and set data\.val_size$",
+            ["-m", "data.val_size=100", SEEDS, "sweep.budget=9s", "{}", DRY],
+        ),
+        (
+            ["-m", *MEASURE, "seed=range(2)", "sweep.budget=9s"],
+            r", such as ('seed=range\(10\)')$",
+            ["-m", *MEASURE, "{}", "sweep.budget=9s", DRY],
+        ),
+        (["data=files"], r"; write (data\.train=)\.\.\.$", ["data=files", "{}set.npz"]),
+        (["+model.num_classes=7"], r"; leave it out$", []),
         (["tags.idea=wide"], r"to add a tag write (\+tags\.idea=)\.\.\.$", ["{}wide"]),
-        (["note=a (b)"], r"as in '(note=\"a \(b\)\")'$", ["{}"]),
+        (["note=a (b)"], r"as in ('note=\"a \(b\)\"')$", ["{}"]),
         (["-m", "seed=0,0"], r"once, and (\+tags\.repeat=1,2) to run", ["-m", "{}", DRY]),
         (["-m", LR], r"or (hydra/sweeper=tpe)$", ["-m", LR, *MEASURE, "{}", DRY]),
         (
@@ -66,14 +103,14 @@ REGISTER = "tracking.register_as=digits"
 )
 def test_what_to_type_instead_is_taken(desk, typed, printed, followed):
     def given(words):
-        flags = [word for word in words if word.startswith("-")]
-        return [*flags, "data=digits", *words[len(flags) :]]
+        return words if "data=files" in words else [*words, "data=digits"]
 
     text = desk.typed(*given(typed), status=2)
     advice = re.search(printed, text.rstrip())
     assert advice, text
     found = iter(advice.groups())
-    words = [re.sub(r"\{\}", lambda _: next(found), word) for word in followed]
+    lines = [re.sub(r"\{\}", lambda _: next(found), word) for word in followed]
+    words = [word for line in lines for word in shlex.split(line)]
     desk.typed(*given(words), train=lambda settings: None)
 
 

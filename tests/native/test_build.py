@@ -1,6 +1,7 @@
 """The kernels are built once, and loaded only if they are the user's own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,11 +161,13 @@ def test_of_three_processes_at_once_one_compiles_and_all_load(workshop, monkeypa
     assert len(workshop.compiles) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(workshop):
+def test_a_cache_that_cannot_be_written_is_one_line_with_what_helps(workshop, monkeypatch):
     workshop.cache.write_text("a file in the way")
-    start = f"the CPU kernels can't be kept in {workshop.cache} ("
-    assert refusal(workshop).startswith(start)
-    assert refusal(workshop).endswith("; set LENET_CACHE to another folder")
+    message = refusal(workshop)
+    assert message.startswith(f"the CPU kernels can't be kept in {workshop.cache} (")
+    (variable,) = re.findall("; set (.*) to another folder$", message)
+    monkeypatch.setenv(variable, str(workshop.folder / "another"))
+    assert workshop.library().cdll.answer() == 42
 
 
 @pytest.mark.parametrize(
@@ -182,11 +185,14 @@ def test_the_cache_is_lenet_cache_or_the_users_own(monkeypatch, variable, expect
 
 def test_without_a_compiler_one_line_says_how_to_get_one(workshop, monkeypatch):
     monkeypatch.delenv("CXX")
-    monkeypatch.setenv("PATH", str(workshop.folder))
-    assert refusal(workshop) == (
-        "no C++ compiler: install g++ or clang (Debian, Ubuntu: apt install g++; "
-        "macOS: xcode-select --install), or set CXX"
-    )
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(workshop.folder))
+        message = refusal(workshop)
+    start = "no C++ compiler: install g++ or clang (Debian, Ubuntu: apt install g++; "
+    assert message.startswith(start + "macOS: xcode-select --install), ")
+    (variable,) = re.findall(", or set (.*)$", message)
+    monkeypatch.setenv(variable, str(workshop.compiler))
+    assert workshop.library().cdll.answer() == 42
 
 
 @pytest.mark.parametrize(

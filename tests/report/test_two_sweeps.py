@@ -1,5 +1,7 @@
 """Two sweeps side by side: which settings are shared, and what is said about their difference."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,5 +119,8 @@ def test_the_command_prints_a_table_and_writes_it(empty_store, tmp_path, capsys)
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.out == ""
-    with pytest.raises(ReportError, match="A is judged by val/accuracy, B by test/accuracy; --met"):
+    judged = "^A is judged by val/accuracy, B by test/accuracy; (.*) compares by one$"
+    with pytest.raises(ReportError, match=judged) as refused:
         compare_sweeps(analyze(a, uri), analyze(b, uri, "test/accuracy"))
+    advice = re.findall(judged, str(refused.value))[0].split()
+    assert lenet(["report", a, b, *advice, "--uri", uri, "--output", str(tmp_path)]) == 0
