@@ -42,14 +42,35 @@ class Layout:
         Intervals and p values hold for all settings together: they come from the distribution of
         the largest t value among the differences of all settings from `other`.
         """
+        error, largest = self._against(best, other)
+        difference = self.estimates[best] - self.estimates[other]
+        p = float(np.mean(largest >= difference / error))
+        return difference, float(np.quantile(largest, LEVEL)) * error, p
+
+    def chance(self, best: int, other: int, share: float) -> float:
+        """The chance that a setting will be called worse than the best one when all its seeds are
+        there, by what a `share` of them (0 to 1) tells now.
+
+        Source: Spiegelhalter, Freedman and Blackburn 1986, "Monitoring clinical trials: conditional
+        or predictive power?".
+        """
+        if share >= 1:
+            return 0.0
+        error, largest = self._against(best, other)
+        now = (self.estimates[best] - self.estimates[other]) / error
+        missing = np.quantile(largest, LEVEL) * np.sqrt(share) - now
+        return float(stats.t.sf(missing / np.sqrt(1 - share), self.df[other]))
+
+    def _against(self, best: int, other: int) -> tuple[float, np.ndarray]:
+        """The error of the difference of two settings, and the largest t value among the
+        differences of all settings from `other`, if none is better: (DRAWS).
+        """
         variance = np.diag(self.covariance)
         errors = np.sqrt(variance + variance[other] - 2 * self.covariance[other])
         errors[other] = np.inf
         spread = np.sqrt(np.random.default_rng(1).chisquare(self.df[other], DRAWS) / self.df[other])
         largest = ((self._noise - self._noise[:, [other]]) / errors).max(axis=1) / spread
-        difference = self.estimates[best] - self.estimates[other]
-        p = np.mean(largest >= difference / errors[best])
-        return difference, np.quantile(largest, LEVEL) * errors[best], p
+        return errors[best], largest
 
     def ahead(
         self, first: np.ndarray, second: np.ndarray

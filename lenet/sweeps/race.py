@@ -20,6 +20,7 @@ from lenet.sweeps.jobs import FAILED, Job
 
 UNITS = {"s": 1, "min": 60, "h": 3600}
 FIRST_LOOK = 3  # seeds of each setting: two tell hardly any settings apart
+LEAST_CHANCE = 0.05  # of being called worse in the end
 
 
 def seconds_of(budget: object) -> float:
@@ -31,14 +32,16 @@ def seconds_of(budget: object) -> float:
 
 
 class Race:
-    """The plan of a grid with a budget. All settings get three seeds; then each that is still in
-    the race gets one more seed a round, the best one first.
+    """The plan of a grid with a budget. All settings get three seeds; then the best one and each
+    that may still turn out worse get one more seed a round.
 
     After each round the settings are compared as in a report. One has `left` the race where the
     test that it is the truly best one rejects at 5 % divided by the number of looks. So the truly
     best setting stays in at least 95 % of races. A setting with a failed seed leaves too.
 
-    `open` are the settings that get further seeds, the best one first: none once it is alone.
+    One that all its seeds would hardly call worse gets no more of them for now: its verdict is as
+    good as known. `open` are the settings that get further seeds, the best one first; none once
+    nothing is open.
 
     Raises: ConfigError where the grid has no objective or fewer than three seeds.
     """
@@ -82,9 +85,11 @@ class Race:
 
     def forecast(self, workers: int | None) -> list[str]:
         """What the race will take."""
-        jobs = sum(max(0, FIRST_LOOK - self._begun(key)) for key in self.open)
-        first = time_estimate(jobs, self._expected, workers)
-        return [f"Before the first comparison {first}. No job begins after {self.budget}."]
+        lines = [f"No job begins after {self.budget}."]
+        if jobs := sum(max(0, FIRST_LOOK - self._begun(key)) for key in self.open):
+            first = time_estimate(jobs, self._expected, workers)
+            lines.insert(0, f"Before the first comparison {first}.")
+        return lines
 
     def jobs(self) -> Iterator[Job | None]:
         """The jobs to run; None while the round waits for those that run."""
@@ -109,11 +114,10 @@ class Race:
         return before - self._may_run()
 
     def summary(self) -> list[str]:
-        """How the race ended."""
-        not_run, settings = sum(map(len, self.waiting.values())), set(self._key.values())
-        why = "the time is over" if self.is_late else "the others can't be the best"
-        text = f"Still in the race: {len(settings - self.left)} of {len(settings)} settings."
-        return [f"{text} Jobs not run: {not_run}, because {why}." if not_run else text]
+        """Why the race has not run all jobs."""
+        not_run = sum(map(len, self.waiting.values()))
+        why = "the time is over" if self.is_late else "they would hardly change the verdict"
+        return [f"Jobs not run: {not_run}, because {why}."] if not_run else []
 
     def _begun(self, key: str) -> int:
         """How many seeds of the setting have begun."""
@@ -121,7 +125,7 @@ class Race:
 
     def _lacking(self) -> list[str]:
         """The settings that lack a seed of this round."""
-        return [key for key in self.open if self.waiting[key] and self._begun(key) < self.round]
+        return [key for key in self.open if self._begun(key) < self.round]
 
     def _may_run(self) -> int:
         """How many jobs wait that are to be run, as far as is known."""
@@ -143,7 +147,7 @@ class Race:
 
     def _end_round(self) -> None:
         """Compares the settings once all jobs of the round have ended."""
-        while self.open and not (self._running or self._lacking()) and self.round <= self.most:
+        while self.open and not (self._running or self._lacking()) and self.round < self.most:
             self._look()
             self.round += 1
 
@@ -158,11 +162,15 @@ class Race:
             return
         racing = [k for k, key in enumerate(keys) if key not in self.left]
         best, *others = sorted(racing, key=lambda k: -layout.estimates[k])
-        alpha = ALPHA / (self.most - FIRST_LOOK + 1)
-        worse = [k for k in others if layout.behind(best, k)[2] <= alpha]
-        self.left |= {keys[k] for k in worse}
-        still = [keys[k] for k in (best, *others) if k not in worse]
-        self.open = still if len(still) > 1 else []
+        alpha = ALPHA / (self.most - FIRST_LOOK)
+        self.open = []
+        for k in others:
+            if layout.behind(best, k)[2] <= alpha:
+                self.left.add(keys[k])
+            elif layout.chance(best, k, self._begun(keys[k]) / self.most) >= LEAST_CHANCE:
+                self.open.append(keys[k])
+        if self.open:
+            self.open.insert(0, keys[best])
 
 
 def _setting_of(job: Job) -> str:

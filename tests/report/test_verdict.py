@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit, logit
 
+from lenet.report.layout import fit
 from lenet.report.verdict import (
     BEST,
     FAILS,
@@ -240,3 +241,22 @@ def test_the_smallest_difference_that_would_be_found_is_named():
     assert power.seeds == 3
     assert 3 * 0.05 * slope < power.difference < 7 * 0.05 * slope
     assert 6 <= power.more_seeds <= 12
+
+
+@pytest.mark.slow
+def test_the_chance_of_a_verdict_is_how_often_it_is_given():
+    """With three of ten seeds; over differences of any size, as the chance supposes."""
+    rng, chances, found = np.random.default_rng(5), [], []
+    for _ in range(SWEEPS):
+        values = rng.normal(0, 1, (3, 10)) + rng.normal(0, 0.5, 10)
+        values[2] -= rng.uniform(-1, 3)
+        now, then = (
+            fit(part.ravel(), np.repeat(range(3), part.shape[1]), np.tile(range(part.shape[1]), 3))
+            for part in (values[:, :3], values)
+        )
+        best = int(now.estimates[:2].argmax())
+        chances.append(now.chance(best, 2, 0.3))
+        found.append(then.behind(int(then.estimates.argmax()), 2)[2] <= 0.05)
+    assert np.mean(chances) == pytest.approx(np.mean(found), abs=0.1)
+    sure = np.array(chances) < 0.05
+    assert np.mean(np.array(found)[sure]) <= at_most(0.05)

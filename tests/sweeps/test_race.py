@@ -47,16 +47,25 @@ def test_a_clear_best_ends_the_race_after_three_seeds():
     assert counts == [3, 3, 3, 3]
     assert race.left == {f'{{"lr": {k}}}' for k in (0, 1, 3)}
     (line,) = race.summary()
-    assert line.startswith("Still in the race: 1 of 4 settings. Jobs not run: 28, because")
+    assert line == "Jobs not run: 28, because they would hardly change the verdict."
 
 
-def test_settings_that_may_be_the_best_get_all_seeds_and_others_do_not():
+def test_a_setting_whose_verdict_is_open_gets_all_seeds_and_others_do_not():
     rng, jobs = np.random.default_rng(0), grid(4, 10)
     race = Race(jobs, "1h")
-    means = [4, 4, 1, 1]
+    means = [4, 3.86, 1, 1]
     counts = run(race, jobs, lambda k, s: accuracy(means[k] + rng.normal(0, 0.1)))
     assert counts[:2] == [10, 10]
     assert max(counts[2:]) <= 5
+
+
+def test_equal_settings_get_few_seeds_and_none_leaves():
+    noise = {(k, s): 0.02 * ((3 * k + s) % 4) for k in range(4) for s in range(12)}
+    jobs = grid(4, 12)
+    race = Race(jobs, "1h")
+    counts = run(race, jobs, lambda k, s: accuracy(3 + noise[k, s]))
+    assert max(counts) <= 8
+    assert race.left == set()
 
 
 def test_what_is_done_already_is_not_run():
@@ -127,8 +136,8 @@ def test_a_grid_with_a_budget_runs_only_the_seeds_that_it_needs(sweep, jobs, cap
     assert len(jobs.ran) == 6
     out = capsys.readouterr().out
     assert "Before the first comparison 6 jobs to run; no earlier run" in out
-    assert ". No job begins after 1h.\n" in out
-    assert "Still in the race: 1 of 2 settings. Jobs not run: 10, because the others" in out
+    assert "\nNo job begins after 1h.\n" in out
+    assert "Jobs not run: 10, because they would hardly change the verdict.\n" in out
     sweep(*command, "sweep.budget=1h")
     assert len(jobs.ran) == 6, "what is done tells enough"
     sweep(*command)
