@@ -20,6 +20,7 @@ from mlflow.entities import (
     LoggedModelStatus,
     Metric,
     Param,
+    Run,
     RunTag,
 )
 from mlflow.tracking import MlflowClient
@@ -46,12 +47,24 @@ def start_run(client: MlflowClient, journal: Journal, may_exist: bool) -> str:
     if facts.adopts:
         return adopt_run(client, facts.adopts, tags, facts.process)
     experiment_id = experiment_id_of(client, facts.experiment)
-    if may_exist:
-        wanted = f"tags.`{ID_TAG}` = '{facts.id}'"
-        for run in client.search_runs([experiment_id], wanted, max_results=1):
-            return str(run.info.run_id)
+    if may_exist and (found := _runs_of(client, experiment_id, facts.id)):
+        return str(found[0].info.run_id)
     run = client.create_run(experiment_id, facts.start_time, tags, facts.name)
     return str(run.info.run_id)
+
+
+def delete_twins(client: MlflowClient, journal: Journal) -> None:
+    """Deletes the empty runs that a slow server made of earlier tries to create the journal's run,
+    after a later try had come through.
+    """
+    own = client.get_run(str(journal.facts.run_id)).info
+    for run in _runs_of(client, own.experiment_id, journal.facts.id):
+        if run.info.run_id != own.run_id and not run.data.params:
+            client.delete_run(run.info.run_id)
+
+
+def _runs_of(client: MlflowClient, experiment_id: str, folder_id: str) -> list[Run]:
+    return list(client.search_runs([experiment_id], f"tags.`{ID_TAG}` = '{folder_id}'"))
 
 
 def deliver(client: MlflowClient, journal: Journal, entries: Sequence[Entry]) -> int:

@@ -9,7 +9,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model
 
 from lenet.tracking.client import connect
-from lenet.tracking.deliver import deliver, start_run
+from lenet.tracking.deliver import delete_twins, deliver, start_run
 from lenet.tracking.names import ID_TAG, TrackingError, Unreachable
 from lenet.tracking.turns import check_run
 from tests.conftest import copy_store
@@ -141,6 +141,15 @@ def test_records_arrive_once_over_a_connection_that_loses_answers(
     lossy = AnswersLost(connect(copy_store(empty_store, other)))
     deliver_all(lossy, journal)
     assert contents_of(lossy.client) == once
+
+
+def test_an_empty_run_that_a_slow_server_creates_late_is_deleted(client, journal):
+    tries = [start_run(client, journal, may_exist=False) for _ in range(3)]
+    client.log_param(tries[2], "lenet.turn.2", "another process")  # so it is not empty
+    journal.describe(run_id=tries[0])
+    delete_twins(client, journal)
+    stages = [client.get_run(each).info.lifecycle_stage for each in tries]
+    assert stages == ["active", "deleted", "active"]
 
 
 def test_a_resumed_run_replaces_the_model_of_its_first_end(client, journal, once):

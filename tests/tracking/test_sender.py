@@ -31,6 +31,7 @@ class Store:
         for name in ("connect", "start_run", "deliver", "check_run"):
             monkeypatch.setattr(sender, name, getattr(self, name))
         monkeypatch.setattr(sender, "mark_dead_runs", lambda client, but: [])
+        monkeypatch.setattr(sender, "delete_twins", lambda client, journal: None)
         monkeypatch.setattr(sender, "FIRST_PAUSE", 0.01)
         monkeypatch.setattr(sender, "BETWEEN", 0.01)
 

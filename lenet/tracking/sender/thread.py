@@ -11,7 +11,13 @@ from mlflow.tracking import MlflowClient
 
 from lenet.config.record import masked
 from lenet.tracking.client import REFUSALS, connect, is_passing, page_lines, reason, resolved
-from lenet.tracking.deliver import deliver, mark_dead_runs, start_run, stored_points
+from lenet.tracking.deliver import (
+    delete_twins,
+    deliver,
+    mark_dead_runs,
+    start_run,
+    stored_points,
+)
 from lenet.tracking.journal import FILES, RECORDS, Journal
 from lenet.tracking.names import TrackingError
 from lenet.tracking.sender.base import Sending
@@ -44,6 +50,7 @@ class Sender(Sending, threading.Thread):
         self.on_change: Callable[[], None] = lambda: None
         self._client: MlflowClient | None = None
         self._monitor: SystemMetricsMonitor | None = None
+        self._may_have_twin = False
         self._last_check = 0.0  # by the clock on the wall, which a sleeping laptop does not stop
         self._is_closing = False
         self._is_stopped = False
@@ -88,8 +95,8 @@ class Sender(Sending, threading.Thread):
 
     def _is_done(self) -> bool:
         with self.journal.changed:
-            is_sent = self._is_closing and self._client and not self.waiting
-            return self._is_stopped or bool(is_sent)
+            is_sent = self._client and not self.waiting and not self._may_have_twin
+            return self._is_stopped or bool(is_sent and self._is_closing)
 
     def _send(self) -> None:
         if self._client is None:
@@ -117,6 +124,9 @@ class Sender(Sending, threading.Thread):
                 problem = error
         if problem:
             raise problem
+        if self._may_have_twin and self._is_closing:  # as late as possible
+            delete_twins(self._client, self.journal)
+            self._may_have_twin = False
 
     def _next_kind(self, lane: int) -> str | None:
         sent, entries = self.sent[lane], self.journal.lanes[lane]
@@ -127,6 +137,7 @@ class Sender(Sending, threading.Thread):
         client = connect(self.uri, create=self.journal.facts.run_id is None)
         if self.journal.facts.run_id is None:
             run_id = start_run(client, self.journal, self.may_exist)
+            self._may_have_twin = self.may_exist
             with suppress(OSError):  # a full disk: the run is found by its tag later
                 self.journal.describe(run_id=run_id)
         facts = self.journal.facts
