@@ -1,7 +1,10 @@
-"""Tries every point at which a scenario can be interrupted, or replays some of a recording.
+"""Tries every point at which a scenario can be interrupted, or some of them again.
 
-`python -m tests.crash training` records it and tries all points;
-`python -m tests.crash FILE POINT ...` replays these points of a recording.
+python -m tests.crash training               # or send, model, sweep: records it, tries all points
+python -m tests.crash FILE POINT ...         # these points of a recording
+python -m tests.crash faults [FAULT ...]     # changes of files that fail
+python -m tests.crash answers NAME [FAULT ...]  # requests of a scenario that fail
+python -m tests.crash asleep [N ...]         # a machine that sleeps while another takes over
 """
 
 import sys
@@ -10,6 +13,7 @@ import time
 from pathlib import Path
 
 from lenet.tracking.client import connect
+from tests.crash import answers, asleep, faults
 from tests.crash.effects import library
 from tests.crash.lab import Lab
 from tests.crash.points import Settler
@@ -20,24 +24,35 @@ from tests.crash.typist import Typist
 
 def main(what: str, *names: str) -> int:
     base = Path(tempfile.mkdtemp(prefix="lenet-crash-"))
-    built = library(base)
+    built, empty = library(base), base / "empty" / "mlflow.db"
+    empty.parent.mkdir()
+    connect(f"sqlite:///{empty}")
+    start = time.monotonic()
     with Typist(built) as typist:
-        if what in SCENARIOS:
-            (base / "empty").mkdir()
-            connect(f"sqlite:///{base}/empty/mlflow.db")
-            lab = Lab.at(base / "lab", typist, built)
-            recording = record(what, lab, base / "empty" / "mlflow.db")
-            file = save(recording, base / "recording")
+        lab = Lab.at(base / "lab", typist, built)
+        if what == "faults":
+            failed = faults.try_all(lab, empty, names, 1, 1)
+        elif what == "answers":
+            failed = answers.try_all(lab, empty, names[0], names[1:], 1, 1)
+        elif what == "asleep":
+            failed, _ = asleep.try_all(lab, empty, names, None, 1)
         else:
-            file, recording = Path(what), load(Path(what))
-            lab = Lab.at(recording.folder, typist, built)
-        made = plan(recording, Settler(base / "settled"))
-        print(described(recording, made), flush=True)
-        chosen = named(made, names) if names else made.distinct
-        start = time.monotonic()
-        failed = failures(lab, recording, chosen, file)
-        print(f"{len(chosen)} points tried in {time.monotonic() - start:.0f} s, {failed} failed")
+            failed = _points(what, names, lab, base, empty)
+    print(f"{failed} failed; {time.monotonic() - start:.0f} s")
     return int(failed > 0)
+
+
+def _points(what: str, names: tuple[str, ...], lab: Lab, base: Path, empty: Path) -> int:
+    if what in SCENARIOS:
+        recording = record(what, lab, empty)
+        file = save(recording, base / "recording")
+    else:
+        file, recording = Path(what), load(Path(what))
+        lab = Lab.at(recording.folder, lab.typist, lab.library)
+    made = plan(recording, Settler(base / "settled"))
+    chosen = named(made, names) if names else made.distinct
+    print(f"{described(recording, made)}; {len(chosen)} tried", flush=True)
+    return failures(lab, recording, chosen, file)
 
 
 if __name__ == "__main__":

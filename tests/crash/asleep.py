@@ -1,23 +1,19 @@
 """Two machines have one run: the first sleeps at some change, the second takes over, it wakes.
 
 The second machine has another folder, another boot and a clock an hour ahead, so that the first one
-counts as dead. Here it sleeps at a few changes, with LENET_LONG=1 at forty.
+counts as dead.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import LONG
-from tests.crash.conftest import SEED
 from tests.crash.disk import Disk
 from tests.crash.lab import Lab
 from tests.crash.points import ITS_JOURNAL
 from tests.crash.scenarios import TRAINING, Recording, problems
 
-pytestmark = pytest.mark.slow
 HOUR = 3600
 LONGER = [*TRAINING, "epochs=60"]  # a second and a half
 
@@ -56,9 +52,12 @@ def taken_over(lab: Lab, recording: Recording, n: int) -> tuple[bool, list[str]]
     return status == 0, [*found, *story] if found else []
 
 
-def test_a_process_that_wakes_after_its_run_was_taken_over_changes_nothing(
-    lab: Lab, empty_store: Path
-) -> None:
+def try_all(
+    lab: Lab, empty_store: Path, chosen: Sequence[str], count: int | None, seed: int
+) -> tuple[int, int]:
+    """How many times something was wrong, and how many times the run was taken over. The first one
+    sleeps at the `chosen` changes, or else at `count` of all.
+    """
     lab.begin(empty_store)
     start = Disk.of(lab.folder)
     changes = lab.recorded(*LONGER)
@@ -67,11 +66,11 @@ def test_a_process_that_wakes_after_its_run_was_taken_over_changes_nothing(
     own = [n for n, each in enumerate(changes) if each.path.startswith("waiting")]
     numbers = [n for n, at in enumerate(own, start=1) if at > stored]
     failed = taken = 0
-    for n in random.Random(SEED).sample(numbers, 40 if LONG else 4):
+    for n in map(int, chosen or random.Random(seed).sample(numbers, count or len(numbers))):
         is_taken, wrong = taken_over(lab, recording, n)
         taken += is_taken
         if wrong:
             failed += 1
-            print("", f"change {n} in the run's folder", *wrong, sep="\n")
+            print("", f"python -m tests.crash asleep {n}", *wrong, sep="\n", flush=True)
     print(f"{taken} times taken over")
-    assert (failed, taken > 0) == (0, True)
+    return failed, taken

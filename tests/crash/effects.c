@@ -6,7 +6,7 @@
  * $CRASH_FAULT = "OPERATION PART N ERRNO COUNT" has the N-th operation of this kind fail, of those
  * of a process whose path contains PART, and as many after it as COUNT says. The operation "change"
  * is any. With ERRNO 0 the process stops there instead (SIGSTOP), like a laptop that sleeps: when it
- * is continued, its clock is COUNT seconds ahead.
+ * is continued, its clock is COUNT seconds ahead. With ERRNO -1 only the clock changes.
  * $CRASH_CLOCK is added to the time of day, in seconds. $CRASH_BOOT is a file with the name of the
  * boot, by which a process knows its machine.
  */
@@ -87,11 +87,11 @@ static int fails(const char *kind, const char *path) {
     if (!fault_n || !strstr(path, fault_part)) return 0;
     if (strcmp(fault_kind, "change") && strcmp(fault_kind, kind)) return 0;
     long n = __atomic_add_fetch(&matched, 1, __ATOMIC_SEQ_CST);
-    if (!fault_errno && n == fault_n) {
-        kill(getpid(), SIGSTOP);
+    if (fault_errno <= 0 && n == fault_n) {
+        if (!fault_errno) kill(getpid(), SIGSTOP);
         clock_shift += fault_count;
     }
-    if (!fault_errno || n < fault_n || n >= fault_n + fault_count) return 0;
+    if (fault_errno <= 0 || n < fault_n || n >= fault_n + fault_count) return 0;
     errno = fault_errno;
     return 1;
 }

@@ -7,8 +7,9 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.crash.disk import Disk
 from tests.crash.effects import Effect
 from tests.crash.typist import Typist
 from tests.support.lab import checkpoint_bits
+from tests.support.servers import Proxy, Server
 
 SMALL = ["data=digits", "device.threads=1", "epochs=3", "data.val_size=100", "log_interval=10"]
 TIMED = ("seconds/", "images_per_second")
@@ -41,6 +43,15 @@ class Lab:
     @property
     def waiting(self) -> Path:
         return Path(self.env["LENET_RUNS"])
+
+    @contextmanager
+    def served(self) -> Iterator[tuple["Lab", Proxy]]:
+        """The same lab with a server for its database, and a proxy in front of the server."""
+        folder = self.folder.with_name("server")
+        folder.mkdir()
+        with Server(folder, self.env["MLFLOW_TRACKING_URI"]) as server, Proxy(server.url) as proxy:
+            env = {"MLFLOW_TRACKING_URI": proxy.url, "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+            yield replace(self, env=self.env | env), proxy
 
     def begin(self, empty_store: Path) -> Disk:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -82,13 +93,17 @@ class Lab:
     def runs(self) -> list[Run]:
         """What the store has of each run, the newest first. MLflow's own code has no part in it."""
         with sqlite3.connect(self.folder / "mlflow.db") as db:
-            rows = "SELECT run_uuid, status, artifact_uri FROM runs ORDER BY start_time DESC"
-            found = [_run(db, *row) for row in db.execute(rows).fetchall()]
+            rows = (
+                "SELECT run_uuid, status, artifact_uri FROM runs WHERE lifecycle_stage = 'active' "
+                "ORDER BY start_time DESC"
+            )
+            served = self.folder.with_name("server") / "artifacts"
+            found = [_run(db, served, *row) for row in db.execute(rows).fetchall()]
         db.close()
         return found
 
 
-def _run(db: sqlite3.Connection, run_id: str, status: str, uri: str) -> Run:
+def _run(db: sqlite3.Connection, served: Path, run_id: str, status: str, uri: str) -> Run:
     def rows(what: str) -> list[Any]:
         return db.execute(f"SELECT {what} = ?", [run_id]).fetchall()
 
@@ -98,6 +113,8 @@ def _run(db: sqlite3.Connection, run_id: str, status: str, uri: str) -> Run:
     tags = dict(rows("key, value FROM tags WHERE run_uuid"))
     params = dict(rows("key, value FROM params WHERE run_uuid"))
     folder = Path(uri.removeprefix("file://"))
+    if uri.startswith("mlflow-artifacts:"):
+        folder = served / uri.removeprefix("mlflow-artifacts:/")
     models = "status FROM logged_models WHERE lifecycle_stage = 'active' AND source_run_id"
     return {
         "id": run_id,

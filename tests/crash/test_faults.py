@@ -1,23 +1,36 @@
-"""A change that fails, at any place: a full disk or a broken one costs a warning at most.
+"""Whatever fails, a run is whole in the end: changes of files, requests, a machine that sleeps.
 
-Of each kind of change four of ten fail. LENET_SEED chooses them, and how they fail.
+A part of each kind is tried, more of them with LENET_LONG=1. LENET_SEED chooses which, and how they
+fail. Each failure prints the command that tries it again.
 """
 
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import long
+from tests.conftest import LONG, long
+from tests.crash import answers, asleep, faults
 from tests.crash.conftest import SEED
-from tests.crash.faults import failures, faults
 from tests.crash.lab import Lab
-from tests.crash.scenarios import TRAINING, record
 
-pytestmark = [pytest.mark.slow, long]
+pytestmark = pytest.mark.slow
 
 
+@long
 def test_after_a_change_that_failed_a_training_is_whole(lab: Lab, empty_store: Path) -> None:
-    recording = record("training", lab, empty_store)
-    chosen = faults(recording.changes, 0.4, SEED)
-    print(f"{len(recording.changes)} changes, {len(chosen)} faults tried")
-    assert failures(lab, recording.start, TRAINING, recording.expected, chosen) == 0
+    assert faults.try_all(lab, empty_store, (), 0.4, SEED) == 0
+
+
+@long
+@pytest.mark.parametrize("scenario", ["training", "send"])
+def test_after_a_request_that_failed_a_command_is_whole(
+    lab: Lab, empty_store: Path, scenario: str
+) -> None:
+    assert answers.try_all(lab, empty_store, scenario, (), 1, SEED) == 0
+
+
+def test_a_process_that_wakes_after_its_run_was_taken_over_changes_nothing(
+    lab: Lab, empty_store: Path
+) -> None:
+    failed, taken = asleep.try_all(lab, empty_store, (), 40 if LONG else 4, SEED)
+    assert (failed, taken > 0) == (0, True)

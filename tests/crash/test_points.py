@@ -40,12 +40,12 @@ def test_the_recovery_from_a_crash_can_crash_at_any_change(
     lab: Lab, empty_store: Path, tmp_path: Path
 ) -> None:
     recording = record("training", lab, empty_store)
-    settler, chosen = Settler(tmp_path / "settled"), random.Random(SEED)
-    first = chosen.sample(plan(recording, settler).distinct, 12)
+    settler = Settler(tmp_path / "settled")
     tried = failed = 0
-    for point in first:
+    for point in plan(recording, settler).share(0, SEED):  # one of each kind
         again = record_recovery(lab, recording, point.disk)
-        second = chosen.sample(plan(again, settler).distinct, 20)
+        points = plan(again, settler).distinct
+        second = random.Random(f"{SEED} {point}").sample(points, min(8, len(points)))
         file = save(again, tmp_path / f"recording-{tried}")
         failed += failures(lab, again, second, file)
         tried += len(second)

@@ -25,12 +25,15 @@ class Plan:
     groups: dict[str, list[Point]] = field(default_factory=lambda: defaultdict(list))
 
     def share(self, part: float, seed: int) -> list[Point]:
-        """This part of each group, at least one point of it."""
-        chosen = random.Random(seed)
+        """This part of each group, at least one point of it. How many points one group has says
+        nothing about the choice in another: two recordings are never quite the same.
+        """
         return [
             point
-            for group in self.groups.values()
-            for point in chosen.sample(group, max(1, int(part * len(group))))
+            for name, group in self.groups.items()
+            for point in random.Random(f"{seed} {name}").sample(
+                group, max(1, int(part * len(group)))
+            )
         ]
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
+from tests.conftest import LIMIT, ROOT
 
 NEEDED = [
     *("run", "sklearn.datasets", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store"),
@@ -73,15 +73,15 @@ class Typed:
     def __init__(self, typist: Typist, pid: int, output: Path) -> None:
         self.typist, self.pid, self.output = typist, pid, output
 
-    def wait(self, seconds: float = 120) -> tuple[int, str]:
-        status = self.typist._ask("wait", self.pid, seconds)
+    def wait(self) -> tuple[int, str]:
+        status = self.typist._ask("wait", self.pid, LIMIT)
         text = self.output.read_text()
         self.output.unlink()
         return status, text
 
-    def wait_for_stop(self, seconds: float = 60) -> bool:
+    def wait_for_stop(self) -> bool:
         """Whether it has stopped, as soon as that is known; False if it has ended."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
             if state in "TZ":

@@ -51,6 +51,7 @@ class Server:
         env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         # Its job runners are eight processes that nothing here uses.
         off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        off["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"  # tests put files in its place
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *options],
@@ -86,13 +87,21 @@ class Proxy:
     hang      a request never gets an answer
     error     the answer is status 503
     cut       the server handles the request, but the connection breaks in the middle of the answer
+    late      the server handles the request when the client has given up and tried again
+
+    `only` has the mode of single requests, by their number.
     """
+
+    LATE_SECONDS = 4.0
 
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.mode = "refuse"
+        self.only: dict[int, str] = {}
+        self.requests: list[str] = []  # those that came
+        self._late: list[threading.Thread] = []
         self._changed = threading.Event()
         self._server: ThreadingHTTPServer | None = None
 
@@ -115,6 +124,13 @@ class Proxy:
             self._server = _Listener(("127.0.0.1", self.port), self._handler())
             threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
+    def begin(self, only: dict[int, str]) -> None:
+        """Counts the requests anew, once all that are late have been handled."""
+        self.switch_to("pass")
+        for thread in self._late:
+            thread.join()
+        self.requests, self._late, self.only = [], [], only
+
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -124,8 +140,14 @@ class Proxy:
 
             def handle_any(self) -> None:
                 self.close_connection = True
-                changed, mode, body = proxy._changed, proxy.mode, self.read_body()
-                if mode == "hang":
+                changed, body = proxy._changed, self.read_body()
+                proxy.requests.append(f"{self.command} {self.path}")
+                mode = proxy.only.get(len(proxy.requests), proxy.mode)
+                if mode == "late":
+                    proxy._late.append(threading.current_thread())
+                    time.sleep(proxy.LATE_SECONDS)
+                    self.forward(body)
+                elif mode == "hang":
                     changed.wait()
                 elif mode == "error":
                     self.answer(503, b'{"error_code": "INTERNAL_ERROR", "message": "?"}')
