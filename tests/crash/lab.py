@@ -127,11 +127,12 @@ def _run(db: sqlite3.Connection, served: Path, run_id: str, status: str, uri: st
         "data sets": rows("count(*) FROM inputs WHERE destination_id")[0][0],
         "models": [state for (state,) in rows(models)],
         "versions": rows("name, version FROM model_versions WHERE run_id"),
-        # MLflow leaves the file that it was writing.
+        # MLflow leaves the file that it was writing. The checkout may change while the tests run.
         "artifacts": sorted(
             f"{each.relative_to(folder)}{'' if each.stat().st_size else ' (empty)'}"
             for each in folder.rglob("*")
-            if each.is_file() and not each.name.startswith(".artifact.uploading")
+            if each.is_file()
+            and not each.name.startswith((".artifact.uploading", "uncommitted.patch"))
         ),
         "checkpoints": [checkpoint_bits(each) for each in sorted(folder.glob("*.pt"))],
         "job": tags.get("lenet.sweep.job"),
