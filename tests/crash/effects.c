@@ -88,7 +88,10 @@ static int fails(const char *kind, const char *path) {
     if (strcmp(fault_kind, "change") && strcmp(fault_kind, kind)) return 0;
     long n = __atomic_add_fetch(&matched, 1, __ATOMIC_SEQ_CST);
     if (fault_errno <= 0 && n == fault_n) {
-        if (!fault_errno) kill(getpid(), SIGSTOP);
+        if (!fault_errno) {
+            sleep(2); /* what other threads have under way may end */
+            kill(getpid(), SIGSTOP);
+        }
         clock_shift += fault_count;
     }
     if (fault_errno <= 0 || n < fault_n || n >= fault_n + fault_count) return 0;

@@ -150,6 +150,24 @@ def test_a_run_that_another_process_has_taken_meanwhile_gets_nothing_more(
     assert store.got == journal.entries[:1]
 
 
+def test_a_machine_that_sleeps_between_two_requests_looks_before_the_second(
+    journal, store, monkeypatch
+):
+    def sleep(*_):
+        hour_later = time.time() + 3600
+        monkeypatch.setattr(sender.time, "time", lambda: hour_later)
+        store.has_run = False
+
+    store.delivering = sleep
+    journal.append("tags", "sent")
+    journal.append("tags", "too late")
+    journal.append("checkpoint", "too late")
+    thread = started(journal)
+    assert not thread.finish(20)
+    assert str(thread.refusal) == "deleted"
+    assert store.got == [("tags", "sent")]
+
+
 def test_a_store_that_refuses_the_run_is_reported_at_once(journal, store):
     store.connecting = failing(9, TrackingError("wrong"))
     with pytest.raises(TrackingError, match="wrong"):

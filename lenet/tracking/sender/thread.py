@@ -106,19 +106,14 @@ class Sender(Sending, threading.Thread):
             with suppress(Exception):  # of other runs
                 but = self.journal.facts.run_id
                 self.marked_dead = mark_dead_runs(self._client, but)
-        if abs(time.time() - self._last_check) > BEAT_SECONDS:
-            # Its turn may be over: a laptop that slept for an hour has been taken for dead.
-            run = check_run(self._client, self.journal.facts)
-            self.page = page_lines(self.uri, run.info.experiment_id, run.info.run_id)
-            if self.is_training and not self._is_closing:
-                beat(self._client, run)
-            self._last_check = time.time()
+        self._check_turn()
         problem = None
         for lane, with_status in ((RECORDS, False), (FILES, True), (RECORDS, True)):
             try:
                 while (kind := self._next_kind(lane)) and not self._is_stopped:
                     if kind == "status" and not with_status:
                         break  # if possible a run ends after its files are there
+                    self._check_turn()
                     self._send_next(lane)
             except Exception as error:
                 problem = error
@@ -127,6 +122,17 @@ class Sender(Sending, threading.Thread):
         if self._may_have_twin and self._is_closing:  # as late as possible
             delete_twins(self._client, self.journal)
             self._may_have_twin = False
+
+    def _check_turn(self) -> None:
+        """Once a minute: another process may have the turn after a laptop has slept for an hour."""
+        if abs(time.time() - self._last_check) <= BEAT_SECONDS:
+            return
+        assert self._client
+        run = check_run(self._client, self.journal.facts)
+        self.page = page_lines(self.uri, run.info.experiment_id, run.info.run_id)
+        if self.is_training and not self._is_closing:
+            beat(self._client, run)
+        self._last_check = time.time()
 
     def _next_kind(self, lane: int) -> str | None:
         sent, entries = self.sent[lane], self.journal.lanes[lane]
