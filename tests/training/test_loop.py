@@ -1,6 +1,8 @@
 """`fit` trains as a plain loop does, and its sums are right where well-known loops are wrong."""
 
+import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -310,10 +312,21 @@ def test_a_progress_bar_in_a_notebook_fills_and_is_gone_at_the_end(capsys, monke
     monkeypatch.setattr("lenet.cli.cell.get_ipython", lambda: shell)
     monkeypatch.setattr(DisplayHandle, "display", lambda self, it: shown.append("new place"))
     monkeypatch.setattr(DisplayHandle, "update", lambda self, it: shown.append(as_text(it)))
-    fitted(progress=True)
+    monkeypatch.setattr("lenet.cli.cell.PAUSE", 0.001)
+
+    calls = itertools.count(1)
+
+    def is_stopped():  # called after each of six steps, and after the epoch, when the bar is gone
+        count, is_step = len(shown), next(calls) % 7 > 0
+        while is_step and len(shown) < count + 2:
+            time.sleep(0.001)
+        return False
+
+    fitted(progress=True, stop=is_stopped)
     assert shown.count("new place") == 1
-    assert any("Epoch 1/2" in text and "0/6" in text for text in shown)
-    assert any("Epoch 2/2" in text for text in shown)
+    for epoch in (1, 2):
+        for step in range(1, 6):
+            assert any(f"Epoch {epoch}/2" in text and f"{step}/6" in text for text in shown)
     assert shown[-1] == ""
     assert capsys.readouterr() == ("", "")
 
