@@ -1,8 +1,8 @@
 """A command can end at any change that it makes to a file, and nothing is lost or doubled.
 
-`points.py` says which crashes that are. Here a tenth of a training's is tried, at least one of each
-kind. With LENET_LONG=1 all of a training and of `send` are, and a tenth of a training that
-registers its model, and of a sweep. LENET_SEED chooses other ones.
+`points.py` says which crashes that are. With LENET_LONG=1 all of a training and of `send` are
+tried, and a tenth of a training that registers its model, and of a sweep. LENET_SEED
+chooses other ones.
 """
 
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONG, long
+from tests.conftest import long
 from tests.crash.conftest import SEED
 from tests.crash.disk import Disk
 from tests.crash.lab import Lab
@@ -23,13 +23,14 @@ pytestmark = pytest.mark.slow
 PARTS = {"training": 1, "send": 1, "model": 0.1, "sweep": 0.1}
 
 
-@pytest.mark.parametrize("scenario", PARTS if LONG else ["training"])
+@long
+@pytest.mark.parametrize("scenario", PARTS)
 def test_a_command_can_end_at_any_change(
     lab: Lab, empty_store: Path, tmp_path: Path, scenario: str
 ) -> None:
     recording = record(scenario, lab, empty_store)
     made = plan(recording, Settler(tmp_path / "settled"))
-    chosen = made.share(PARTS[scenario] if LONG else 0.1, SEED)
+    chosen = made.share(PARTS[scenario], SEED)
     print(described(recording, made), f"{len(chosen)} tried", sep="; ")
     file = save(recording, tmp_path / "recording")
     assert failures(lab, recording, chosen, file) == 0
