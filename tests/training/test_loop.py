@@ -17,6 +17,7 @@ from lenet.optim.schedule import cosine
 from lenet.training.evaluate import evaluate
 from lenet.training.loop import epoch_line, fit
 from lenet.training.progress import Diverged, Epoch
+from tests.conftest import LIMIT
 from tests.support.terminal import make_terminal
 
 MEAN = F.cross_entropy
@@ -317,8 +318,8 @@ def test_a_progress_bar_in_a_notebook_fills_and_is_gone_at_the_end(capsys, monke
     calls = itertools.count(1)
 
     def is_stopped():  # called after each of six steps, and after the epoch, when the bar is gone
-        count, is_step = len(shown), next(calls) % 7 > 0
-        while is_step and len(shown) < count + 2:
+        count, end = len(shown), time.monotonic() + (LIMIT if next(calls) % 7 else 0)
+        while len(shown) < count + 2 and time.monotonic() < end:
             time.sleep(0.001)
         return False
 
