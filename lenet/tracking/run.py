@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 from torch import nn
@@ -131,6 +130,9 @@ class Run:
                 for path in newest_first(self.folder / "checkpoints")[:1]:
                     resumed.append("checkpoint", path.name)
         except BaseException as error:
+            if hasattr(self, "_sender") and not isinstance(error, Exception):  # Ctrl-C
+                self.__exit__(None, error, None)  # for MLflow may have the run
+                raise
             self.journal.close(remove=resumed is None)
             if isinstance(error, OSError):
                 raise unwritable(self.root, error) from None
@@ -243,12 +245,7 @@ class Run:
         version = [self.register_as, len(self.history), facts | data_tags(data), text]
         self.journal.append("register", version)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         status = "FINISHED"
         if self.pruned or isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError):
             status = "KILLED"

@@ -9,6 +9,8 @@ from lenet.tracking import Run
 from lenet.tracking.client import connect
 from lenet.tracking.journal import JournalError
 from lenet.tracking.names import TrackingError
+from lenet.tracking.sender.base import Sending
+from lenet.tracking.sender.thread import Sender
 from lenet.tracking.settings import Settings
 from lenet.tracking.trained import load_trained
 from lenet.training.progress import Epoch
@@ -40,6 +42,18 @@ def test_a_folder_that_cannot_be_written_is_one_line(run, tmp_path):
     (tmp_path / "waiting").write_text("a file")
     with pytest.raises(JournalError, match=r"^tracking\.folder=.*: cannot be written"), run:
         pytest.fail("entered")
+
+
+def test_a_run_that_is_interrupted_before_its_training_is_killed(run, tmp_path, monkeypatch):
+    def wait_and_interrupt(sender, seconds):
+        assert Sending.wait_for_run(sender, seconds)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Sender, "wait_for_run", wait_and_interrupt)
+    with pytest.raises(SystemExit), run:
+        pytest.fail("entered")
+    assert stored(run).info.status == "KILLED"
+    assert list((tmp_path / "waiting").iterdir()) == []
 
 
 def test_what_was_sent_leaves_no_folder(run, tmp_path):
