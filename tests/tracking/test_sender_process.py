@@ -12,6 +12,7 @@ from tests.conftest import LIMIT, ROOT, copy_store
 from tests.support.lab import BASE, PLAIN, Bench
 
 pytestmark = pytest.mark.slow
+CHILD = "lenet.tracking.sender.child"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def training(lab):
     for line in process.stdout:
         if line.startswith("Epoch    5/"):
             break
-    (sender,) = psutil.Process(process.pid).children()
+    (sender,) = senders(lab)
     return process, sender
 
 
@@ -71,9 +72,12 @@ def test_without_its_sender_a_training_goes_on_and_its_records_can_be_sent(lab):
 
 
 def test_a_refused_run_leaves_no_sender(lab):
-    before = set(psutil.pids())
     lab.refuse(*BASE, "tracking.experiment=99")
     lab.refuse("data=mnist", "data.download=false", "data.root=nowhere")
-    left = [process for process in psutil.process_iter() if process.pid not in before]
-    commands = [" ".join(process.cmdline()) for process in left if process.is_running()]
-    assert not [line for line in commands if "sender.child" in line]
+    assert not senders(lab)
+
+
+def senders(lab):
+    """The living processes that send runs of this lab; other tests have theirs meanwhile."""
+    found = psutil.process_iter(["cwd", "cmdline"])
+    return [p for p in found if p.info["cwd"] == str(lab.folder) and CHILD in p.info["cmdline"]]
