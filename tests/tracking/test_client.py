@@ -5,16 +5,26 @@ from pathlib import Path
 import pytest
 
 from lenet.tracking.client import connect, resolved, sqlite_file, sqlite_uri
+from tests.conftest import copy_store
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "a%20b", "é", "a?b", "a#b", "100%"])
-def test_a_database_lies_where_its_path_says(name, tmp_path):
+def test_a_database_lies_where_its_path_says(name, empty_store, tmp_path):
     folder = tmp_path / name
+    folder.mkdir()
+    copy_store(empty_store, folder)
     uri = sqlite_uri(folder / "mlflow.db")
-    connect(uri)
+    connect(uri).create_experiment("here")
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
     assert sqlite_file(uri) == folder / "mlflow.db"
+
+
+def test_a_database_and_its_folder_are_made_where_they_are_missing(tmp_path):
+    connect(sqlite_uri(tmp_path / "new a%20b" / "mlflow.db"))
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")] == [
+        Path("new a%20b", "mlflow.db")
+    ]
 
 
 def test_percent_codes_of_an_address_are_read_as_sqlalchemy_reads_them(tmp_path):
@@ -42,9 +52,10 @@ def test_other_addresses_stay_as_they_are(uri):
     assert sqlite_file(uri) is None
 
 
-def test_runs_are_read_back_in_a_folder_with_a_percent_code(tmp_path, monkeypatch):
+def test_runs_are_read_back_in_a_folder_with_a_percent_code(empty_store, tmp_path, monkeypatch):
     folder = tmp_path / "a%20b"
     folder.mkdir()
+    copy_store(empty_store, folder)
     monkeypatch.chdir(folder)
     client = connect(sqlite_uri(Path("mlflow.db")))
     run_id = client.create_run("0").info.run_id
