@@ -16,7 +16,6 @@ from mlflow.tracking import MlflowClient
 
 from lenet.tracking.compare import is_timed
 from lenet.tracking.outbox import send
-from lenet.tracking.run import START_SECONDS
 from tests.conftest import LIMIT, long
 from tests.support.lab import BASE, Lab
 from tests.support.servers import Proxy, Server, fill_disk, postgres, small_disk
@@ -180,9 +179,7 @@ def test_a_server_that_fails_during_the_training_gets_all_records(runs, proxy, e
     assert runs.waiting() == []
 
 
-def test_a_server_that_hangs_delays_a_run_by_seconds_and_ctrl_c_ends_the_wait(
-    runs, proxy, expected
-):
+def test_a_run_trains_beside_a_server_that_hangs_and_ctrl_c_ends_the_wait(runs, proxy, expected):
     proxy.switch_to("hang")
     process = runs.start(*MIDDLE, "tracking.wait=3600")
     for line in process.stderr:
@@ -193,7 +190,6 @@ def test_a_server_that_hangs_delays_a_run_by_seconds_and_ctrl_c_ends_the_wait(
     proxy.switch_to("pass")
     runs.send_waiting()
     assert runs.contents() == expected["middle"]
-    assert runs.only_run().data.metrics["seconds/logging"] < START_SECONDS + 10
 
 
 def test_a_run_killed_while_the_server_is_down_resumes_without_duplicates(runs, proxy, expected):
