@@ -22,7 +22,6 @@ from lenet.tracking.objective import Result, is_hopeless
 from lenet.tracking.provenance import process_identity
 from lenet.tracking.saved_model import save_model
 from lenet.tracking.settings import Settings, data_tags
-from lenet.training.checkpoints import newest_first
 from lenet.training.evaluate import Score
 from lenet.training.progress import Epoch
 
@@ -124,11 +123,8 @@ class Run:
                 print(f"Warning: {why}; its records wait in {self.folder}", file=sys.stderr)
             if self.past and resumed:  # now that another process can't have the run any more
                 records.log_resume(resumed, self.settings, self.past)
-                # The process may have ended before it recorded its last points and checkpoint.
-                for record in self.past.history:
+                for record in self.past.history:  # for the process may not have recorded the last
                     self._add_epoch(record)
-                for path in newest_first(self.folder / "checkpoints")[:1]:
-                    resumed.append("checkpoint", path.name)
         except BaseException as error:
             if hasattr(self, "_sender") and not isinstance(error, Exception):  # Ctrl-C
                 self.__exit__(None, error, None)  # for MLflow may have the run

@@ -48,6 +48,7 @@ def fit(
     step, at = Step(model, criterion, optimizer, schedule, clip_norm), Progress(len(batches))
     if checkpoints and checkpoints.state:
         at = restore(checkpoints.state, step, epochs, len(batches))
+        checkpoints.save(state_of(at, step, epochs))  # it may have come from another machine
     while at.epochs < epochs and not at.is_exhausted(patience):
         stopped = False
         with progress_bar(at, epochs, is_shown=progress) as update:

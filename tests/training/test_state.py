@@ -19,6 +19,7 @@ from lenet.training.epoch import Step
 from lenet.training.loop import fit
 from lenet.training.state import StateError, progress_of, restore, sets_rates_of
 from tests.conftest import CONF
+from tests.support.lab import as_bits
 
 OPTIMIZERS, SCHEDULES = (
     # The others are settings of these.
@@ -281,6 +282,13 @@ def kept():
     kept = Kept()
     Training("adam", "cosine").run(kept)
     return kept
+
+
+@pytest.mark.parametrize("steps", [5, 2 * STEPS, 3 * STEPS])  # the last: nothing is left to train
+def test_the_state_to_go_on_from_is_kept_again(kept, steps):
+    _, kept_again = Training("adam", "cosine").resume(kept.after(steps))
+    before, after = kept.after(steps), kept_again.after(steps)
+    assert as_bits(after) == as_bits(before)
 
 
 @pytest.mark.parametrize(
