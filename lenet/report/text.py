@@ -10,7 +10,16 @@ from lenet.config.metrics import is_share
 from lenet.report.effects import Effect
 from lenet.report.findings import Findings
 from lenet.report.published import Comparison, as_printed, by_metric
-from lenet.report.verdict import BEST, FAILS, NO_SPREAD, SAME, TOO_FEW, WORSE, Power
+from lenet.report.verdict import (
+    BEST,
+    FAILS,
+    NO_SPREAD,
+    SAME,
+    TOO_FEW,
+    WORSE,
+    Power,
+    with_settings,
+)
 
 SETTINGS_ON_SCREEN = 15
 NUMBERS = (0, 2, 3, 4, 5)  # columns of a table
@@ -51,10 +60,12 @@ def _paragraphs(texts: Iterable[str], indent: int = 0) -> Iterator[str]:
 
 
 def headline(found: Findings) -> str:
-    runs, verdict = found.sweep.runs, found.verdict
-    counts = runs["status"].value_counts()
-    states = [("failed", counts.get("FAILED", 0)), ("pruned", int(runs["pruned"].sum()))]
-    states += [("unfinished", len(runs) - counts.get("FINISHED", 0) - sum(n for _, n in states))]
+    verdict = found.verdict
+    jobs = with_settings(found.sweep.runs, found.sweep.axes).rename(columns={"setting": "job"})
+    done = jobs.loc[jobs["status"] == "FINISHED", "job"]
+    rest = jobs[~jobs["job"].isin(done)].drop_duplicates("job", keep="last")
+    states = [("failed", sum(rest["status"] == "FAILED")), ("pruned", sum(rest["pruned"]))]
+    states += [("unfinished", len(rest) - sum(count for _, count in states))]
     others = "".join(f", {count} {word}" for word, count in states if count)
     settings = len(verdict.settings)
     return (

@@ -57,7 +57,7 @@ class Search(Sweeper):
             value = getattr(self, option.name)
             check_value(f"hydra.sweeper.{option.name}", option.type, value)
         if session.options.budget is not None:
-            raise ConfigError("sweep.budget: for hydra/sweeper=grid; a search has trials")
+            raise ConfigError("sweep.budget: for a grid; a search has hydra.sweeper.trials")
         if session.options.zip:
             raise ConfigError("sweep.zip: a search has no values to take side by side")
         space = read_space(session.overrides(self.params or {}, arguments))

@@ -206,8 +206,10 @@ class Session:
         before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self.parent.end("KILLED")
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                print("To continue the sweep, give the same command again.")
             raise
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -273,11 +273,14 @@ def test_a_verdict_that_is_open_says_what_more_seeds_would_find(uri):
     assert int(found[4]) == 3 * (int(found[3]) - 3)
 
 
-def test_a_failed_run_that_was_repeated_leaves_no_seed_without_a_result(uri):
+@pytest.mark.parametrize("state", ["FAILED", "KILLED"])
+def test_a_run_that_was_repeated_leaves_no_seed_without_a_result(uri, state):
     jobs = grid(optimizer__momentum=[0.5, 0.9], seed=[0, 1, 2])
-    states = iter(["FAILED", *["FINISHED"] * 6])
+    states = iter([state, *["FINISHED"] * 6])
     parent = make_sweep(uri, [jobs[0], *jobs], status=lambda job: next(states))
-    text = "\n".join(report_lines(analyze(parent, uri)))
+    head, *lines = report_lines(analyze(parent, uri))
+    assert head.endswith("6 finished runs, 2 settings")
+    text = "\n".join(lines)
     assert "without a result" not in text
     assert "With 95% confidence" in text
 

@@ -44,7 +44,7 @@ def test_the_same_command_runs_only_what_is_not_done(sweep, jobs, capsys):
     assert len(jobs.family()[1]) == 2
 
 
-def test_a_sweep_that_was_interrupted_continues_where_it_stopped(sweep, jobs):
+def test_a_sweep_that_was_interrupted_continues_where_it_stopped(sweep, jobs, capsys):
     def interrupted(cfg):
         if cfg.seed == 1:
             raise KeyboardInterrupt
@@ -53,6 +53,7 @@ def test_a_sweep_that_was_interrupted_continues_where_it_stopped(sweep, jobs):
     jobs.curve = interrupted
     with pytest.raises(KeyboardInterrupt):
         sweep(*SEEDS)
+    assert capsys.readouterr().out.endswith("the sweep, give the same command again.\n")
     parent, (first, second) = jobs.family()
     statuses = [run.info.status for run in (parent, first, second)]
     assert statuses == ["KILLED", "FINISHED", "KILLED"]

@@ -150,7 +150,7 @@ def test_a_grid_with_a_budget_runs_only_the_seeds_that_it_needs(sweep, jobs, cap
         ([*BUDGET, "seed=range(8)", "sweep.budget=10"], "sweep.budget=10: expected a time such as"),
         ([*BUDGET, "seed=range(2)", "sweep.budget=10s"], "expected 3 or more, such as 'seed=range"),
         (["seed=range(8)", "sweep.budget=10s"], "sweep.budget: needs a measure to choose by"),
-        ([*BUDGET, "hydra/sweeper=tpe", "sweep.budget=1h"], "sweep.budget: for hydra/sweeper=grid"),
+        ([*BUDGET, "hydra/sweeper=tpe", "sweep.budget=1h"], "for a grid; a search has hydra"),
     ],
 )
 def test_a_budget_that_cannot_be_spent_is_refused(sweep, jobs, arguments, message):
