@@ -61,10 +61,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 class Checkpoints:
     """Keeps the two newest states of a training in `folder`, each together with `facts`.
 
-    The training goes on from `state` where it is given, and keeps it again. A new state is due after
-    every `epochs` epochs, and `seconds` after the last one (null: never), but not so often that
-    saving takes more than a hundredth of the time. `on_save` is called with the name of each file. A
-    state that can't be written, as on a full disk, causes a warning; the earlier states stay.
+    The training goes on from `state` where it is given, and keeps it again. A new state is due
+    after every `epochs` epochs, and `seconds` after the last one (null: never), but not so often
+    that saving takes more than a hundredth of the time. `on_save` is called with the name of each
+    file. A state that can't be written, as on a full disk, causes a warning; the earlier states
+    stay.
     """
 
     folder: Path
