@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import LIMIT
@@ -197,40 +198,60 @@ class _Listener(ThreadingHTTPServer):
         pass
 
 
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """The address of an empty database on a new PostgreSQL server. Skips the test if it is not
-    installed.
+class Postgres:
+    """A new PostgreSQL server with an empty database, whose address is `uri`. Skips the test if it
+    is not installed.
     """
-    pytest.importorskip("psycopg", reason="needs PostgreSQL's driver")
-    found = [Path(path).resolve() for path in (shutil.which("initdb"),) if path]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    if not found:
-        pytest.skip("needs PostgreSQL: initdb is not on the PATH or in /usr/lib/postgresql")
-    folder, port, as_user = Path(tempfile.mkdtemp(prefix="lenet-pg-")), str(free_port()), []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        as_user = ["runuser", "-u", "nobody", "--"]
-        shutil.chown(folder, "nobody")
 
-    def run(program: str, *arguments: str) -> None:
+    def __init__(self) -> None:
+        pytest.importorskip("psycopg", reason="needs PostgreSQL's driver")
+        found = [Path(path).resolve() for path in (shutil.which("initdb"),) if path]
+        found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+        if not found:
+            pytest.skip("needs PostgreSQL: initdb is not on the PATH or in /usr/lib/postgresql")
+        self.programs, self.port = found[0].parent, str(free_port())
+        self.uri = f"postgresql+psycopg://lenet:a-secret@127.0.0.1:{self.port}/mlflow"
+        self.folder = Path(tempfile.mkdtemp(prefix="lenet-pg-"))
+        self.data = self.folder / "data"
+
+    def __enter__(self) -> "Postgres":
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            shutil.chown(self.folder, "nobody")
+        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "lenet", "-N")
+        self.start()
+        self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "lenet", "mlflow")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(subprocess.CalledProcessError):  # it is down
+            self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """After `kill` too, on the same data and port."""
+        options = f"-p {self.port} -k {self.folder} -h 127.0.0.1 -F"
+        log = str(self.folder / "log")
+        self._run("pg_ctl", "-D", str(self.data), "-l", log, "-w", "-o", options, "start")
+
+    def kill(self) -> None:
+        """Ends all its processes with SIGKILL."""
+        first = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        first.suspend()  # or it would start another one meanwhile
+        processes = [first, *first.children()]
+        for process in processes:
+            process.kill()
+        assert not psutil.wait_procs(processes, LIMIT)[1]
+
+    def _run(self, program: str, *arguments: str) -> None:
+        as_user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
         subprocess.run(
-            [*as_user, str(found[0].with_name(program)), *arguments],
+            [*as_user, str(self.programs / program), *arguments],
             stdout=subprocess.DEVNULL,  # pg_ctl's server would keep a pipe open
             stderr=subprocess.DEVNULL,
-            cwd=folder,
+            cwd=self.folder,
             timeout=LIMIT,
             check=True,
         )
-
-    data, options = str(folder / "data"), f"-p {port} -k {folder} -h 127.0.0.1 -F"
-    run("initdb", "-D", data, "-A", "trust", "-U", "lenet", "-N")
-    run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
-    try:
-        run("createdb", "-h", "127.0.0.1", "-p", port, "-U", "lenet", "mlflow")
-        yield f"postgresql+psycopg://lenet:a-secret@127.0.0.1:{port}/mlflow"
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

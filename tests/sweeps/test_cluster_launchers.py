@@ -20,7 +20,7 @@ from lenet.config.errors import ConfigError
 from lenet.sweeps.cluster_launchers import Cluster
 from tests.conftest import LIMIT, long
 from tests.support.lab import SweepLab
-from tests.support.servers import Server, free_port, postgres
+from tests.support.servers import Postgres, Server, free_port
 from tests.support.slurm import Slurm
 
 EPOCHS = 200  # some seconds, in which a job can be killed
@@ -111,10 +111,9 @@ def own_address() -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with postgres() as uri:
-        folder = tmp_path_factory.mktemp("server")
-        with Server(folder, backend=uri) as server:
-            yield server
+    folder = tmp_path_factory.mktemp("server")
+    with Postgres() as postgres, Server(folder, backend=postgres.uri) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

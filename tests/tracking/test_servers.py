@@ -18,7 +18,7 @@ from lenet.tracking.compare import is_timed
 from lenet.tracking.outbox import send
 from tests.conftest import LIMIT, long
 from tests.support.lab import BASE, Lab
-from tests.support.servers import Proxy, Server, fill_disk, postgres, small_disk
+from tests.support.servers import Postgres, Proxy, Server, fill_disk, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -241,8 +241,8 @@ def test_four_runs_that_create_one_sqlite_database_lose_nothing(tmp_path):
 
 @long
 def test_eight_runs_on_postgresql_half_of_them_through_a_server_lose_nothing(tmp_path):
-    with postgres() as uri, Server(tmp_path, backend=uri) as server:
-        check_runs_at_once(8, tmp_path, uri, server.url)
+    with Postgres() as postgres, Server(tmp_path, backend=postgres.uri) as server:
+        check_runs_at_once(8, tmp_path, postgres.uri, server.url)
 
 
 def test_a_run_whose_disk_fills_up_continues_and_is_recorded(tmp_path, expected):
