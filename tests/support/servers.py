@@ -102,6 +102,7 @@ class Proxy:
         self.mode = "refuse"
         self.only: dict[int, str] = {}
         self.requests: list[str] = []  # those that came
+        self.changes: list[bytes] = []  # those of them that change something, with their content
         self._late: list[threading.Thread] = []
         self._changed = threading.Event()
         self._server: ThreadingHTTPServer | None = None
@@ -143,6 +144,8 @@ class Proxy:
                 self.close_connection = True
                 changed, body = proxy._changed, self.read_body()
                 proxy.requests.append(f"{self.command} {self.path}")
+                if self.command != "GET" and not self.path.endswith("/search"):
+                    proxy.changes.append(f"{proxy.requests[-1]} ".encode() + body)
                 mode = proxy.only.get(len(proxy.requests), proxy.mode)
                 if mode == "late":
                     proxy._late.append(threading.current_thread())

@@ -138,6 +138,12 @@ def runs(tmp_path, proxy, server):
     return Runs(tmp_path, proxy.url, server.url)
 
 
+def test_a_run_sends_no_change_twice(runs, proxy):
+    runs.run(*SHORT)
+    twice = [request[:200] for request, count in Counter(proxy.changes).items() if count > 1]
+    assert (twice, len(proxy.changes) > 20) == ([], True)
+
+
 def test_a_server_that_starts_late_gets_all_records(runs, proxy, expected):
     proxy.switch_to("refuse")
     process = runs.start_training(*MIDDLE)
