@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from lenet.cli import first_error_line
 from lenet.config.errors import ConfigError, nearest
 from lenet.config.limits import GROUPS, LIMITS, METRIC_KINDS
-from lenet.config.record import as_yaml, flatten
+from lenet.config.record import as_yaml
 
 # Keys of a group that are for `instantiate`: the target never sees them.
 _SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -35,7 +35,6 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key}: missing; write {error.full_key}=...") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_error_line(error)}") from None
-    flat = flatten(config)
     known = {key for key in LIMITS if "." not in key} | set(GROUPS)
     for key in config:
         if key not in known:
@@ -47,12 +46,20 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         )
     # The table comes before the signatures: to read those, torch must be imported.
     for key, kind in LIMITS.items():
-        if key in flat or "." not in key:
-            check_value(key, kind, flat[key] if key in flat else config.get(key))
+        *groups, name = key.split(".")
+        node = functools.reduce(_group, groups, config)
+        if name in node:
+            node[name] = check_value(key, kind, node[name])
+        elif not groups:
+            check_value(key, kind, None)
     for group in GROUPS:
         _check_node(group, config.get(group))
     _check_combinations(config)
     return config
+
+
+def _group(node: dict[str, Any], name: str) -> dict[str, Any]:
+    return node[name] if isinstance(node.get(name), dict) else {}
 
 
 def check_job(cfg: DictConfig) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def _check_node(path: str, node: Any) -> None:
         if isinstance(value, dict) and "_target_" in value:
             _check_node(full, value)
         elif full not in LIMITS and key in hints:
-            check_value(full, hints[key], value)
+            node[key] = check_value(full, hints[key], value)
 
 
 def _hints(path: str, node: dict[str, Any]) -> dict[str, Any]:
@@ -128,17 +135,21 @@ def _signature(target: str) -> tuple[inspect.Signature, dict[str, Any]]:
     return signature, hints
 
 
-def check_value(key: str, kind: Any, value: Any) -> None:
-    """Raises: ConfigError where the value is not of that kind, one of `lenet.config.limits`."""
+def check_value(key: str, kind: Any, value: Any) -> Any:
+    """The value; a whole number as a float where the kind is one, so that 1 and 1.0 are the same.
+
+    Raises: ConfigError where the value is not of that kind, one of `lenet.config.limits`.
+    """
     try:
-        _adapter(kind).validate_python(value)
+        found = _adapter(kind).validate_python(value)
     except ValidationError as error:
         expected = " or ".join(dict.fromkeys(_lower(part["msg"]) for part in error.errors()))
         if type(None) in typing.get_args(kind):
             expected += " or null"
         raise ConfigError(f"{key}={as_yaml(value)}: {expected}") from None
     except Exception:  # an annotation that pydantic has no schema for is no limit
-        return
+        return value
+    return found if found == value else value
 
 
 @functools.cache

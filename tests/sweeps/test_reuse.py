@@ -36,6 +36,12 @@ def test_a_reused_run_has_a_value_for_each_axis_of_the_new_sweep(sweep, jobs):
     assert points(jobs.sweeps()[1], jobs) == [(0.5, 0), (0.5, 1), (0.9, 0), (0.9, 1)]
 
 
+def test_a_number_is_the_same_with_and_without_a_point(sweep, jobs):
+    sweep("epochs=1", "optimizer.weight_decay=0.0,1.0", "loss.label_smoothing=0.0")
+    sweep("epochs=1", "optimizer.weight_decay=0,1", "loss.label_smoothing=0")
+    assert len(jobs.ran) == 2
+
+
 def test_a_sweep_that_was_interrupted_keeps_the_runs_that_it_reuses(sweep, jobs, capsys):
     sweep("epochs=1", MOMENTUM, "seed=0")
 
