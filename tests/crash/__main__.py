@@ -5,6 +5,7 @@ python -m tests.crash FILE POINT ...         # these points of a recording
 python -m tests.crash faults [FAULT ...]     # changes of files that fail
 python -m tests.crash answers NAME [FAULT ...]  # requests of a scenario that fail
 python -m tests.crash asleep [N ...]         # a machine that sleeps while another takes over
+python -m tests.crash sweeps [N ...]         # a sweep that sleeps while another one runs
 """
 
 import sys
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 from lenet.tracking.client import connect
-from tests.crash import answers, asleep, faults
+from tests.crash import answers, asleep, faults, two_sweeps
 from tests.crash.effects import library
 from tests.crash.lab import Lab
 from tests.crash.points import Settler
@@ -36,6 +37,8 @@ def main(what: str, *names: str) -> int:
             failed = answers.try_all(lab, empty, names[0], names[1:], 1, 1)
         elif what == "asleep":
             failed, _ = asleep.try_all(lab, empty, names, None, 1)
+        elif what == "sweeps":
+            failed, _ = two_sweeps.try_all(lab, empty, names, None, 1)
         else:
             failed = _points(what, names, lab, base, empty)
     print(f"{failed} failed; {time.monotonic() - start:.0f} s")

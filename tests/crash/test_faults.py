@@ -1,4 +1,5 @@
-"""Whatever fails, a run is whole in the end: changes of files, requests, a machine that sleeps.
+"""Whatever fails, a run is whole in the end: changes of files, requests, a machine that sleeps,
+two sweeps at once.
 
 A part of each kind is tried, more of them with LENET_LONG=1. LENET_SEED chooses which, and how they
 fail. Each failure prints the command that tries it again.
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LONG, long
-from tests.crash import answers, asleep, faults
+from tests.crash import answers, asleep, faults, two_sweeps
 from tests.crash.conftest import SEED
 from tests.crash.lab import Lab
 
@@ -34,3 +35,9 @@ def test_a_process_that_wakes_after_its_run_was_taken_over_changes_nothing(
 ) -> None:
     failed, taken = asleep.try_all(lab, empty_store, (), 40 if LONG else 4, SEED)
     assert (failed, taken > 0) == (0, True)
+
+
+@long
+def test_two_sweeps_on_one_store_leave_each_other_whole(lab: Lab, empty_store: Path) -> None:
+    failed, tried = two_sweeps.try_all(lab, empty_store, (), 12, SEED)
+    assert (failed, tried > 0) == (0, True)
