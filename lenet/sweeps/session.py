@@ -186,6 +186,7 @@ class Session:
 
         SIGTERM stops the jobs as Ctrl-C does.
         """
+        from lenet.tracking.client import REFUSALS
         from lenet.tracking.names import PROCESS_TAG, SWEEP_KIND_TAG
         from lenet.tracking.provenance import code_state, command, git, process_identity
 
@@ -207,9 +208,9 @@ class Session:
         try:
             yield
         except BaseException as error:
-            self.parent.end("KILLED")
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            if isinstance(error, (KeyboardInterrupt, SystemExit, *REFUSALS)):
                 print("To continue the sweep, give the same command again.")
+            self.parent.end("KILLED")
             raise
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -88,6 +88,7 @@ def test_a_sweep_whose_postgresql_is_killed_three_times_loses_and_doubles_nothin
         assert "Traceback" not in out + err
         assert "refuses" not in err
         assert err.splitlines()[-1].endswith("cannot be used (connection refused)")
+        assert out.endswith("To continue the sweep, give the same command again.\n")
         assert crashed.follow_advice(err) > 0
         out, err = crashed.run(*SWEEP)
         assert out.startswith("4 jobs: 4 done\n")
