@@ -129,11 +129,16 @@ def problems(lab: Lab, expected: list[Run], story: list[str]) -> list[str]:
     if len(done) == len(expected):
         found = [each for pair in zip(done, expected, strict=True) for each in differences(*pair)]
     for run in runs:
-        found += [f"{point} twice" for point in doubled(run)]
         if run not in done and run["status"] != "KILLED":
             found.append(f"another run is {run['status']}")
+    warnings = [line for text in story for line in text.splitlines() if WARNING.match(line)]
+    return [*found, *doubled_and_left(lab, runs), *warnings]
+
+
+def doubled_and_left(lab: Lab, runs: list[Run]) -> list[str]:
+    """What is there twice, or should not be there any more."""
+    found = [f"{point} twice" for run in runs for point in doubled(run)]
     folders = Counter(run["folder"] for run in runs if run["folder"])
     found += [f"{count} runs of folder {name}" for name, count in folders.items() if count > 1]
     left = [str(path.relative_to(lab.folder)) for path in lab.waiting.rglob("*")]
-    warnings = [line for text in story for line in text.splitlines() if WARNING.match(line)]
-    return found + [f"left over: {name}" for name in left] + warnings
+    return [*found, *(f"left over: {name}" for name in left)]

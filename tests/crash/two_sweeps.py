@@ -12,9 +12,9 @@ import psutil
 
 from tests.conftest import LIMIT
 from tests.crash.disk import Disk
-from tests.crash.lab import Lab, Run, differences, doubled
+from tests.crash.lab import Lab, Run, differences
 from tests.crash.points import DATABASE
-from tests.crash.scenarios import PLAIN, SMALL, SWEEP, send_rest
+from tests.crash.scenarios import PLAIN, SMALL, SWEEP, doubled_and_left, send_rest
 from tests.crash.typist import Typed
 
 WIDER = ["run.py", "-m", *SMALL, *PLAIN, "optimizer.lr=0.01,0.05,0.1"]
@@ -73,13 +73,11 @@ def _problems(lab: Lab, expected: list[Run]) -> list[str]:
     """What is not as it would be if each sweep had been alone. A job may be done by both."""
     runs = lab.runs()
     found = [f"a run is {run['status']}" for run in runs if run["status"] != "FINISHED"]
-    found += [f"{point} twice" for run in runs for point in doubled(run)]
     by_job = {run["job"]: run for run in expected if run["job"]}
     jobs = [run for run in runs if run["job"]]
     found += [f"no run of {job}" for job in by_job.keys() - {run["job"] for run in jobs}]
     found += [each for run in jobs for each in differences(run, by_job[run["job"]])]
-    left = [str(path.relative_to(lab.folder)) for path in lab.waiting.rglob("*")]
-    return [*found, *(f"left over: {name}" for name in left)]
+    return found + doubled_and_left(lab, runs)
 
 
 def try_all(

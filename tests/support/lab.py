@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import mlflow
@@ -16,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from lenet.data.tensor_files import load
 from lenet.tracking.client import connect
+from lenet.tracking.compare import is_timed
 from tests.conftest import LIMIT, ROOT
 
 BASE = ["data=digits", "device.threads=1"]
@@ -57,6 +59,14 @@ class Lab:
     def runs(self):
         ids = [e.experiment_id for e in self.client.search_experiments()]
         return self.client.search_runs(ids, order_by=["attributes.start_time ASC"])
+
+    def points(self, run):
+        """How often the run has each point; those of timed metrics without their values."""
+        return Counter(
+            (point.key, point.step, 0 if is_timed(name) else point.value)
+            for name in run.data.metrics
+            for point in self.client.get_metric_history(run.info.run_id, name)
+        )
 
     def artifacts(self, run, path=""):
         found = []

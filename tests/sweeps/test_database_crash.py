@@ -2,12 +2,10 @@
 
 import subprocess
 import time
-from collections import Counter
 
 import pytest
 
 from lenet.tracking.client import connect
-from lenet.tracking.compare import is_timed
 from tests.conftest import LIMIT, long
 from tests.support.lab import SweepLab
 from tests.support.servers import Postgres
@@ -55,14 +53,9 @@ class CrashLab(SweepLab):
         return found
 
     def contents_of(self, run):
-        points = Counter(
-            (point.key, point.step, 0 if is_timed(name) else point.value)
-            for name in run.data.metrics
-            for point in self.client.get_metric_history(run.info.run_id, name)
-        )
         # The checkout may change while the tests run.
         files = sorted(set(self.artifacts(run)) - {"uncommitted.patch"})
-        return run.data.tags["lenet.weights.sha256"], points, files
+        return run.data.tags["lenet.weights.sha256"], self.points(run), files
 
 
 def test_a_sweep_whose_postgresql_is_killed_three_times_loses_and_doubles_nothing(tmp_path):

@@ -14,7 +14,6 @@ import pytest
 from mlflow.entities import LoggedModelStatus
 from mlflow.tracking import MlflowClient
 
-from lenet.tracking.compare import is_timed
 from lenet.tracking.outbox import send
 from tests.conftest import LIMIT, long
 from tests.support.lab import BASE, Lab
@@ -100,18 +99,13 @@ class Runs(Lab):
     def contents(self):
         """What MLflow holds about the only run, without what differs from run to run."""
         client, run = MlflowClient(self.uri), self.only_run()
-        points = Counter(
-            (point.key, point.step, 0 if is_timed(name) else point.value)
-            for name in run.data.metrics
-            for point in client.get_metric_history(run.info.run_id, name)
-        )
         own = ("tracking.", "data.root")
         models = client.search_logged_models([run.info.experiment_id])
         return {
             "params": {k: v for k, v in run.data.params.items() if not k.startswith(own)},
             "tags": {k for k in run.data.tags if not k.startswith(OWN_TAGS)},
             "weights": run.data.tags["lenet.weights.sha256"],
-            "points": points,
+            "points": self.points(run),
             "artifacts": sorted(self.artifacts(run)),
             "data": [entry.dataset.digest for entry in run.inputs.dataset_inputs],
             "models": [model.status for model in models],
